@@ -26,7 +26,12 @@ from typing import Any, Final, TypeVar
 
 from attrs import define
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads, IReactorTime
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IReactorFromThreads,
+    IReactorThreads,
+    IReactorTime,
+)
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
@@ -43,8 +48,13 @@ class _Call:
     key: str
     function: Callable[[], Any]
     answer: Deferred[Any]
-    timer: Any = None
+    timer: IDelayedCall | None = None
     running: bool = False
+
+    def stop_timer(self) -> None:
+        """It is over, or has not even a timer."""
+        if self.timer is not None and self.timer.active():
+            self.timer.cancel()
 
 
 class Workers:
@@ -175,7 +185,7 @@ class Workers:
         self._offer(call.key)
         self._start()
         if not call.answer.called:
-            call.timer.cancel()
+            call.stop_timer()
             call.answer.callback(result)  # a Failure is an errback
 
     # -- giving up --------------------------------------------------------------------
@@ -190,8 +200,7 @@ class Workers:
         self._forget(call)
 
     def _forget(self, call: _Call) -> None:
-        if call.timer.active():
-            call.timer.cancel()
+        call.stop_timer()
         if call.running:
             return
         queue = self._queues[call.key]

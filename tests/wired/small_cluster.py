@@ -91,8 +91,8 @@ class TunnelNode:
     @property
     def serving(self) -> NodeService:
         """What serves clients."""
-        serving: NodeService = self.host.serving
-        return serving
+        assert isinstance(self.host.serving, NodeService)
+        return self.host.serving
 
     @property
     def proxies(self) -> tuple[str, ...]:

@@ -543,6 +543,7 @@ def test_a_proxy_that_renewed_dials_others_anew(cluster: SmallCluster) -> None:
     assert cluster.jump("alice", here, "nat1", "echo on").stdout == b"on\n"
     (new,) = here.service.router.peers._peers.values()
     assert new is not old
+    assert old.connection is not None
     assert not old.connection._stopped
     assert stream.transport.is_open
     alice.transport.loseConnection()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -33,7 +33,7 @@ class Delivery:
 
     def __init__(self, sink: IAuditSink) -> None:
         self._sink = sink
-        self._many: Any = IAuditBatchSink(sink, None)
+        self._many: IAuditBatchSink | None = IAuditBatchSink(sink, None)
         self._waiting: deque[Event] = deque()
         self._running = False
         self._idle: list[Deferred[None]] = []

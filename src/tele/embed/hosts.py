@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService, IServiceCollection, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from tele.admission.limits import PROXY_STARTUPS, STARTUPS, Limits, fitted
@@ -26,6 +26,7 @@ from tele.config.values import (
 )
 from tele.data_dir import DataDirLock
 from tele.errors import InvalidInput
+from tele.interfaces import IRecorder
 from tele.membership.agreement import check_kept_identity
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
@@ -61,6 +62,23 @@ def _token_reader(path: Path | None) -> Callable[[], str | None]:
     return read
 
 
+class Serving(Protocol):
+    """A service that serves clients, of a node or a proxy."""
+
+    #: Fires with the port.
+    ready: Deferred[int]
+    running: int
+
+    def setServiceParent(self, parent: IServiceCollection) -> None:
+        """See ``IService``."""
+
+    def stopService(self) -> object:
+        """See ``IService``."""
+
+    def force(self) -> None:
+        """When it stops, or while it does: do not wait for sessions."""
+
+
 class HostService(MultiService):
     """A node or a proxy with its membership. ``ready`` fires with the port.
 
@@ -68,13 +86,18 @@ class HostService(MultiService):
     """
 
     def __init__(
-        self, member: Member, serving: Any, recorder: Any = None, lock: DataDirLock | None = None
+        self,
+        member: Member,
+        serving: Serving,
+        recorder: IRecorder | None = None,
+        lock: DataDirLock | None = None,
     ) -> None:
         super().__init__()
         self.member = member
         self.serving = serving
         self.ready: Deferred[int] = serving.ready
-        self._recorder = recorder
+        #: A recorder that is a service, too.
+        self._recorder: IService | None = IService(recorder, None)
         self._lock = lock
         self._stopped = False
 
@@ -87,7 +110,7 @@ class HostService(MultiService):
         member_ready.addCallbacks(self._joined, lambda _: None)  # serving fails with it, too
 
     def _joined(self, _: object) -> None:
-        if IService.providedBy(self._recorder) and not self._stopped:
+        if self._recorder is not None and not self._stopped:
             self._recorder.setServiceParent(self)
 
     def force(self) -> None:
@@ -97,7 +120,7 @@ class HostService(MultiService):
     async def _stop(self) -> None:
         # Serving first: its last events and recordings still need the membership.
         for service in (self.serving, self._recorder, self.member):
-            if IService.providedBy(service) and service.running:
+            if service is not None and service.running:
                 await maybeDeferred(service.stopService)
         if self._lock is not None:
             self._lock.release()

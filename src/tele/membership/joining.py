@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
 
 from tele.certs.rejoin import sign_rejoin
 from tele.errors import AccessDenied, InvalidInput, TeleError, Unreachable
@@ -31,6 +32,7 @@ from tele.membership.identity import (
     tls_authorities,
 )
 from tele.model.api.members import JOIN, REJOIN, ClusterInfo, JoinRequest, RejoinRequest
+from tele.model.api.operation import Operation
 from tele.model.authority import Certificates
 from tele.model.identity import HostRole
 
@@ -55,6 +57,22 @@ class JoinSettings:
             return ""
 
 
+@implementer(IAuthority)
+class AuthorityClient(Protocol):
+    """An ``IAuthority`` that has connections."""
+
+    def perform(self, operation: Operation[Any, Any], request: Any) -> Deferred[Any]:
+        """See ``IAuthority``."""
+
+    def follow(
+        self, operation: Operation[Any, Any], request: Any, receiver: Callable[[Any], None]
+    ) -> Deferred[None]:
+        """See ``IAuthority``."""
+
+    def close(self) -> None:
+        """Close them."""
+
+
 class Connect(Protocol):
     """Makes a client of auth; :class:`tele.https.client.RemoteAuthority` is one."""
 
@@ -65,8 +83,8 @@ class Connect(Protocol):
         identity: Callable[[], TlsIdentity | None],
         trust: Callable[[], Sequence[str]] | None,
         server_name: str,
-    ) -> Any:
-        """Return an IAuthority, with ``close()``."""
+    ) -> AuthorityClient:
+        """Return one that calls auth at one of ``addresses``."""
 
 
 class Fetch(Protocol):

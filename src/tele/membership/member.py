@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -35,7 +35,7 @@ from tele.membership.cluster_clock import ClusterClock
 from tele.membership.enrolment import Enrolment
 from tele.membership.events import EventSender
 from tele.membership.identity import MemberIdentity, tls_authorities
-from tele.membership.joining import JoinSettings, Network
+from tele.membership.joining import AuthorityClient, JoinSettings, Network
 from tele.membership.known_cluster import KnownCluster
 from tele.membership.loops import Loops
 from tele.membership.renewal import RENEW_AT as RENEW_AT
@@ -93,7 +93,7 @@ class Member(KnownCluster, Service):
             changed=self._changed,
         )
         self.clock = ClusterClock(reactor, lambda: store.identity, self.emit, self._clock_was_set)
-        self._authority: Any = None
+        self._authority: AuthorityClient | None = None
         self._waiting: list[Deferred[None]] = []
         self._fatal: TeleError | None = None
         #: Whether auth has sent the labels that are bound to this host, in this run or before.
@@ -113,8 +113,7 @@ class Member(KnownCluster, Service):
         """Auth, called with our identity. Raises Unavailable before joining."""
         if self._authority is None:
             raise Unavailable("this host is not a member of a cluster yet")
-        authority: IAuthority = self._authority
-        return authority
+        return self._authority
 
     @property
     def trouble(self) -> str:

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -117,7 +117,7 @@ class _Session:
     pid: int = 0
     given_up: bool = False
     orphan: int | None = None
-    timeout: Any = None
+    timeout: IDelayedCall | None = None
 
 
 class Spawning:
@@ -142,7 +142,7 @@ class Spawning:
         self._number = 0
         self._failures = 0
         self._since = 0.0
-        self._restart: Any = None
+        self._restart: IDelayedCall | None = None
         self._stopped = False
 
     @property

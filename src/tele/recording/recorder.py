@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -319,8 +320,7 @@ class TapeRecording:
                 break
             finally:
                 self.count()
-            clock: Any = self._recorder.clock
-            await deferLater(clock, FLUSH_SECONDS)
+            await deferLater(self._recorder.clock, FLUSH_SECONDS)
         self._recorder.closed(self._folder.id)
         await self._recorder.commit.synced()
 
@@ -360,7 +360,7 @@ class TapeRecorder:
     def __init__(
         self,
         spool: Spool,
-        clock: Any,
+        clock: IReactorTime,
         sign: Callable[[bytes], bytes],
         host_certificate: Callable[[], str],
         changed: Callable[[str], None] = lambda _: None,

@@ -26,7 +26,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from attrs import define, field, frozen
 
@@ -183,7 +183,7 @@ class Recovery:
 
         If there is nothing to upload, the folder is removed.
         """
-        perform: Any = self.authority.perform
+        perform = self.authority.perform
         call = self.worker.call
         start = await call(_start, folder)
         try:

@@ -26,7 +26,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 
 from tele.errors import TeleError, Unavailable
-from tele.interfaces import IRecorder
+from tele.interfaces import IRecorder, IRecording
 from tele.log import make_logger
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Launched, RecordingStart
@@ -93,7 +93,7 @@ class ConnectionTape:
         self._elapsed = elapsed
         self._strict = strict
         self._opening = SingleFlight(self._open)
-        self._recording: Any = None
+        self._recording: IRecording | None = None
         self._backlog: _Backlog | None = None
         self._tried = 0
         self._ended: str | None = None
@@ -116,9 +116,9 @@ class ConnectionTape:
             self._not_recorded(str(error))
             return
         self._recording = recording
-        self._write_backlog()
+        self._write_backlog(recording)
         if self._ended is not None:
-            self._close(self._ended)
+            self._close(recording, self._ended)
             raise Unavailable("the connection ended while its recording was opened")
 
     def _not_recorded(self, reason: str) -> None:
@@ -133,12 +133,12 @@ class ConnectionTape:
             )
         self._backlog.because(reason)
 
-    def _write_backlog(self) -> None:
+    def _write_backlog(self, recording: IRecording) -> None:
         backlog, self._backlog = self._backlog, None
         if backlog is None:
             return
         for frame in (*backlog.frames, backlog.gap(self._elapsed())):
-            self._recording.write(frame)
+            recording.write(frame)
         log.info("recording of session started late", session_id=self._start.id)
 
     def _try_again(self) -> None:
@@ -188,12 +188,12 @@ class ConnectionTape:
         """The connection ended."""
         self._ended = reason
         if self._recording is not None:
-            self._close(reason)
+            self._close(self._recording, reason)
         elif self._backlog is not None:
             self._try_again()  # for the last time
 
-    def _close(self, reason: str) -> None:
-        recording, self._recording = self._recording, None
+    def _close(self, recording: IRecording, reason: str) -> None:
+        self._recording = None
         recording.close(reason).addErrback(
             lambda failure: log.error("recording not closed", error=failure.value)
         )

@@ -125,7 +125,7 @@ class Uploader:
         self._spool = recorder.spool
         self._worker = SerialWorker(recorder.clock, "recording upload")
         self._call: Callable[..., Deferred[Any]] = self._worker.call
-        self._authority: Any = authority
+        self._authority = authority
         self._recovery = Recovery(recorder, authority, self._worker)
         #: Recordings of an earlier process, which may have to be closed.
         self._left: set[str] = set()

@@ -90,8 +90,8 @@ class _PeerConnection(SSHConnection):
 
 @define(eq=False)
 class _Peer:
-    dialling: SingleFlight[Any]
-    connection: Any = None
+    dialling: SingleFlight[_PeerConnection]
+    connection: _PeerConnection | None = None
     idle: IDelayedCall | None = None
 
 
@@ -117,7 +117,7 @@ class Peers:
         #: Connections that were made with an older certificate of ours.
         self._old: list[tuple[str, _Peer]] = []
 
-    def connection(self, proxy: Proxy) -> Deferred[Any]:
+    def connection(self, proxy: Proxy) -> Deferred[_PeerConnection]:
         """Return the connection to ``proxy``; fails with :class:`Unreachable`."""
         if proxy.id not in self._peers:
             self._peers[proxy.id] = _Peer(SingleFlight(lambda: self._connect(proxy, peer)))
@@ -127,7 +127,7 @@ class Peers:
         self._used(proxy.id, peer)
         return succeed(peer.connection)
 
-    async def _connect(self, proxy: Proxy, peer: _Peer) -> Any:
+    async def _connect(self, proxy: Proxy, peer: _Peer) -> _PeerConnection:
         try:
             connection = await self._dial(proxy)
         except Exception as error:
@@ -140,13 +140,13 @@ class Peers:
         self._used(proxy.id, peer)
         return connection
 
-    async def _dial(self, proxy: Proxy) -> Any:
+    async def _dial(self, proxy: Proxy) -> _PeerConnection:
         if not proxy.peer:
             raise Unreachable("it announces no peer address")
         endpoint = self._endpoint(proxy)
         if proxy.peer_header:
             endpoint = PrefacedEndpoint(endpoint, LOCAL)
-        connecting = connect(
+        connecting: Deferred[_PeerConnection] = connect(
             self._clock,
             endpoint,
             verify_host=self._verifier(),
@@ -167,12 +167,14 @@ class Peers:
             peer.idle = self._clock.callLater(IDLE_SECONDS, self._idle, proxy_id, peer)
 
     def _idle(self, proxy_id: str, peer: _Peer) -> None:
-        peer.idle = None
-        if peer.connection.channels:
+        connection, peer.idle = peer.connection, None
+        if connection is None:
+            return
+        if connection.channels:
             self._used(proxy_id, peer)
         else:
             self._lost(proxy_id, peer)
-            peer.connection.transport.loseConnection()
+            connection.transport.loseConnection()
 
     def _lost(self, proxy_id: str, peer: _Peer) -> None:
         if self._peers.get(proxy_id) is peer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 
@@ -12,7 +11,7 @@ from tele.interfaces import IBackend, IBatchBackend, Item
 
 async def get_many(backend: IBackend, keys: Sequence[str]) -> Sequence[Item | None]:
     """Return for each key the item, or None."""
-    many: Any = IBatchBackend(backend, None)
+    many: IBatchBackend | None = IBatchBackend(backend, None)
     if many is not None:
         items: Sequence[Item | None] = await many.get_many(keys)
         return items

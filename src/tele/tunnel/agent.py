@@ -19,6 +19,7 @@ from weakref import WeakSet
 from attrs import field, frozen
 from twisted.application.internet import ClientService
 from twisted.conch.error import ConchError
+from twisted.conch.ssh.channel import SSHChannel
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
@@ -113,7 +114,7 @@ class AgentConnection(SSHConnection):
             return True
         return super().gotGlobalRequest(requestType, data)
 
-    def _close_channel(self, channel: Any) -> None:
+    def _close_channel(self, channel: SSHChannel) -> None:
         super()._close_channel(channel)
         self._end_if_empty()
 

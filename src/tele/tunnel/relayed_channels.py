@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from twisted.conch.avatar import ConchUser
 from twisted.conch.error import ConchError
+from twisted.conch.ssh.channel import SSHChannel
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.error import ConnectionLost
@@ -80,7 +81,7 @@ class MemberConnection(SSHConnection):
         super()._not_opened(failure, sender, is_session)
         self._count_channels()
 
-    def _close_channel(self, channel: Any) -> None:
+    def _close_channel(self, channel: SSHChannel) -> None:
         super()._close_channel(channel)
         self._count_channels()
 

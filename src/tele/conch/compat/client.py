@@ -66,8 +66,7 @@ class ConchClientTransport(SSHClientTransport):
     """The client's end of one connection of a Conch program; made without arguments."""
 
     def __init__(self, clock: IReactorTime | None = None, limits: Limits | None = None) -> None:
-        own: Any = reactor
-        super().__init__(clock or own, None, limits or _LIMITS)
+        super().__init__(clock or reactor, None, limits or _LIMITS)
 
     def host_key_algorithms(self) -> tuple[bytes, ...]:
         """See :class:`tele.conch.transport.transport.Transport`."""

@@ -34,8 +34,6 @@ from tele.wire import numbers as n
 
 log = make_logger(__name__)
 
-#: The reactor that Conch has imported.
-_REACTOR: Any = reactor
 #: The modules of Conch whose classes must not face the network.
 _REPLACED = frozenset(
     f"twisted.conch.ssh.{name}" for name in ("transport", "userauth", "connection")
@@ -70,7 +68,7 @@ class ConchServerTransport(SSHServerTransport):
     factory: SSHFactory
 
     def __init__(self) -> None:
-        super().__init__(_REACTOR)
+        super().__init__(reactor)
 
     def configure(self, clock: IReactorTime, limits: Limits, source: str | None) -> None:
         """Take the factory's clock and limits, and the client's address."""
@@ -124,7 +122,7 @@ class SSHFactory(SSHServerFactory):
             portal=no_portal,
             host_keys=made.best_host_key,
             user_trust=lambda: Trust("", frozenset()),
-            clock=getattr(cls, "clock", _REACTOR),
+            clock=getattr(cls, "clock", reactor),
             limits=getattr(cls, "limits", None),
         )
         for name in [name for name in vars(made) if hasattr(cls, name)]:

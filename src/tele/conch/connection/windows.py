@@ -54,6 +54,25 @@ def budget_of(avatar: Any) -> WindowBudget | None:
     return None if shared is None else shared.window_budget
 
 
+class _Channel(Protocol):
+    """What of a channel is needed here, also of a Conch program's own."""
+
+    localWindowSize: int
+    localWindowLeft: int
+
+
+class _Consumer(_Channel, Protocol):
+    """A channel that says what it consumed."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether data may be sent."""
+
+    @property
+    def unconsumed(self) -> int:
+        """Bytes that were received and not consumed."""
+
+
 class _Connection(Protocol):
     """What of a connection is needed here."""
 
@@ -72,7 +91,7 @@ class _Connection(Protocol):
 class _Measure:
     """How many bytes ``channel`` has consumed since a request was sent."""
 
-    channel: Any
+    channel: _Consumer | None
     sent_at: float
     consumed: int = 0
 
@@ -107,9 +126,9 @@ class Windows:
         self._taken = 0
         self._measure: _Measure | None = None
         self._pause_until = 0.0
-        self._rates: dict[Any, float] = {}
+        self._rates: dict[_Channel, float] = {}
 
-    def open(self, channel: Any) -> None:
+    def open(self, channel: _Channel) -> None:
         """Give ``channel``, which the peer does not know yet, its window."""
         wanted = channel.localWindowSize
         if wanted > self._left():
@@ -126,14 +145,14 @@ class Windows:
         if self._shared is not None:
             self._shared.taken += size
 
-    def close(self, channel: Any) -> None:
+    def close(self, channel: _Channel) -> None:
         """Return the window of ``channel``."""
         self._take(-channel.localWindowSize)
         self._rates.pop(channel, None)
         if self._measure is not None and self._measure.channel is channel:
             self._measure.channel = None
 
-    def consumed(self, channel: Any, count: int) -> None:
+    def consumed(self, channel: _Consumer, count: int) -> None:
         """``channel`` consumed ``count`` bytes and has just given credit for them."""
         measure = self._measure
         if measure is not None:
@@ -160,7 +179,7 @@ class Windows:
         else:
             self._pause_until = now + PAUSE
 
-    def _limits(self, channel: Any, consumed: int, trip: float) -> bool:
+    def _limits(self, channel: _Consumer, consumed: int, trip: float) -> bool:
         """Return whether the window of ``channel`` limits its rate."""
         size = channel.localWindowSize
         return (
@@ -170,7 +189,7 @@ class Windows:
             and consumed / trip >= self._rates.get(channel, 0.0) * MIN_GAIN
         )
 
-    def _grow(self, channel: Any) -> bool:
+    def _grow(self, channel: _Consumer) -> bool:
         size = channel.localWindowSize
         more = min(size, self._window_limit - size, self._left())
         if more <= 0:

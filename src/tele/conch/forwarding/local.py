@@ -105,7 +105,7 @@ def open_direct_streamlocal(
 def _open(
     request: ForwardRequest | LocalRequest, remoteWindow: int, remoteMaxPacket: int, avatar: Any
 ) -> Deferred[RelayChannel]:
-    forwarder: Any = IForwarder(avatar, None)
+    forwarder: IForwarder | None = IForwarder(avatar, None)
     if forwarder is None:
         return _prohibited("port forwarding is not allowed")
     connecting: Deferred[Any] = forwarder.connect(request, Streams())

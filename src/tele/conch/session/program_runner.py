@@ -33,6 +33,7 @@ from tele.conch.session.programs import (
 from tele.conch.session.runner import RunnerChannel
 from tele.errors import Unavailable
 from tele.log import make_logger
+from tele.reactor import Reactor
 
 log = make_logger(__name__)
 
@@ -141,8 +142,9 @@ class ProgramRunner:
             self._finish_output()
 
     @property
-    def _reactor(self) -> Any:
-        return self._channel.conn.transport.clock
+    def _reactor(self) -> Reactor:
+        reactor: Reactor = self._channel.conn.transport.clock
+        return reactor
 
     # -- data -------------------------------------------------------------------------
     def input(self, view: memoryview) -> None:
