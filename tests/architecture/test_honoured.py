@@ -108,7 +108,7 @@ def arguments_unread(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", sorted((SOURCE / "cli").glob("*.py")), ids=lambda p: p.stem)
-def test_every_option_of_a_command_is_looked_at(path: Path) -> None:
+def test_every_option_of_a_command_is_read(path: Path) -> None:
     """No option is parsed and then ignored."""
     assert arguments_unread(path) == []
 

@@ -201,7 +201,7 @@ def test_nodes(cluster: Cluster) -> None:
     assert yaml[0]["name"] == socket.gethostname()
 
 
-def test_an_unknown_node_is_said(cluster: Cluster) -> None:
+def test_an_unknown_node_is_named(cluster: Cluster) -> None:
     """Ssh ends with 255, and its last words include the proxy's: no such node."""
     done = cluster.tele.run("ssh", "no-such-node", "true", status=255)
     assert "no such node" in done.stderr
@@ -304,7 +304,7 @@ def test_the_owner_of_auth_needs_no_login(cluster: Cluster) -> None:
     assert cluster.tele.json("status")["user"] in names.split()
 
 
-def test_the_owner_is_told_when_auth_does_not_run(cluster: Cluster, tmp_path: Path) -> None:
+def test_the_error_says_that_auth_does_not_run(cluster: Cluster, tmp_path: Path) -> None:
     """What to start is said, and a file without auth is not taken for one."""
     config = tmp_path / "a.yaml"
     config.write_text("version: v1\ndata_dir: d\nauth: {cluster_name: c}\n")

@@ -38,7 +38,7 @@ def off(hours: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("hours", "words"), [BEHIND, AHEAD], ids=["behind", "ahead"])
 @pytest.mark.parametrize("command", ["ls", "sessions ls", "audit ls", "users ls"])
-def test_every_call_of_auth_says_whose_clock_is_off(
+def test_every_call_of_auth_names_the_machine_with_the_wrong_clock(
     cluster: Cluster, command: str, hours: int, words: str
 ) -> None:
     """And by how much, with both dates; certificates of another CA are another thing."""
@@ -50,7 +50,7 @@ def test_every_call_of_auth_says_whose_clock_is_off(
 
 
 @pytest.mark.parametrize(("hours", "words"), [BEHIND, AHEAD], ids=["behind", "ahead"])
-def test_a_login_says_whose_clock_is_off(
+def test_a_login_names_the_machine_with_the_wrong_clock(
     tele: Tele, cluster: Cluster, hours: int, words: str
 ) -> None:
     """Before a password is sent: auth cannot be verified."""
@@ -72,14 +72,14 @@ def test_a_login_says_whose_clock_is_off(
     assert "note: the clock of this machine is 1 h ahead of auth's" in note.stderr
 
 
-def test_status_says_it_without_being_asked_for_the_time(cluster: Cluster) -> None:
+def test_status_warns_of_a_wrong_clock(cluster: Cluster) -> None:
     """Where the own certificate is of the future, or over by this clock only."""
     behind = cluster.tele.run("status", **off(-3))
     assert AT_LEAST.search(behind.stderr)
     assert AHEAD[1] in cluster.tele.fails(1, "status", **off(AHEAD[0]))
 
 
-def test_ssh_says_it_before_openssh_says_something_else(cluster: Cluster) -> None:
+def test_ssh_warns_of_a_wrong_clock_before_openssh_fails(cluster: Cluster) -> None:
     """OpenSSH calls a host's certificate invalid, or asks for a password."""
     node = socket.gethostname()
     behind = cluster.tele.run("ssh", "-o", "BatchMode=yes", node, "true", status=None, **off(-3))

@@ -210,7 +210,7 @@ def twistd(tele: Tele, *words: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_twistd_tells_all_mistakes_of_a_file(tele: Tele) -> None:
+def test_twistd_reports_all_mistakes_of_a_file(tele: Tele) -> None:
     """Status 2, and nothing was started or written."""
     config = tele.folder / "tele.yaml"
     config.write_text("version: v1\ndata_dir: d\nauth: {cluster_name: c, store: mysql, x: 1}\n")

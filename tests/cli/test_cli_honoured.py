@@ -39,7 +39,7 @@ def log_in(tele: Tele, cluster: Cluster, pin: str, *words: object, status: int =
 
 
 # -- lengths of time ------------------------------------------------------------------
-def test_a_shorter_life_than_was_asked_for_is_said(
+def test_a_shorter_lifetime_than_requested_is_reported(
     tele: Tele, cluster: Cluster, pin: str, tmp_path: Path
 ) -> None:
     """``--ttl 5d`` that becomes 30 hours says so, and why; what is given in full says nothing."""
@@ -84,7 +84,7 @@ def test_what_cannot_be_had_is_refused(
 
 
 # -- files ----------------------------------------------------------------------------
-def test_a_password_that_others_can_read_is_told_of(
+def test_a_password_file_that_others_can_read_is_reported(
     tele: Tele, cluster: Cluster, pin: str, tmp_path: Path
 ) -> None:
     """The person reads that others can read the file, and what to type; a pipe is nobody else's."""
@@ -238,7 +238,7 @@ def test_an_inventory_is_of_the_cluster_that_ssh_knows(cluster: Cluster) -> None
 
 
 # -- what was there before ------------------------------------------------------------
-def test_a_folder_of_another_cluster_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_folder_of_another_cluster_is_refused(tmp_path: Path) -> None:
     """When auth's store was removed and its hosts' identities were not, they belong to a cluster
     that is no more: the error says which folder to remove, and then it starts.
     """

@@ -98,7 +98,7 @@ def recording(hostile: Cluster) -> str:
     raise AssertionError("no recording came")
 
 
-def test_the_words_did_arrive(hostile: Cluster, recording: str) -> None:
+def test_the_hostile_texts_were_stored(hostile: Cluster, recording: str) -> None:
     """Programs get them as they are: nothing was lost on the way, it is only not obeyed."""
     (node,) = hostile.tele.json("ls")
     assert node["labels"]["note"] == EVIL
@@ -118,7 +118,7 @@ def test_what_is_listed_only_shows(hostile: Cluster, recording: str, path: tuple
 
 
 @pytest.mark.parametrize("path", [p for p, c in COMMANDS.items() if required(c)], ids=" ".join)
-def test_what_is_refused_only_shows(hostile: Cluster, path: tuple[str, ...]) -> None:
+def test_errors_with_hostile_texts_are_printable(hostile: Cluster, path: tuple[str, ...]) -> None:
     """Each command that needs words, given the worst ones: a script may have them from anybody."""
     words: list[str] = []
     for each in required(COMMANDS[path]):
@@ -141,7 +141,7 @@ def test_what_is_refused_only_shows(hostile: Cluster, path: tuple[str, ...]) -> 
     ],
     ids=lambda words: words[0] if words[0] != EVIL else "evil",
 )  # fmt: skip
-def test_what_is_looked_up_only_shows(hostile: Cluster, words: tuple[str, ...]) -> None:
+def test_results_with_hostile_texts_are_printable(hostile: Cluster, words: tuple[str, ...]) -> None:
     """Words that name something, and those of commands that are not walked."""
     done = hostile.tele.run(*words, status=None)
     only_shows(done.stdout)

@@ -116,7 +116,7 @@ def test_logout_leaves_nothing_secret(tele: Tele, cluster: Cluster, pin: str) ->
     assert "not logged in" in tele.fails(3, "status")
 
 
-def test_nobody_answers(tele: Tele) -> None:
+def test_no_server_answers(tele: Tele) -> None:
     """A port where nothing is, and something that is no proxy, are unreachable."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -271,7 +271,7 @@ def test_a_dead_agent_does_not_matter(tele: Tele, cluster: Cluster, pin: str) ->
     assert tele.json("status")["user"] == "alice"
 
 
-def test_status_says_how_long_nodes_go_on_alone(cluster: Cluster) -> None:
+def test_status_shows_how_long_nodes_use_cached_state(cluster: Cluster) -> None:
     """The window without auth is what is left of a host's certificate when it renews it."""
     alone = cluster.tele.json("status")["without_auth"]
     assert alone["at_most"] == HOST_LIFETIME.total_seconds()

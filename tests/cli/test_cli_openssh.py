@@ -75,7 +75,7 @@ def test_the_configuration_means_what_it_should(logged_in: Tele) -> None:
     )["identityfile"] != [str(folder / "alice")]
 
 
-def test_a_silent_server_is_asked(logged_in: Tele) -> None:
+def test_a_silent_server_gets_keepalives(logged_in: Tele) -> None:
     """OpenSSH's client asks a silent proxy or node whether it is there, often enough for NAT
     gateways, and gives up after minutes, not never.
     """
@@ -249,7 +249,7 @@ def test_another_identity_is_refused(logged_in: Tele, words: list[str]) -> None:
     logged_in.run("ssh", "-p", "-i", "-o", "IdentitiesOnly=yes", "web1", "x", "-i", PATH=path)
 
 
-def test_the_configuration_for_another_key_has_nothing_of_the_person(logged_in: Tele) -> None:
+def test_the_configuration_for_another_key_has_nothing_of_the_user(logged_in: Tele) -> None:
     """Key, certificate, name at the proxy and authority are those of the key; a key without a
     certificate is refused with what to type.
     """
@@ -276,7 +276,7 @@ def test_the_configuration_for_another_key_has_nothing_of_the_person(logged_in: 
     assert (logged_in.folder / "deploy-known_hosts").read_text().startswith("@cert-authority *.ex")
 
 
-def test_missing_openssh_is_said(logged_in: Tele) -> None:
+def test_missing_openssh_is_reported(logged_in: Tele) -> None:
     """A machine without OpenSSH gets a sentence with the package's name."""
     for words in (["ssh", "web1"], ["scp", "a", "web1:"], ["up"], ["config", "--install"]):
         said = logged_in.fails(1, *words, PATH="/nowhere")

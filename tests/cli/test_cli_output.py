@@ -87,7 +87,7 @@ def test_pages_are_one_list(
 
 
 @pytest.mark.parametrize("form", ["text", "json", "names"])
-def test_a_page_is_printed_before_the_next_is_asked_for(
+def test_a_page_is_printed_before_the_next_is_requested(
     form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The beginning of a long list is shown before its end is there."""
@@ -101,7 +101,7 @@ def test_a_page_is_printed_before_the_next_is_asked_for(
     assert "second" in capsys.readouterr().out
 
 
-def test_pages_are_asked_for_one_by_one() -> None:
+def test_pages_are_requested_one_by_one() -> None:
     """The first page is short, a limit is kept, and nothing is asked for that nobody reads."""
     asked: list[tuple[str, int]] = []
 
@@ -167,7 +167,7 @@ def test_ordinary_text_stays() -> None:
     assert printable("Zürich 東京 naïve") == "Zürich 東京 naïve"
 
 
-def test_a_hosts_word_for_the_time_is_shown_beside_auths() -> None:
+def test_the_time_that_a_host_reports_is_shown_beside_auths() -> None:
     """A start, or an event, that auth heard of much later than it is said to have been says so."""
     now = datetime.now(UTC)
     for minutes, told in ((0, False), (4, False), (60 * 24, True), (-60, True)):

@@ -70,7 +70,7 @@ def test_only_a_node_may_act_as_others_and_leaves_sessions_alone() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
-def test_what_people_left_running_outlives_the_node(tele: Tele) -> None:
+def test_background_programs_of_users_outlive_the_node(tele: Tele) -> None:
     """SIGTERM for the node's process alone, as ``KillMode=process`` sends it, ends the node; a
     program that was detached from its session goes on, and the node starts again beside it.
     """

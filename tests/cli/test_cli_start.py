@@ -113,7 +113,7 @@ def test_names_of_nodes_are_completed(tele: Tele) -> None:
     assert completed("nodes", "rm", "d") == ["db1"]
 
 
-def test_completion_is_quiet_when_nobody_answers(tele: Tele) -> None:
+def test_completion_prints_nothing_when_no_server_answers(tele: Tele) -> None:
     """Old names are better than none, and an error on the prompt is worse than both."""
     completing = {"COMP_WORDS": "tele ssh w", "COMP_CWORD": "2", "_TELE_COMPLETE": "bash_complete"}
     assert tele.run(status=0, stdin=None, seconds=60, **completing).stderr == ""

@@ -88,7 +88,7 @@ def test_up_after_its_own_node_was_removed(own: Cluster) -> None:
     assert again["id"] != node["id"]
 
 
-def test_a_second_up_is_told_about_the_first(own: Cluster) -> None:
+def test_a_second_up_names_the_process_of_the_first(own: Cluster) -> None:
     """The folder has one process; which one, and how to end it, is said."""
     own.up("--cluster", own.name, "--listen", own.listen)
     said = own.tele.fails(1, "up", "--detach", "--dir", own.folder)
@@ -129,7 +129,7 @@ def test_down_where_nothing_ever_was(tele: Tele) -> None:
     assert "there is no cluster" in tele.fails(5, "down", "--dir", tele.folder / "nothing")
 
 
-def test_a_port_in_use_is_said(own: Cluster) -> None:
+def test_a_port_in_use_is_reported(own: Cluster) -> None:
     """The port is named, with what to do, and nothing is left running or written."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -157,20 +157,20 @@ def test_ports_that_were_taken_meanwhile_are_replaced(own: Cluster) -> None:
 
 
 @pytest.mark.ordinary
-def test_an_unwritable_folder_is_said(tele: Tele) -> None:
+def test_an_unwritable_folder_is_reported(tele: Tele) -> None:
     """The folder is named, with what to do."""
     tele.folder.chmod(0o500)
     assert "cannot write to the folder" in tele.fails(1, "up", "--dir", tele.folder / "x")
 
 
-def test_a_folder_that_is_a_file_is_said(tele: Tele) -> None:
+def test_a_folder_that_is_a_file_is_reported(tele: Tele) -> None:
     """What stands in the way is named, for root, too."""
     (tele.folder / "file").write_text("")
     for path in (tele.folder / "file", tele.folder / "file" / "x", "/proc/tele"):
         assert "cannot write to the folder" in tele.fails(1, "up", "--dir", path)
 
 
-def test_an_unknown_key_is_said(own: Cluster) -> None:
+def test_an_unknown_key_is_reported(own: Cluster) -> None:
     """All mistakes of tele.yaml at once, with file and line."""
     own.up("--cluster", own.name, "--listen", own.listen)
     own.tele.run("down", "--dir", own.folder)
@@ -230,7 +230,7 @@ def test_a_bad_name_is_refused(tele: Tele, name: str) -> None:
     assert not (folder / "tele.yaml").exists()
 
 
-def test_an_account_that_does_not_exist_is_said(tele: Tele) -> None:
+def test_an_account_that_does_not_exist_is_reported(tele: Tele) -> None:
     """``--login`` takes accounts of this machine."""
     said = tele.fails(5, "up", "--dir", tele.folder / "s", "--login", "nobody-at-all")
     assert "no such account" in said

@@ -78,7 +78,7 @@ def two(cluster: Cluster) -> tuple[str, str]:
 
 
 # -- recordings ---------------------------------------------------------------------------
-def test_a_recording_says_of_whom_it_is(cluster: Cluster, two: tuple[str, str]) -> None:
+def test_verify_names_the_user_of_a_recording(cluster: Cluster, two: tuple[str, str]) -> None:
     """What is verified is shown: id, user, login, node."""
     said = cluster.tele.run("recordings", "verify", two[0]).stdout
     assert said.startswith(f"ok: {two[0]}: ")
@@ -145,7 +145,7 @@ def test_a_missing_manifest_and_a_changed_row(cluster: Cluster, two: tuple[str, 
 
 
 @pytest.mark.parametrize(("ended", "status"), [(True, 8), (False, 9)])
-def test_what_is_not_complete_is_told_apart(
+def test_incomplete_recordings_are_distinguished(
     cluster: Cluster, two: tuple[str, str], ended: bool, status: int
 ) -> None:
     """A session whose node did not send all of it, and one whose end nobody ever told."""
@@ -192,7 +192,9 @@ def test_offline_with_nothing_but_the_authority(
     auditor.fails(1, "recordings", "verify", file, "--ca", ca)
 
 
-def test_a_session_that_runs_is_told_from_one_that_ended(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_running_session_is_distinguished_from_an_ended_one(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     """Status 7 while it runs; the file exported meanwhile stays incomplete: status 9."""
     before = {row["id"] for row in cluster.tele.json("recordings", "ls")}
     client = subprocess.Popen(

@@ -23,7 +23,7 @@ def test_each_block_is_run_or_listed_with_the_reason() -> None:
     assert left_out == []
 
 
-def test_the_lists_have_nothing_that_is_gone() -> None:
+def test_the_lists_name_only_what_exists() -> None:
     """What is listed as not run is on a page, and has a reason."""
     blocks = all_blocks()
     lines = {line for block in blocks for line in block.commands}

@@ -38,7 +38,7 @@ def test_auth_that_is_away_is_not_the_proxy(without: Cluster, command: str) -> N
     assert "check that auth runs" in said
 
 
-def test_a_login_says_it_too(without: Cluster) -> None:
+def test_a_login_reports_it_too(without: Cluster) -> None:
     """Also the first one, on a new machine."""
     without.kill("auth")
     proxy = f"127.0.0.1:{without.ports['proxy']}"
@@ -50,7 +50,7 @@ def test_a_login_says_it_too(without: Cluster) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_proxy_that_is_away_is_said(without: Cluster, command: str) -> None:
+def test_a_proxy_that_is_away_is_reported(without: Cluster, command: str) -> None:
     """The error does not mention auth, whose state is unknown then."""
     if "proxy" in without.processes:
         without.kill("proxy")
@@ -61,7 +61,7 @@ def test_a_proxy_that_is_away_is_said(without: Cluster, command: str) -> None:
     assert "auth" not in said
 
 
-def test_who_came_and_went_is_in_the_logs(cluster: Cluster) -> None:
+def test_connections_are_in_the_logs(cluster: Cluster) -> None:
     """At the node and at the proxy, one line for the start and one for the end; at auth log-ins."""
     cluster.ssh(cluster.host, "true")
     cluster.ssh("-l", "nobody-like-this", cluster.host, "true", check=False)

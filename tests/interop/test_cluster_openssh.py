@@ -35,7 +35,7 @@ def test_tele_ssh_takes_the_short_name(cluster: Cluster) -> None:
     assert cluster.tele("ssh", "web1", "false", check=False).returncode == 1
 
 
-def test_a_signal_is_told(cluster: Cluster) -> None:
+def test_the_signal_of_a_killed_command_is_reported(cluster: Cluster) -> None:
     """A command that is killed does not look like one that succeeded."""
     done = cluster.ssh(cluster.host, "kill -TERM $$", check=False)
     assert done.returncode != 0
@@ -52,7 +52,7 @@ def test_every_byte_arrives(cluster: Cluster, size: int) -> None:
     assert digest(back.stdout) == digest(data)
 
 
-def test_a_reader_who_has_enough(cluster: Cluster) -> None:
+def test_a_reader_that_closes_early(cluster: Cluster) -> None:
     """``ssh host yes | head -1`` ends, also while standard input is open."""
     read, write = os.pipe()
     line = f"ssh -F {cluster.ssh_config} {cluster.host} yes | head -1"
@@ -71,7 +71,7 @@ def test_a_reader_who_has_enough(cluster: Cluster) -> None:
     assert done.stdout == b"y\n"
 
 
-def test_a_terminal_that_nobody_reads(cluster: Cluster) -> None:
+def test_a_terminal_that_is_not_read(cluster: Cluster) -> None:
     """What writes to it waits, though the client stays, and it still takes keys."""
     shell = "stty -echo; echo $$; exec yes"
     line = ["ssh", "-F", str(cluster.ssh_config), "-tt", cluster.host, shell]
@@ -240,7 +240,7 @@ def test_what_ran_can_be_replayed(cluster: Cluster) -> None:
     cluster.tele("recordings", "verify", ended[0]["id"])
 
 
-def test_who_did_it_is_in_the_audit(cluster: Cluster) -> None:
+def test_the_audit_names_the_user(cluster: Cluster) -> None:
     """Starting and ending a session, and the command, are events."""
     mark = f"true {time.time_ns()}"
     cluster.ssh(cluster.host, mark)

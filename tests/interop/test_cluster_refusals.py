@@ -116,12 +116,12 @@ def test_a_host_certificate_is_no_user(cluster: Cluster, keys: Keys) -> None:
     )
 
 
-def test_who_has_nothing_is_refused(cluster: Cluster) -> None:
+def test_a_client_without_credentials_is_refused(cluster: Cluster) -> None:
     """A client that disconnects after it learned which methods there are is in the audit, too."""
     refused(cluster, "-o", "PubkeyAuthentication=no")
 
 
-def test_a_password_is_not_even_asked_for(cluster: Cluster) -> None:
+def test_passwords_are_not_offered(cluster: Cluster) -> None:
     """Certificates only: the server offers publickey and nothing else."""
     before = denials(cluster)
     done = direct(cluster, "-o", "PreferredAuthentications=password,keyboard-interactive", "-v")

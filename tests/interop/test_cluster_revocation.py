@@ -204,7 +204,9 @@ def test_a_session_is_killed(cluster: Cluster, bob: ClusterUser) -> None:
     assert events(cluster, "session.kill")[-1]["session_id"] == session
 
 
-def test_an_end_comes_by_itself(cluster: Cluster, bob: ClusterUser) -> None:
+def test_an_expired_user_is_disconnected_without_a_change(
+    cluster: Cluster, bob: ClusterUser
+) -> None:
     """A user who expires is out at that moment, though nobody does anything then."""
     with running(bob, "-tt", cluster.host, STAY) as client:
         client.wait_for(b"ready")
@@ -323,7 +325,7 @@ def test_locks_are_resources_too(cluster: Cluster, bob: ClusterUser) -> None:
         assert cluster.tele("locks", "add", *wrong, check=False).returncode == 2
 
 
-def test_who_follows_the_audit_hears_no_more(cluster: Cluster) -> None:
+def test_a_follower_of_the_audit_that_loses_access_gets_no_more(cluster: Cluster) -> None:
     """A stream of the API ends with the reader's removal, and says why."""
     eve = add_user(cluster, "eve", roles="auditor")
     words = [str(BIN / "tele"), "--home", str(eve.home), "audit", "ls", "--follow"]

@@ -34,7 +34,7 @@ for _each in (
     "test_many_sessions_share_one_connection",
     "test_sftp_batch",
     "test_what_ran_can_be_replayed",
-    "test_who_did_it_is_in_the_audit",
+    "test_the_audit_names_the_user",
 ):
     globals()[_each] = getattr(test_cluster_openssh, _each)
 
@@ -78,7 +78,7 @@ def test_nothing_but_the_curves_of_nist_is_used(cluster: Cluster) -> None:
     assert "ecdsa-sha2-nistp256-cert-v01@openssh.com" in config
 
 
-def test_what_hosts_are_told_to_offer_is_what_they_offer(cluster: Cluster) -> None:
+def test_hosts_offer_what_auth_says(cluster: Cluster) -> None:
     """The settings of proxy and node alike; without any, other clients can log in as well."""
     config = cluster.folder / "others"
     text = cluster.ssh_config.read_text()

@@ -226,7 +226,7 @@ def test_a_program_that_does_not_read_costs_little(server: Server) -> None:
     assert server.resident() - before < 12 * MEGABYTE
 
 
-def test_openssh_is_told_that_nobody_reads(server: Server) -> None:
+def test_openssh_learns_that_the_reader_is_gone(server: Server) -> None:
     """A program that closes its input continues; the client stops sending, and exits with it."""
     done = server.ssh("exec <&-; sleep 0.3; echo done; exit 3", data=bytes(20 * MEGABYTE))
     assert (done.stdout, done.returncode) == (b"done\n", 3)
@@ -444,7 +444,7 @@ def test_openssh_logs_in_through_us(server: Server) -> None:
     assert done.stdout == data
 
 
-def test_a_forward_that_nobody_reads_costs_little(server: Server) -> None:
+def test_a_forward_that_is_not_read_costs_little(server: Server) -> None:
     """A target that does not read: the client stops, and so does our memory."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]

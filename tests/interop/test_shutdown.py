@@ -88,7 +88,7 @@ def test_without_sessions_it_ends_at_once(cluster: Cluster) -> None:
         assert "draining" not in (cluster.folder / "node.log").read_text().split("serves")[-1]
 
 
-def test_the_recording_of_who_was_hung_up_on_is_whole(cluster: Cluster) -> None:
+def test_the_recording_of_a_session_that_was_hung_up_is_complete(cluster: Cluster) -> None:
     """What a session showed until the end is in a recording that is closed and verifies."""
     known = {one["id"] for one in recordings(cluster)}
     with session(cluster, "echo before the end; sleep 1000"), stopped(cluster, "node") as process:

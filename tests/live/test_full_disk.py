@@ -161,7 +161,7 @@ def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["blocks", "inodes"])
-def test_who_gets_in_on_a_full_disk(alice: Cluster, what: str) -> None:
+def test_logins_on_a_full_disk(alice: Cluster, what: str) -> None:
     """A role that asks for recordings refuses a session that has none; a user who has to make room
     gets in whatever other roles say, and the audit says that it was not recorded.
     """
@@ -201,7 +201,7 @@ def test_who_gets_in_on_a_full_disk(alice: Cluster, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["blocks", "inodes"])
-def test_who_gets_in_where_all_that_is_given_back_is_taken(alice: Cluster, what: str) -> None:
+def test_logins_where_all_freed_space_is_taken(alice: Cluster, what: str) -> None:
     """When something takes even the reserves users get in as long as auth takes their events;
     with auth away only those do who are to make room, and all is on record when it is back.
     """

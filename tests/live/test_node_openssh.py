@@ -211,7 +211,7 @@ def test_a_terminal_is_as_under_sshd(node: Server, sshd: Server, command: str) -
 
 
 @pytest.mark.parametrize("kind", ["node", "sshd"])
-def test_who_holds_the_output_holds_the_session(
+def test_a_session_lasts_while_its_output_is_open(
     kind: str, request: pytest.FixtureRequest, place: Path
 ) -> None:
     """Without a terminal a session lasts while anybody holds its output; with one it does not."""

@@ -119,7 +119,7 @@ def test_leftovers_are_killed(root: Path, user: pwd.struct_passwd, pam: str) -> 
         os.close(output)
 
 
-def test_nothing_stays_of_who_is_expelled(root: Path, user: pwd.struct_passwd) -> None:
+def test_nothing_of_an_expelled_user_stays(root: Path, user: pwd.struct_passwd) -> None:
     """Who may not be on the machine any more leaves nothing running, whatever is configured and
     whatever the program ignores.
     """

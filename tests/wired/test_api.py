@@ -200,7 +200,7 @@ def test_a_body_of_another_type_is_refused(world: World, kind: str) -> None:
     assert world.handler.calls == []
 
 
-def test_a_body_that_says_what_it_is(world: World) -> None:
+def test_the_headers_of_a_body(world: World) -> None:
     """JSON with a parameter or in capitals is JSON; a compressed body is refused by name."""
     for header in ("content-type: application/json; charset=utf-8\r\n",
                    "content-type: Application/JSON\r\n"):  # fmt: skip
@@ -322,7 +322,7 @@ def test_an_unauthenticated_client_cannot_make_the_server_read_a_body(world: Wor
     assert b"HTTP" not in client.received
 
 
-def test_expect_continue_is_answered_to_who_may(world: World) -> None:
+def test_expect_continue_is_answered_to_permitted_callers(world: World) -> None:
     """A permitted body is asked for."""
     client = world.raw(world.host_ca.issue(host(HostRole.NODE)))
     head = (
@@ -416,7 +416,7 @@ def test_silence_ends_a_connection(world: World) -> None:
     assert idle.lost is not None
 
 
-def test_a_handshake_that_never_comes_ends_too(world: World) -> None:
+def test_a_connection_without_a_handshake_ends_too(world: World) -> None:
     """A connection that says nothing in TLS costs its place for 15 seconds."""
     client = RawClient()
     world.attach(client)
@@ -458,7 +458,7 @@ def test_errors_cross_with_kind_and_reason(world: World) -> None:
     assert (status, error_of(body)["reason"]) == (403, "rule")
 
 
-def test_a_mistake_of_ours_tells_nothing(world: World) -> None:
+def test_an_internal_error_reveals_nothing(world: World) -> None:
     """An unexpected exception is a 500 with a number, and its text stays in the log."""
     client = world.raw(world.user_ca.issue(user()))
     status, _, body = world.request(client, "GET", "/v1/roles")
@@ -488,7 +488,7 @@ def test_a_caller_that_leaves_does_not_stop_the_handler(world: World) -> None:
     world.handler.waiting[0].callback(None)
 
 
-def test_closing_answers_what_was_asked(world: World) -> None:
+def test_a_running_request_is_answered_before_closing(world: World) -> None:
     """Idle connections end at once, a running request gets its answer first, within bounds."""
     idle = world.raw()
     waiting, hanging = (world.raw(world.user_ca.issue(user())) for _ in range(2))
@@ -524,7 +524,7 @@ def test_the_description_is_open(world: World) -> None:
     assert json.loads(body)["openapi"].startswith("3.1")
 
 
-def test_refused_callers_are_told_to_the_audit(world: World) -> None:
+def test_refused_callers_are_audited(world: World) -> None:
     """A denial is always an event."""
     world.request(world.raw(), "GET", "/v1/users")
     name, caller, error = world.refused[0]

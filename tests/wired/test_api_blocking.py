@@ -255,7 +255,7 @@ def test_old_tls_and_plain_http_get_nothing(served: Served) -> None:
         assert b"HTTP" not in raw.recv(1000)
 
 
-def test_auth_speaks_what_was_asked_for(served: Served) -> None:
+def test_alpn_protocols_of_auth(served: Served) -> None:
     """By ALPN: our name for it first, HTTP for tools; no other protocol."""
     host, port = Address.parse(served.address)
     for offered, chosen in ((["tele-auth", "http/1.1"], "tele-auth"), (["http/1.1"], "http/1.1")):

@@ -14,7 +14,7 @@ from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 
 
-def test_trust_and_time_are_asked_anew() -> None:
+def test_trust_and_time_are_read_for_each_request() -> None:
     """What was good for one request is refused in the next when its authority is gone, replaced by
     one of another kind or key, or when its time is over; a rotation that keeps it is fine.
     """

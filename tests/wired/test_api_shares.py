@@ -53,7 +53,7 @@ def test_nothing_is_decoded_before_permission(world: World) -> None:
     assert world.handler.checked == [], "one check is enough: the one before decoding"
 
 
-def test_while_permission_is_looked_up_nothing_piles_up(world: World) -> None:
+def test_requests_are_bounded_while_permission_is_checked(world: World) -> None:
     """A sender that does not wait for the answer is not read from, and its body arrives whole."""
     world.handler.slow_checks = []
     client = node(world)
@@ -82,7 +82,7 @@ def test_permission_that_is_refused_late_ends_it(world: World) -> None:
     assert world.handler.calls == []
 
 
-def test_a_sender_that_leaves_while_permission_is_looked_up(world: World) -> None:
+def test_a_sender_that_leaves_while_permission_is_checked(world: World) -> None:
     """Nothing is sent then, and nothing is left behind."""
     world.handler.slow_checks = []
     client = node(world)
@@ -104,7 +104,7 @@ def test_a_check_that_hangs_has_the_time_of_the_operation(world: World) -> None:
     assert client.lost is not None
 
 
-def test_a_refused_sender_that_goes_on_is_cut_off(world: World) -> None:
+def test_a_refused_sender_that_continues_is_cut_off(world: World) -> None:
     """A client has five seconds to close after its last response."""
     client = world.raw()
     world.send(client, b"POST /v1/login HTTP/1.1\r\nhost: a\r\ncontent-length: 999999999\r\n\r\n")
@@ -174,7 +174,7 @@ def test_one_member_has_so_many_connections() -> None:
     assert world.request(client_of(world), "GET", "/v1/whoami")[0] == 200
 
 
-def test_one_member_asks_so_much_and_the_others_do_not_notice() -> None:
+def test_a_busy_member_does_not_slow_the_others() -> None:
     """A member that asks too fast waits, then is refused; another one's request is served."""
     world = World(Limits(units_burst=5, units_per_second=1))
     client = client_of(world)
@@ -259,7 +259,7 @@ def test_streams_of_slow_readers_have_a_bound_together() -> None:
     assert world.server._streams == {}
 
 
-def test_who_does_not_read_answers_gets_no_more(world: World) -> None:
+def test_a_client_that_does_not_read_answers_gets_no_more(world: World) -> None:
     """Answers that wait for their reader count in the reader's share until they are read."""
     world = World(Limits(answers_per_caller=1000))
     slow = client_of(world)

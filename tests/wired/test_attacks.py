@@ -202,7 +202,7 @@ def test_s7_only_one_service(attacker: Attacker, name: bytes) -> None:
 
 
 @pytest.mark.parametrize("world", [World], indirect=True)
-def test_s7_the_service_is_asked_for_again(world: World, attacker: Attacker) -> None:
+def test_s7_the_service_is_requested_again(world: World, attacker: Attacker) -> None:
     """Some clients ask for it before each key: it is the same one, whose counts go on."""
     attacker.ready_to_login()
     again = bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth")
@@ -508,7 +508,9 @@ def test_nothing_is_timed_after_login(world: World, attacker: Attacker) -> None:
     assert not world.clock.getDelayedCalls()
 
 
-def test_who_does_not_read_our_last_words_is_cut_off(world: World, attacker: Attacker) -> None:
+def test_a_client_that_does_not_read_our_disconnect_is_cut_off(
+    world: World, attacker: Attacker
+) -> None:
     """After a DISCONNECT the socket lives on for a few seconds at most."""
     attacker.greet()
     attacker.raw(b"\xff" * 4)
@@ -697,7 +699,7 @@ def test_waiting_connections_of_one_source_displace_no_others() -> None:
     assert second.server.isAuthenticated
 
 
-def test_who_waits_may_send_little() -> None:
+def test_a_waiting_client_may_send_little() -> None:
     """A client that waits for a place has a few packets kept, not what one read takes (attack)."""
     world = World(limits=Limits(startups_per_source=1))
     Attacker(world)
@@ -709,7 +711,7 @@ def test_who_waits_may_send_little() -> None:
     assert waiting.disconnected
 
 
-def test_those_whom_a_proxy_brings_wait_too(world: World) -> None:
+def test_clients_of_a_proxy_wait_too(world: World) -> None:
     """Many users behind a proxy and one address log in at once: all succeed, in turn."""
     world = World(limits=Limits(startups_per_source=1, startups_per_member=2))
     attackers = []

@@ -553,7 +553,7 @@ def test_a_protocol_over_a_channel(ends: ChannelEnds) -> None:
     assert talker.events == ["made", "lost"]
 
 
-def test_a_protocol_is_told_to_pause(ends: ChannelEnds) -> None:
+def test_a_protocol_is_paused(ends: ChannelEnds) -> None:
     """Its producer is paused while the channel is full, and resumed when it is not."""
     _, channel, protocol, _ = talk(ends)
     producer = StringTransport()

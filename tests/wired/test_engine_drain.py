@@ -66,7 +66,7 @@ def stopping() -> Stopping:
     return Stopping()
 
 
-def test_those_who_are_busy_may_go_on(stopping: Stopping) -> None:
+def test_busy_connections_continue(stopping: Stopping) -> None:
     """Nothing is sent while one is busy; when the last one is done, all are closed with
     a word why.
     """
@@ -122,7 +122,7 @@ def test_no_grace_is_the_end_at_once(stopping: Stopping) -> None:
     assert all(stopping.closing)
 
 
-def test_who_does_not_read_our_last_words(stopping: Stopping) -> None:
+def test_a_client_that_does_not_read_the_disconnect(stopping: Stopping) -> None:
     """A peer that does not take the DISCONNECT is waited for as long as it may linger."""
     for ends in stopping.ends:
         ends.server.transport.loseConnection = lambda: None
@@ -146,7 +146,7 @@ def test_a_server_without_connections(stopping: Stopping) -> None:
     assert done == [None]
 
 
-def test_everybody_is_known_until_they_are_gone() -> None:
+def test_every_connection_is_listed_until_it_ends() -> None:
     """A connection is in the factory's list until it is closed, by either end."""
     world = World()
     ends = world.connect()

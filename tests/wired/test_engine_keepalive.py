@@ -130,7 +130,7 @@ def test_the_keepalive_option_of_a_role_holds_at_once() -> None:
 
 
 @pytest.mark.parametrize("who", ["server", "client"])
-def test_a_peer_that_is_silent_is_gone(who: str) -> None:
+def test_a_silent_peer_is_disconnected(who: str) -> None:
     """After three questions in vain an end hangs up, services stop, the avatar logs out; not
     sooner.
     """
@@ -151,7 +151,7 @@ def test_a_peer_that_is_silent_is_gone(who: str) -> None:
         assert world.realm.calls == [("login", "root"), ("logout", "root")]
 
 
-def test_who_does_not_read_is_gone() -> None:
+def test_a_peer_that_does_not_read_is_disconnected() -> None:
     """A peer whose socket takes nothing more counts as gone as any other: what is asked waits
     for the socket, three questions and no more.
     """
@@ -164,7 +164,7 @@ def test_who_does_not_read_is_gone() -> None:
     assert len(server.service.deferreds["global"]) == MISSES
 
 
-def test_who_stalls_a_key_exchange_is_gone() -> None:
+def test_a_peer_that_stalls_a_key_exchange_is_disconnected() -> None:
     """Questions wait for new keys; a peer that never sends its part is gone all the same."""
     world = world_of()
     ends = joined(world)

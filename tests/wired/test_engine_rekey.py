@@ -232,7 +232,7 @@ def test_endless_exchanges_wait() -> None:
     assert not world.clock.getDelayedCalls()
 
 
-def test_who_leaves_while_an_exchange_waits_leaves_nothing() -> None:
+def test_a_peer_that_leaves_while_an_exchange_waits_leaves_nothing() -> None:
     """No timer is left behind, and nothing is handled any more."""
     world = World()
     attacker = Attacker(world)

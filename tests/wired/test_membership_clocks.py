@@ -102,7 +102,7 @@ def test_a_clock_that_is_far_ahead_does_not_make_a_member_hurry(world: World) ->
     assert world.auth.calls.count("renew") - first < 12
 
 
-def test_who_is_not_taken_by_auth_returns_by_its_key(world: World) -> None:
+def test_a_host_refused_by_auth_rejoins_with_its_key(world: World) -> None:
     """A host whose clock is behind does not know that its certificate is over: auth says so."""
     member = world.start()
     first = member.identity

@@ -51,7 +51,7 @@ def roles(member: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("problem", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.EIO])
-def test_what_auth_told_counts_though_it_cannot_be_written(
+def test_state_from_auth_applies_though_it_cannot_be_written(
     world: World, disk: Disk, lines: list[str], problem: int
 ) -> None:
     """Whatever keeps a new state from the disk, the host decides by it and notifies observers."""

@@ -425,9 +425,7 @@ def test_bound_labels(world: World) -> None:
     assert world.start().bound_labels == {"env": "prod"}
 
 
-def test_who_has_just_joined_waits_for_its_labels(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_host_waits_for_its_labels(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A new host does not serve before it knows the labels that roles are denied by, for example
     while auth cannot take its first announcement.
     """

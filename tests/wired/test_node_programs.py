@@ -167,7 +167,7 @@ def test_terminal(node: Node) -> None:
     program.resize(1, 1, 0, 0)
 
 
-def test_strange_terminal_name(node: Node) -> None:
+def test_invalid_terminal_name(node: Node) -> None:
     """What libraries would take for a path is no terminal's name (attack)."""
     request = ProgramRequest("exec", b"echo [$TERM]", pty=PtyRequest("../../tmp/x", 1 << 31, 0))
     program = node.start(request)
@@ -293,7 +293,7 @@ def test_orphans_can_be_killed(node: Node) -> None:
     node.finish(program)
 
 
-def test_starts_that_the_spawner_had_not_told_of_fail(node: Node) -> None:
+def test_starts_that_the_spawner_had_not_reported_fail(node: Node) -> None:
     """A session that was starting when the spawner died fails clearly."""
     assert node.spawning.pid is not None
     os.kill(node.spawning.pid, signal.SIGSTOP)

@@ -108,7 +108,7 @@ def test_a_message_that_we_fail_at(world: World, monkeypatch: pytest.MonkeyPatch
     assert leave(world, client) is Fault.CRASH
 
 
-def test_who_logged_in_did_nothing_wrong(world: World) -> None:
+def test_a_client_that_logged_in_is_not_penalized(world: World) -> None:
     """Failures before a login are forgiven, and so is whatever follows it."""
     client = Attacker(world)
     a_stolen_certificate(client)
@@ -118,7 +118,7 @@ def test_who_logged_in_did_nothing_wrong(world: World) -> None:
     assert leave(world, client) is None
 
 
-def test_who_is_known_but_not_allowed_is_not_shut_out(world: World) -> None:
+def test_a_known_user_who_is_denied_is_not_shut_out(world: World) -> None:
     """A colleague whose roles do not allow a login does not shut out the office."""
 
     def deny(credentials: Any) -> Any:

@@ -72,7 +72,7 @@ def proxy(world: World) -> ProxyOfAuth:
     return ProxyOfAuth(world)
 
 
-def test_the_word_of_a_proxy_is_taken_once(proxy: ProxyOfAuth) -> None:
+def test_a_message_of_a_proxy_is_accepted_once(proxy: ProxyOfAuth) -> None:
     """Who overheard it and says it again comes from where they come from."""
     line = proxy.word()
     assert proxy.words.read(line[:-1]) is None
@@ -81,7 +81,7 @@ def test_the_word_of_a_proxy_is_taken_once(proxy: ProxyOfAuth) -> None:
     assert proxy.taken(line) is None
 
 
-def test_words_that_count_for_nothing(world: World, proxy: ProxyOfAuth) -> None:
+def test_messages_that_are_ignored(world: World, proxy: ProxyOfAuth) -> None:
     """For another cluster or a node, too old, changed, or of a key that is not the proxy's."""
     assert proxy.taken(proxy.word("auth.d")) is None
     assert proxy.taken(proxy.word(OTHER_ID)) is None
@@ -92,7 +92,7 @@ def test_words_that_count_for_nothing(world: World, proxy: ProxyOfAuth) -> None:
     assert proxy.taken(proxy.word()) is None
 
 
-def test_a_nodes_word_counts_for_nothing(world: World, proxy: ProxyOfAuth) -> None:
+def test_a_message_of_a_node_is_ignored(world: World, proxy: ProxyOfAuth) -> None:
     """A node of the cluster is no proxy, whatever it signs."""
     node = world.join(world.token())
     proxy.key, proxy.certificate = world.ssh, parse_certificate(parse_line(node.ssh))
@@ -112,13 +112,13 @@ def test_a_proxy_that_was_removed_or_locked_is_not_believed(
     assert proxy.taken(proxy.word(late=2)) is None
 
 
-def test_a_word_without_an_end_is_not_waited_for(proxy: ProxyOfAuth) -> None:
+def test_an_incomplete_message_is_not_waited_for(proxy: ProxyOfAuth) -> None:
     """It ends within 4 KiB, or the connection does."""
     with pytest.raises(ProtocolError):
         proxy.words.read(PREFACE + b"A" * LIMIT)
 
 
-def test_words_that_are_not_taken_do_not_fill_the_log(
+def test_refused_messages_do_not_fill_the_log(
     proxy: ProxyOfAuth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unauthenticated clients can send anything; a few lines are logged."""
@@ -136,7 +136,7 @@ def test_words_that_are_not_taken_do_not_fill_the_log(
 
 # -- on the wire --------------------------------------------------------------------------
 @pytest.mark.parametrize("step", [1, 7, 1000])
-def test_tls_follows_the_word(step: int) -> None:
+def test_tls_follows_the_message(step: int) -> None:
     """However the bytes arrive, the line is read and TLS begins after it."""
     line = b"WORD 203.0.113.9\n"
 
@@ -161,7 +161,7 @@ def test_tls_follows_the_word(step: int) -> None:
     assert (api._unauthenticated, api._unauthenticated_count) == ({}, 0)
 
 
-def test_a_word_that_never_ends_has_the_time_of_a_handshake() -> None:
+def test_an_endless_message_has_the_time_of_a_handshake() -> None:
     """A client that begins a line and waits is disconnected like one that begins TLS and waits."""
     world = ApiWorld(preface=lambda _: None)
     client = RawClient()
@@ -243,7 +243,7 @@ def test_a_flood_of_logins_through_the_proxy_does_not_make_others_wait(
     assert {type(answer) for answer in answered} == {Failure}
 
 
-def test_a_proxys_word_ties_no_address_to_a_host(world: World) -> None:
+def test_a_message_of_a_proxy_ties_no_address_to_a_host(world: World) -> None:
     """What a proxy says of where a host comes from is for shares and the audit: no certificate
     gets that address, which the proxy could have made up.
     """
@@ -260,7 +260,7 @@ def test_a_proxys_word_ties_no_address_to_a_host(world: World) -> None:
 
 
 @pytest.mark.parametrize("hours", [-3, 3], ids=["back", "forward"])
-def test_words_count_while_auths_clock_is_set(proxy: ProxyOfAuth, hours: int) -> None:
+def test_messages_are_accepted_while_auths_clock_is_set(proxy: ProxyOfAuth, hours: int) -> None:
     """Proxies say the date as it was, and then as it is; their certificates are of before. A word
     counts once, by whatever date.
     """
@@ -274,7 +274,7 @@ def test_words_count_while_auths_clock_is_set(proxy: ProxyOfAuth, hours: int) ->
     assert proxy.taken(proxy.word(late=-hours * 1800.0)) is None
 
 
-def test_a_word_of_a_certificate_that_is_over_counts_by_no_date(proxy: ProxyOfAuth) -> None:
+def test_a_message_of_an_expired_certificate_is_refused(proxy: ProxyOfAuth) -> None:
     """The clock that was set back prolongs none (attack)."""
     proxy.world.clock.advance(25 * 3600)
     proxy.world.clock.set_wall(0)

@@ -67,7 +67,7 @@ def forward(connection: Any, host: str, port: int) -> Deferred[Any]:
     return open_stream(connection, b"direct-tcpip", target, Protocol())
 
 
-def test_a_persons_slow_names_delay_nobody_else(
+def test_slow_names_of_a_user_delay_no_other_user(
     cluster: SmallCluster, stuck: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a hundred names of one user unanswered, another logs in and has theirs (attack)."""
@@ -110,7 +110,7 @@ def test_a_persons_slow_names_delay_nobody_else(
     connection.transport.loseConnection()
 
 
-def test_a_persons_slow_account_delays_nobody_else(
+def test_a_slow_account_of_a_user_delays_no_other_user(
     cluster: SmallCluster, stuck: threading.Event
 ) -> None:
     """While the name service does not answer for one user, another logs in (attack)."""

@@ -425,7 +425,7 @@ def test_a_removed_nodes_certificate_opens_no_tunnel(cluster: SmallCluster) -> N
         as_member(cluster, thief, proxy)
 
 
-def test_a_removed_node_that_goes_on_is_cut_off(cluster: SmallCluster) -> None:
+def test_a_removed_node_that_continues_is_cut_off(cluster: SmallCluster) -> None:
     """Clients at its own address lose their connection at the proxy, whatever it does (attack)."""
     proxy, node = cluster.proxy(), cluster.node()
     wait_known(cluster, proxy, "web1")
@@ -596,7 +596,7 @@ def test_a_user_has_so_many_connections(
     assert node.proxies
 
 
-def test_a_user_asks_for_so_many_nodes(
+def test_a_user_requests_so_many_nodes(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user who asks in a loop has to wait, on all connections; others do not (attack)."""

@@ -137,7 +137,7 @@ def test_one_tunnel_is_enough_while_no_proxy_is_known(cluster: SmallCluster) -> 
         crowd.stop()
 
 
-def test_a_balancer_that_leads_to_the_same_proxy_is_asked_rarely(cluster: SmallCluster) -> None:
+def test_a_balancer_that_leads_to_the_same_proxy_is_dialled_rarely(cluster: SmallCluster) -> None:
     """No connection is led to a second proxy behind one address: the node has its one tunnel,
     and pauses longer and longer before it costs that proxy another login.
     """

@@ -40,7 +40,7 @@ def test_early_drop(inside: int, draw: float, enters: bool) -> None:
     assert (startups.enter("192.0.2.1") is not None) is enters
 
 
-def test_who_comes_alone_is_not_refused_by_chance() -> None:
+def test_a_single_client_is_not_refused_by_chance() -> None:
     """A few sources that use all of their shares shut out no other, until all is full."""
     limits = fitted(Limits(startups=PROXY_STARTUPS), 100_000)
     startups = Startups(limits, lambda: 0.0)  # a draw that refuses wherever one is made

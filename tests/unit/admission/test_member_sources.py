@@ -75,7 +75,7 @@ def test_a_fleet_behind_one_address_reconnects_at_once() -> None:
     admission.close()
 
 
-def test_a_bad_node_does_not_shut_out_its_neighbours() -> None:
+def test_faults_from_a_members_address_are_not_penalized() -> None:
     """Faults from a member's address are not penalized; an address that is refused is admitted
     again once a member showed that it lives there.
     """

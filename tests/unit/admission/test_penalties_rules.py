@@ -74,7 +74,7 @@ def test_coming_while_shut_out_may_cost() -> None:
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "", "/run/socket", "proxy"]
 )
-def test_who_is_never_shut_out(host: str) -> None:
+def test_addresses_that_are_never_shut_out(host: str) -> None:
     """The machine itself, and what has no address, share a place with everybody."""
     penalties = Penalties()
     assert not any(penalties.penalize(host, Fault.CRASH, 0.0) for _ in range(10))

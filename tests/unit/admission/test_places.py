@@ -28,7 +28,7 @@ def test_a_share_that_is_used_up_is_refused() -> None:
 
 
 @pytest.mark.parametrize("newest_wins", [True, False])
-def test_a_crowd_gives_way_to_who_comes_alone(newest_wins: bool) -> None:
+def test_a_source_with_many_clients_yields_to_one_with_few(newest_wins: bool) -> None:
     """When all is full, the source with most of its share gives a place to another (attack)."""
     places: Places[str] = Places(10, 10, newest_wins)
     for n in range(9):
@@ -41,7 +41,7 @@ def test_a_crowd_gives_way_to_who_comes_alone(newest_wins: bool) -> None:
     assert [places.count(who) for who in "abc"] == [1, 1, 1]
 
 
-def test_many_sources_that_use_the_same_do_not_keep_anybody_out() -> None:
+def test_many_sources_with_equal_use_shut_out_none() -> None:
     """Where clients send a request at once, the newest connection gets a place."""
     places: Places[int] = Places(10, 5, newest_wins=True)
     for n in range(10):
@@ -70,7 +70,7 @@ def test_a_larger_weight_gives_more_places() -> None:
     ),
     st.booleans(),
 )
-def test_bounds_hold_whatever_comes_and_goes(
+def test_bounds_hold_for_any_order_of_clients(
     steps: list[tuple[int, int, bool]], newest_wins: bool
 ) -> None:
     """Neither the total nor a share is passed, and what is counted is what is there."""

@@ -67,7 +67,7 @@ def _put(key: str, value: Any) -> Put:
 
 # -- who may call at all ---------------------------------------------------------------
 @pytest.mark.parametrize("operation", table.OPERATIONS.values(), ids=lambda o: o.name)
-def test_the_gate_is_auths_own(world: World, operation: Operation[Any, Any]) -> None:
+def test_authorization_is_auths_own(world: World, operation: Operation[Any, Any]) -> None:
     """A caller that the table does not name is refused by auth itself, not by its server alone."""
     if any(isinstance(who, Anyone) for who in operation.who):
         return
@@ -308,7 +308,7 @@ def test_a_locked_user_gets_no_certificate_by_any_way(world: World) -> None:
         world.do(table.WHOAMI, None, world.user("alice", "access"))
 
 
-def test_a_lock_on_a_role_hits_who_has_it_now(world: World) -> None:
+def test_a_lock_on_a_role_applies_to_users_who_have_it_now(world: World) -> None:
     """A certificate from before the role was given is no way around its lock."""
     world.add_user("alice", "access")
     lock(world, role="access")
@@ -522,7 +522,7 @@ def test_claims_of_a_start_that_are_refused(world: World, words: dict[str, Any])
         world.do(table.START_RECORDING, recordings.StartRecording(name, start), tape.host)
 
 
-def test_looking_at_chunks_alone_is_on_record(world: World) -> None:
+def test_reading_chunks_alone_is_audited(world: World) -> None:
     """Who skips the recording and takes its chunks is in the audit all the same, once."""
     tape = Tape(world)
     tape.upload(0, 1)

@@ -40,7 +40,7 @@ def emit(world: World, *events: Event, host_id: str = HOST_ID) -> None:
 
 
 # -- events ---------------------------------------------------------------------------
-def test_who_and_when_is_auths_own_knowledge(world: World) -> None:
+def test_auth_sets_caller_and_time_of_an_event(world: World) -> None:
     """Another node's name and yesterday's date come out as this node's name and today."""
     world.join(world.token())
     yesterday = now(world.clock) - timedelta(days=1)

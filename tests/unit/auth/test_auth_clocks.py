@@ -95,7 +95,7 @@ def test_a_name_is_free_five_minutes_after_the_start(world: World, hours: int) -
     world.join(world.token(replaces=("web1",)), OTHER_ID, name="web1")
 
 
-def test_who_has_just_joined_keeps_the_name_while_the_clock_is_set_a_little(world: World) -> None:
+def test_a_new_host_keeps_its_name_while_the_clock_is_set_a_little(world: World) -> None:
     """A host that has not announced itself yet is there, and not from the future."""
     world.clock.advance(400)
     world.join(world.token())

@@ -85,9 +85,7 @@ def _append(world: World, count: int, **words: Any) -> None:
     result(world.parts.audit.append(*events))
 
 
-def test_a_search_of_the_audit_looks_at_so_many(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_of_the_audit_reads_so_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who looks for what is not there gets short pages, each of which costs the same; with them
     all everything is found.
     """
@@ -129,7 +127,7 @@ def test_a_page_of_events_has_so_many_bytes(world: World) -> None:
     assert max(counts) <= 1 + PAGE_BYTES // 200_000
 
 
-def test_an_event_is_read_once_for_all_who_follow(world: World) -> None:
+def test_an_event_is_read_once_for_all_followers(world: World) -> None:
     """A hundred users that follow the audit cost one decoding of each event."""
     received: list[Any] = []
     streams = [
@@ -173,7 +171,7 @@ def _pages(world: World, request: ListHosts, caller: Any = None) -> list[Any]:
     return pages
 
 
-def test_a_page_of_hosts_looks_at_so_many(world: World) -> None:
+def test_a_page_of_hosts_reads_so_many(world: World) -> None:
     """Who selects little of a large fleet gets short pages, and all of it in the end."""
     _fleet(world, SCAN_LIMIT + 200)
     labels = (f"zone=b*{'?' * 20}", "zone=b", "zone=c")
@@ -295,7 +293,7 @@ def test_a_token_is_found_by_its_id_at_once(world: World) -> None:
     assert removed() <= few + 100
 
 
-def test_noting_who_read_what_costs_the_same_each_time(world: World) -> None:
+def test_noting_the_reader_of_a_recording_has_a_constant_cost(world: World) -> None:
     """An auditor who reads many recordings makes the next one no slower; old notes go."""
     world.add_user("otto", "auditor")
     otto = world.user("otto", "auditor")

@@ -153,7 +153,7 @@ def test_the_guard_of_one_user_is_bounded() -> None:
     assert guard.sources["home"].known == NOON
 
 
-def test_who_logs_in_from_everywhere_is_not_easier_to_guess() -> None:
+def test_logins_from_many_networks_make_guessing_no_easier() -> None:
     """Many known networks and devices leave room to remember who guesses."""
     guard = Guard()
     for number in range(3 * SOURCES):
@@ -253,7 +253,7 @@ def test_many_sources_that_fill_the_queue_make_room(world: World) -> None:
     assert result(alice) is Outcome.UNKNOWN
 
 
-def test_nothing_is_hashed_for_those_who_left(world: World) -> None:
+def test_nothing_is_hashed_for_clients_that_left(world: World) -> None:
     """A connection that has gone gives its place back, and costs no hash."""
     hashing = Hashing(world)
     here = True

@@ -256,7 +256,7 @@ def test_a_copy_of_a_disk_does_not_rejoin_beside_the_host(world: World) -> None:
     assert rejoin(world, key)
 
 
-def test_who_has_just_lost_its_certificate_need_not_wait(world: World) -> None:
+def test_a_host_that_lost_its_certificate_need_not_wait(world: World) -> None:
     """A host whose certificate has expired rejoins, however recent its last announcement."""
     world.join(world.token())
     world.clock.advance(HOST_LIFETIME.total_seconds() - 1)
@@ -374,7 +374,7 @@ def meanwhile(
     monkeypatch.setattr(world.backend, "get", looked)
 
 
-def test_a_name_is_not_taken_between_two_looks(
+def test_a_name_is_not_taken_between_two_reads(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host that takes a name while another one does gets it, or is refused: never both."""

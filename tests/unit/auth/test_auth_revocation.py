@@ -177,7 +177,7 @@ def test_a_clock_that_is_set_back_wakes_no_certificate(world: World) -> None:
     assert denied.reason is Reason.REVOKED
 
 
-def test_who_was_narrowed_while_the_clock_was_back_gets_in(world: World) -> None:
+def test_a_user_with_fewer_roles_logs_in_after_the_clock_was_set_back(world: World) -> None:
     """A new certificate is of now: a narrowing takes nothing from it."""
     world.add_user("alice", "access", "auditor")
     world.login()
@@ -297,7 +297,7 @@ def test_locks_are_administered(world: World) -> None:
     assert [e.fields["name"] for e in world.events("lock.delete")] == ["l"]
 
 
-def test_a_lock_is_not_undone_by_who_may_only_create(world: World) -> None:
+def test_a_lock_is_not_removed_by_a_user_who_may_only_create(world: World) -> None:
     """Replacing a lock by a harmless one is removing it."""
     create = Role(Metadata("guard"), RoleSpec(Conditions(rules=(Rule(("lock",), ("create",)),))))
     world.do(table.PUT_ROLE, PutRole("guard", create))
@@ -411,7 +411,7 @@ def test_the_response_of_a_removal_has_what_it_ended(world: World) -> None:
     assert others
 
 
-def test_a_token_does_not_outlive_who_made_it(world: World) -> None:
+def test_a_token_does_not_outlive_its_creator(world: World) -> None:
     """A user who expires leaves no access behind."""
     world.add_user("dana", "editor")
     world.add_user("alice", "editor")
@@ -519,7 +519,7 @@ def test_the_owner_who_starts_the_cluster_is_not_locked_out_of_it(world: World) 
 
 
 # -- one's own password ----------------------------------------------------------------
-def test_ones_own_password_is_changed_by_who_knows_it(world: World) -> None:
+def test_a_change_of_password_needs_the_old_one(world: World) -> None:
     """The present one is checked like a log-in, with its lock-out; both are in the audit."""
     world.add_user("alice", "access")
     alice = world.user("alice", "access")

@@ -40,7 +40,7 @@ def test_login(world: World) -> None:
     assert [e.ok for e in world.events("user.login")] == [True]
 
 
-def test_bad_logins_look_alike(world: World) -> None:
+def test_failed_logins_have_the_same_error(world: World) -> None:
     """Unknown user and wrong password give one answer; the audit knows better."""
     world.add_user("alice", "access")
     answers = set()
@@ -195,7 +195,7 @@ def test_a_role_with_an_end_ends(world: World) -> None:
     assert certificate.extensions["tele-roles"] == b"access"
 
 
-def test_who_has_no_login_gets_a_certificate_for_the_api_only(world: World) -> None:
+def test_a_user_without_logins_gets_a_certificate_for_the_api_only(world: World) -> None:
     """An auditor reads the audit; their SSH certificate names no possible account."""
     world.add_user("otto", "auditor")
     principals = parse_certificate(parse_line(world.login("otto").ssh)).principals

@@ -240,7 +240,7 @@ def test_it_can_be_lost_again(world: World, node: Sessions) -> None:
         assert len(world.events("session.resume")) == count
 
 
-def test_an_end_that_comes_later_corrects_auths(world: World, node: Sessions) -> None:
+def test_a_later_end_corrects_auths(world: World, node: Sessions) -> None:
     """What a node says of the end after auth has said one names that; nothing contradicts."""
     tape = Tape(world)
     node.start(tape.id)

@@ -192,7 +192,7 @@ def test_the_suite_is_that_of_the_authority(suite: SignatureSuite) -> None:
     assert suite.generate().public.type.decode() == suite.key_type
 
 
-def test_an_authority_of_no_suite_is_said() -> None:
+def test_an_authority_of_no_suite_is_reported() -> None:
     """A CA of a kind that is not made here is an error that says what to do, not a guess."""
     with pytest.raises(InvalidInput, match="use the version that the cluster runs"):
         suite_of((PrivateKey.generate("ssh-rsa").public.line,))

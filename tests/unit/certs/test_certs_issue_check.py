@@ -261,7 +261,7 @@ def test_private_keys_do_not_show_themselves() -> None:
     assert PrivateKey.from_openssh(CA.to_openssh()).public == CA.public
 
 
-def test_nobody_is_not_certified() -> None:
+def test_a_certificate_needs_a_principal() -> None:
     """A certificate without a principal would be good for everybody."""
     with pytest.raises(InvalidInput):
         user(logins=())
@@ -292,7 +292,7 @@ def test_identities_travel_in_x509(identity: UserIdentity | HostIdentity) -> Non
     assert (x509.OID_SERVER_AUTH in usage) is isinstance(identity, HostIdentity)
 
 
-def test_a_certificate_without_identity_is_nobody() -> None:
+def test_a_certificate_without_identity_is_refused() -> None:
     """Any other certificate, the CA's own included, gives no identity."""
     with pytest.raises(BadCertificate):
         read_identity(x509.load_pem_x509_certificate(TLS_CA.encode()))

@@ -215,7 +215,7 @@ def test_data_wait_for_window_and_socket(connection: SSHConnection, wire: Wire) 
     assert not wire.ready_observers
 
 
-def test_a_writer_is_told_to_stop(connection: SSHConnection, wire: Wire) -> None:
+def test_a_writer_is_paused(connection: SSHConnection, wire: Wire) -> None:
     """A queue that grows stops its writer, and starts it again when it is half empty."""
     channel = opened(connection)
     wire.free = False
@@ -459,7 +459,7 @@ def test_global_replies_keep_their_order(connection: SSHConnection, wire: Wire) 
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"__class__", b"a.b", b"{}", b""])
-def test_strange_global_requests_are_refused(
+def test_unknown_global_requests_are_refused(
     connection: SSHConnection, wire: Wire, name: bytes
 ) -> None:
     """A name is looked up, never evaluated, and no byte of it ends the connection."""

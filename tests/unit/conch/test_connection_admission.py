@@ -60,7 +60,7 @@ def test_lines_of_unauthenticated_clients_are_limited(lines: list[str]) -> None:
     assert lines[51:] == ["log lines of unauthenticated clients omitted count=9860", "another"]
 
 
-def test_those_whom_a_proxy_brings_are_counted_apart() -> None:
+def test_clients_of_a_proxy_are_counted_apart() -> None:
     """An address behind a proxy has a share, and takes no place of direct connections."""
     clock, reports = Clock(), list[Refused]()
     admission = make_admission(

@@ -72,7 +72,7 @@ def test_several_documents() -> None:
     assert plain("") == []
 
 
-def test_all_mistakes_are_told_with_their_lines() -> None:
+def test_all_mistakes_are_reported_with_their_lines() -> None:
     """One run reports every duplicate, tag and key that is not a string."""
     text = "a: 1\na: 2\n3: x\nb: !!python/object:os.system ls\nc: !mine d\n"
     assert problems(text) == (

@@ -65,7 +65,7 @@ def test_a_proxy_behind_a_balancer() -> None:
             read(f"proxy:\n  {bad}\n{join}")
 
 
-def test_a_certificate_that_is_not_there_is_told_at_the_start(tmp_path: Path) -> None:
+def test_a_missing_certificate_is_reported_at_the_start(tmp_path: Path) -> None:
     """A proxy does not start with another certificate than it is configured with."""
     config = ProxyConfig(https_cert=HttpsCertConfig(tmp_path / "c.pem", tmp_path / "k.pem"))
     with pytest.raises(InvalidInput, match=r"proxy.https_cert: certificate .*c.pem: No such file"):

@@ -98,7 +98,7 @@ def test_defaults() -> None:
     assert whole.node.join is None  # auth is in the same process
 
 
-def test_all_mistakes_are_told_together() -> None:
+def test_all_mistakes_are_reported_together() -> None:
     """Duplicates, unknown keys, wrong types and what only the whole file shows, by line."""
     text = """\
 version: v2
@@ -191,7 +191,7 @@ def test_pins_may_be_a_list() -> None:
     assert "at least one" in problems(text % "[]")[0]
 
 
-def test_unknown_plugins_are_told_with_what_there_is() -> None:
+def test_the_error_for_an_unknown_plugin_lists_the_known_ones() -> None:
     """A kind without a plugin is found when the file is read, not when it is used."""
     kinds = {"auth.store": ["sqlite", "memory"], "auth.audit": ["file"]}
     assert read(auth("  store: memory"), kinds)

@@ -64,7 +64,7 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def test_a_second_process_is_refused_and_told_which_is_first(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_the_first_named(tmp_path: Path) -> None:
     """Only one process has a part of a folder; the other one learns the part, folder and pid."""
     with holder(tmp_path, "auth") as other:
         assert first_line(other) == "locked"

@@ -97,7 +97,7 @@ def test_one_connection_carries_many_responses(step: int) -> None:
     assert client.connection.usable
 
 
-def test_a_server_that_closes_is_not_asked_again(client: Client) -> None:
+def test_a_server_that_closes_gets_no_second_request(client: Client) -> None:
     """Its response counts; the next request fails as one that was not sent."""
     client.answer(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}")
     assert client.results == [Answered(200)]

@@ -25,7 +25,7 @@ def written(form: LogFormat, level: str = "info") -> tuple[Logger, io.StringIO]:
     return Logger("part", observer=publisher), stream
 
 
-def test_a_line_stays_a_line_whatever_a_peer_says() -> None:
+def test_text_of_a_peer_stays_on_one_line() -> None:
     """Control characters in arguments can neither start a line nor drive a terminal."""
     logger, stream = written(LogFormat.TEXT)
     logger.info("hello {x} {y!r}", x="a\n2026 error fake\x1b[2J\u2028", y="b\nc")

@@ -74,7 +74,7 @@ def world() -> Iterator[World]:
     assert not made.clock.getDelayedCalls()
 
 
-def test_each_change_of_the_rules_asks_about_all(world: World) -> None:
+def test_each_change_of_the_rules_reviews_all(world: World) -> None:
     """Roles, locks, revocations, and what else a decision depends on."""
     assert world.change(roles=(Role(Metadata("a")),)) == [1, 2]
     lock = Lock(Metadata("l"), LockSpec(LockTarget(user="alice")))
@@ -89,7 +89,7 @@ def test_other_changes_cost_nothing(world: World) -> None:
     assert world.change(proxies=(Proxy("p", "gate", ()),), revision=2) == []
 
 
-def test_an_end_asks_at_its_moment(world: World) -> None:
+def test_an_expiry_is_reviewed_at_its_time(world: World) -> None:
     """When a role or a user expires, though nothing else happens then; also far in the future."""
     soon = Role(Metadata("a", expires=now(world.clock) + HOUR))
     late = UserRevocation("alice", expires=now(world.clock) + 100 * HOUR)
@@ -106,7 +106,7 @@ def test_an_end_asks_at_its_moment(world: World) -> None:
     assert not world.clock.getDelayedCalls()
 
 
-def test_many_are_asked_about_some_at_a_time(world: World) -> None:
+def test_many_connections_are_reviewed_in_batches(world: World) -> None:
     """A thousand connections block no turn of the reactor, and a change meanwhile begins anew."""
     world.present = list(range(1000))
     assert len(world.change(roles=(Role(Metadata("a")),))) == BATCH
@@ -115,13 +115,13 @@ def test_many_are_asked_about_some_at_a_time(world: World) -> None:
     assert world.asked == [*range(1000)]
 
 
-def test_one_that_fails_spares_nobody_else(world: World) -> None:
+def test_a_failing_review_does_not_stop_the_others(world: World) -> None:
     """A mistake with one connection leaves no other in."""
     world.present = [-1, 3]
     assert world.change(roles=(Role(Metadata("a")),)) == [-1, 3]
 
 
-def test_nothing_is_asked_before_the_state_is_known(world: World) -> None:
+def test_nothing_is_reviewed_before_the_state_is_known(world: World) -> None:
     """A host that is not a member yet has no connections."""
     world.state = None
     world.review.check()

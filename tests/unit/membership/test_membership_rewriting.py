@@ -30,7 +30,7 @@ class Worker:
         return self.answers[-1]
 
 
-def test_who_gives_up_waiting_stops_no_writing() -> None:
+def test_a_cancelled_wait_stops_no_writing() -> None:
     """The result of a write counts when its caller was cancelled, and it is tried again."""
     clock, worker = Clock(), Worker()
     rewriter = Rewriter(clock, cast(Any, Store()), cast(Any, worker), lambda: 1.0)

@@ -30,6 +30,6 @@ def test_few_operations_are_public() -> None:
     assert unauthenticated == {"health", "cluster", "join", "rejoin", "login"}
 
 
-def test_everything_names_who_may_call() -> None:
+def test_every_operation_names_its_callers() -> None:
     """Nothing is allowed by default."""
     assert all(o.who for o in ALL)

@@ -22,7 +22,7 @@ class NameResolver:
         return self.asked[name]
 
 
-def test_addresses_are_what_auth_says() -> None:
+def test_addresses_are_those_that_auth_published() -> None:
     """Addresses count at once, names when they are found, with all of their addresses and in any
     notation; who is gone does not count.
     """

@@ -168,7 +168,7 @@ def test_no_login_before_its_event_is_stored(world: World) -> None:
     assert answer[0][1] is world.avatars[0]
 
 
-def test_who_is_locked_while_the_start_is_written_is_not_in(world: World) -> None:
+def test_a_user_locked_while_the_start_is_written_is_refused(world: World) -> None:
     """A lock that comes between the event and the session holds, and the event gets its end."""
     world.recorded = Deferred()
     answer = world.begin()
@@ -243,7 +243,7 @@ def test_a_role_that_gives_less_is_the_grant_from_then_on(world: World) -> None:
     assert (avatar.grant.port_forwarding, avatar.grant.x11_forwarding) == (False, False)
 
 
-def test_labels_count_for_those_who_are_in(world: World) -> None:
+def test_changed_labels_apply_to_authenticated_users(world: World) -> None:
     """A node that becomes another kind of node keeps nobody who could not log in to it."""
     avatar = world.log_in()
     world.labels = {"env": "prod"}
@@ -251,7 +251,7 @@ def test_labels_count_for_those_who_are_in(world: World) -> None:
     assert [denied.reason for denied in avatar.expelled_for] == [Reason.NODE]
 
 
-def test_who_left_is_not_asked_about(world: World) -> None:
+def test_a_closed_connection_is_not_reviewed(world: World) -> None:
     """A connection that is gone is forgotten."""
     answer = world.begin()
     world.accounts.answer()
@@ -262,7 +262,7 @@ def test_who_left_is_not_asked_about(world: World) -> None:
     assert world.avatars[0].expelled_for == []
 
 
-def test_who_makes_room_gets_in_without_any(world: World) -> None:
+def test_break_glass_roles_log_in_without_space_for_the_audit(world: World) -> None:
     """A node that has no room for its audit lets in those whom a role lets in all the same, and
     nobody else.
     """

@@ -65,7 +65,7 @@ def look(names: NameResolver, host: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "::1"])
-def test_an_address_is_not_looked_up(host: str) -> None:
+def test_an_address_is_not_resolved(host: str) -> None:
     """A literal address needs no thread and no name server."""
 
     def get(*_: Any) -> Any:

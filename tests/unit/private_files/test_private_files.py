@@ -53,7 +53,7 @@ def as_root(monkeypatch: pytest.MonkeyPatch) -> None:
         (found(0o666, 0, 5, kind=0o020000), ""),
     ],
 )
-def test_who_else_can_read_a_file_of_mine(file: os.stat_result, problem: str) -> None:
+def test_users_who_can_read_a_file_of_a_user(file: os.stat_result, problem: str) -> None:
     """Only its owner, or root and the group that root gave it to, may have access to a secret."""
     assert exposure(file) == problem
 
@@ -68,13 +68,13 @@ def test_who_else_can_read_a_file_of_mine(file: os.stat_result, problem: str) ->
         (found(0o600, OTHER), f"it belongs to another user (uid {OTHER})"),
     ],
 )
-def test_who_else_can_read_a_file_of_roots(file: os.stat_result, problem: str) -> None:
+def test_users_who_can_read_a_file_of_root(file: os.stat_result, problem: str) -> None:
     """Root needs no group to read by, so a group that can read is others."""
     assert exposure(file) == problem
 
 
 @pytest.mark.usefixtures("as_root")
-def test_who_called_sudo_may_own_what_they_name() -> None:
+def test_the_caller_of_sudo_may_own_a_named_file() -> None:
     """A file of the person who typed the command is theirs to give."""
     assert exposure(found(0o600, ME), (ME,)) == ""
     assert exposure(found(0o640, ME), (ME,)) == "others can read it (mode 0640)"

@@ -44,7 +44,7 @@ def test_no_extensions_are_needed() -> None:
     assert parse_client_hello(real(None)) == ClientHello("", ())
 
 
-def test_more_bytes_are_asked_for() -> None:
+def test_incomplete_client_hellos_need_more_bytes() -> None:
     """Every true prefix means 'not yet', never an answer and never an error."""
     data = real("auth.example", ("tele-auth",))
     assert all(parse_client_hello(data[:n]) is None for n in range(len(data)))

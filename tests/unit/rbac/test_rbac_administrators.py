@@ -53,7 +53,7 @@ def test_an_administrator_may_update_users_and_roles() -> None:
     assert administrators(Directory(people, {**rules, "never": never}), NOW) == {"bob"}
 
 
-def test_who_cannot_log_in_administers_nothing() -> None:
+def test_a_user_who_cannot_log_in_administers_nothing() -> None:
     """Expired and locked users do not count."""
     stopped = {
         "l": Lock(Metadata("l"), LockSpec(LockTarget(user="bob"))),

@@ -312,7 +312,7 @@ def test_rules_about_nothing_are_refused(rule: Rule) -> None:
 
 @pytest.mark.parametrize("resource", RESOURCES)
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_rule_is_taken_exactly_if_something_asks_for_it(resource: str, verb: str) -> None:
+def test_a_rule_is_valid_exactly_if_an_operation_needs_it(resource: str, verb: str) -> None:
     """No pair of words is accepted and then never looked at, neither to allow nor to deny."""
     conditions = Conditions(rules=(Rule((resource,), (verb,)),))
     for spec in (RoleSpec(allow=conditions), RoleSpec(deny=conditions)):
@@ -329,7 +329,7 @@ def test_a_wildcard_is_all_that_there_is() -> None:
         check_role(role("r", Conditions(rules=(rule,))))
 
 
-def test_what_the_api_asks_for_can_be_in_a_rule() -> None:
+def test_what_an_operation_needs_can_be_in_a_rule() -> None:
     """Every resource and verb of the table is one that a role can name."""
     for operation in OPERATIONS.values():
         for each in operation.who:
@@ -369,7 +369,7 @@ def test_the_strictest_role_decides_whether_recording_is_needed() -> None:
         assert (grant.record_strictly, grant.break_glass) == (strictly, False)
 
 
-def test_whom_a_role_lets_in_all_the_same() -> None:
+def test_roles_that_permit_logins_without_audit() -> None:
     """``break_glass`` counts from a role that allows this login on this node, and from no other."""
     allow = Conditions(logins=("root",), node_labels={"env": ("prod",)})
     elsewhere = Conditions(logins=("root",), node_labels={"env": ("test",)})

@@ -76,7 +76,7 @@ def test_an_end_may_be_the_last_moment_that_there_is() -> None:
     assert NOW + revocation_ttl(ends, NOW) > NOW + timedelta(days=365 * 100)
 
 
-def test_who_gets_a_name_does_not_wake_its_old_certificates() -> None:
+def test_a_new_user_of_a_name_does_not_revive_its_old_certificates() -> None:
     """Removed stays removed, and expired too, also after another user gets the name."""
     gone = after_removal(None, "alice", NOW)
     assert after_change(gone, None, user("access"), LATER) == gone

@@ -75,7 +75,7 @@ def test_a_chunk_is_on_disk_with_its_folders(
     assert [path.name for path in folder.iterdir()] == ["00000000.chunk"]
 
 
-def test_who_sends_a_chunk_again_may_count_on_it(
+def test_a_chunk_that_is_sent_again_is_synced(
     archive: DirectoryArchive, synced: list[str], tmp_path: Path
 ) -> None:
     """The first call may have been cut off before its sync: the second does not answer before."""

@@ -135,7 +135,7 @@ def test_a_slow_disk_makes_a_session_wait(place: Place) -> None:
     assert shown == [*data, b"after"]
 
 
-def test_what_goes_on_though_it_has_to_wait_is_counted(place: Place) -> None:
+def test_what_cannot_be_paused_is_counted(place: Place) -> None:
     """Memory stays bounded where something cannot be made to wait; the gap says why."""
     begin = start()
     recording = place.open(begin)
@@ -440,7 +440,7 @@ def test_memory_of_a_recording_does_not_grow(place: Place) -> None:
     recording.close("done")
 
 
-def test_auth_is_told_that_a_session_ended_before_all_of_it_is_there(place: Place) -> None:
+def test_the_end_of_a_session_is_reported_before_its_upload_is_complete(place: Place) -> None:
     """What takes a while to upload does not pass for a session that runs; a short one costs
     no call more.
     """

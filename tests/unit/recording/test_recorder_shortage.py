@@ -77,7 +77,7 @@ def gaps(place: Place, recording_id: str) -> list[dict[str, Any]]:
         (errno.ENOSPC, "the disk was full"),
     ],
 )
-def test_a_gap_says_the_true_reason(place: Place, disk: Disk, problem: int, reason: str) -> None:
+def test_a_gap_has_the_true_reason(place: Place, disk: Disk, problem: int, reason: str) -> None:
     """What kept output from the recording is what the gap says, not always a full disk."""
     begin = start()
     recording = place.open(begin)
@@ -91,7 +91,7 @@ def test_a_gap_says_the_true_reason(place: Place, disk: Disk, problem: int, reas
     assert gaps(place, begin.id) == [{"lost": {"output": 7}, "reason": reason}]
 
 
-def test_several_reasons_are_all_said(place: Place, disk: Disk) -> None:
+def test_a_gap_has_all_its_reasons(place: Place, disk: Disk) -> None:
     """A gap that began with one reason and went on with another names both."""
     begin = start()
     recording = place.open(begin)
@@ -148,7 +148,7 @@ def test_auth_knows_of_an_end_that_cannot_be_written(place: Place, disk: Disk) -
     assert closed.ended == auth.ended
 
 
-def test_nobody_new_while_the_reserve_is_used(
+def test_no_new_session_while_the_reserve_is_used(
     place: Place, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is left of the reserve is for sessions that run: none begins until it is whole."""
@@ -241,7 +241,7 @@ def test_a_user_has_a_share_of_the_disk(
     assert place.clock.getDelayedCalls() == []
 
 
-def test_a_disk_that_others_filled_holds_up_nobody(
+def test_a_disk_that_others_filled_delays_no_session(
     place: Place, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A recording that holds little goes on, also if no other holds anything: there is a gap."""
@@ -254,7 +254,7 @@ def test_a_disk_that_others_filled_holds_up_nobody(
     recording.close("done")
 
 
-def test_a_disk_that_cannot_be_asked(
+def test_a_disk_whose_space_is_unknown(
     place: Place, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writing a frame never raises, also when the size of the disk is not to be had."""

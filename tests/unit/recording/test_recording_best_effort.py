@@ -98,7 +98,7 @@ def test_a_channel_that_closes_does_not_refuse_the_others(place: Place) -> None:
     tape.close("done")
 
 
-def test_it_goes_on_and_is_recorded_when_there_is_room(place: Place) -> None:
+def test_a_session_continues_and_is_recorded_when_there_is_space(place: Place) -> None:
     """What was launched meanwhile is on the recording, what was shown is counted in a gap, and the
     reason stays for the audit.
     """
@@ -125,7 +125,7 @@ def test_it_goes_on_and_is_recorded_when_there_is_room(place: Place) -> None:
     assert world.tape.problem == str(FULL)
 
 
-def test_it_does_not_ask_all_the_time(place: Place) -> None:
+def test_opening_is_retried_once_a_second(place: Place) -> None:
     """However much a session shows, the disk is asked once a second."""
     world = World(place, strict=False)
     world.ready()
@@ -188,7 +188,7 @@ def test_a_connection_that_ends_while_its_recording_is_opened(
     assert world.frames()[-1].kind is FrameKind.END
 
 
-def test_all_who_wait_go_on(place: Place) -> None:
+def test_all_waiting_programs_continue(place: Place) -> None:
     """Several channels that begin at once wait for one recording, also if there is none."""
     world = World(place, strict=False)
     opening: Deferred[Any] = Deferred()

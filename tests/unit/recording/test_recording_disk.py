@@ -53,7 +53,7 @@ def test_a_spool_syncs_its_own_file_system(tmp_path: Path) -> None:
     assert synced == [(tmp_path / "spool").stat().st_ino]
 
 
-def test_the_operator_is_told_before_the_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_operator_is_warned_before_the_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once when little is left, and once when there is enough again."""
     said: list[str] = []
 
@@ -73,7 +73,7 @@ def test_the_operator_is_told_before_the_disk_is_full(monkeypatch: pytest.Monkey
     assert said[0].endswith(f" free={2 * LITTLE}")
 
 
-def test_what_auth_has_counts_for_nobody(place: Place) -> None:
+def test_what_auth_has_counts_for_no_share(place: Place) -> None:
     """A user's share is of what waits for auth: what has left the spool is not counted."""
     auth = Auth()
     uploading(place, auth)

@@ -134,7 +134,7 @@ def test_a_complete_recording_has_no_holes() -> None:
         holed.source(complete=True, incomplete="", size=999).verify(TRUSTED, "c")
 
 
-def test_what_nobody_signed_plays_too() -> None:
+def test_an_unsigned_recording_plays_too() -> None:
     """Closed by auth, without a manifest: what is there, and what is missing before the last."""
     made = Holed(1, signed=False).source()
     assert not made.verify(TRUSTED, "c").complete

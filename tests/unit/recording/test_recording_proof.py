@@ -250,7 +250,7 @@ def test_another_cluster_is_another_cluster() -> None:
 
 
 @pytest.mark.parametrize("state", ["running", "ended", "unfinished"])
-def test_an_open_recording_says_how_far_it_is(state: str) -> None:
+def test_an_open_recording_is_never_complete(state: str) -> None:
     """What is there is checked, and never passes for complete."""
     made = source(A.open, None, A.chunks[:1], RecordingState(state))
     assert made.state is RecordingState(state)

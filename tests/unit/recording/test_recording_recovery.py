@@ -110,7 +110,7 @@ def test_what_follows_a_hole_is_kept_after_a_gap(place: Place, how: str) -> None
 
 @pytest.mark.parametrize("how", ["gone", "empty", "torn", "zeros", "temporary"])
 @pytest.mark.parametrize("at_auth", [False, True])
-def test_who_and_where_is_in_the_first_frame_too(place: Place, how: str, *, at_auth: bool) -> None:
+def test_user_and_node_are_in_the_first_frame_too(place: Place, how: str, *, at_auth: bool) -> None:
     """A ``start.json`` that is not there costs nothing, also if only auth has the first chunk."""
     begin = start()
     run(place, begin, 2)
@@ -280,7 +280,7 @@ def test_a_session_that_never_began(place: Place, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["gone", "empty", "zeros"])
-def test_what_left_only_who_and_where(place: Place, how: str) -> None:
+def test_a_lost_first_chunk_leaves_user_and_node(place: Place, how: str) -> None:
     """A first chunk that is not there leaves a recording that says of which session it is."""
     begin = start()
     place.open(begin)

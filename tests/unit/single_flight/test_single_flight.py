@@ -92,7 +92,7 @@ def test_a_caller_that_waits_may_leave() -> None:
     assert results == ["one"]
 
 
-def test_work_for_nobody_is_cancelled() -> None:
+def test_work_without_callers_is_cancelled() -> None:
     """When the last caller leaves; who calls after that gets new work, not the cancelled one."""
     world = World()
     callers = [world.call() for _ in range(2)]
@@ -106,7 +106,7 @@ def test_work_for_nobody_is_cancelled() -> None:
     assert results == ["two"]
 
 
-def test_cancelled_work_that_ends_late_is_nobodys() -> None:
+def test_the_result_of_cancelled_work_is_dropped() -> None:
     """Its result does not become that of the work that was begun after it."""
     late: list[Deferred[str]] = []
 

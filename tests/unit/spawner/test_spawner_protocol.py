@@ -187,7 +187,7 @@ def test_no_dangerous_variable(talk: Talk, variable: bytes) -> None:
         "\udc80",
     ],
 )
-def test_strange_logins(talk: Talk, login: str) -> None:
+def test_invalid_logins(talk: Talk, login: str) -> None:
     """A login is looked up as it is and is never a word, a path or a pattern (attack)."""
     text, report = talk.run(b"echo started", login=login)
     assert text == b""

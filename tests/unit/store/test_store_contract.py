@@ -136,7 +136,7 @@ def test_many_keys_are_read_at_once(store: IBackend, turns: Turns) -> None:
     assert found[5:] == [None if n == 7 else b"%d" % n for n in range(600)]
 
 
-def test_a_store_that_cannot_is_asked_for_each(store: IBackend, turns: Turns) -> None:
+def test_a_store_without_batches_gets_one_call_for_each_key(store: IBackend, turns: Turns) -> None:
     """A third-party store with the required methods only is read all the same."""
     plain = PlainBackend(store)
     turns.wait(store.commit(Put("/a", b"1")))
@@ -144,7 +144,7 @@ def test_a_store_that_cannot_is_asked_for_each(store: IBackend, turns: Turns) ->
     assert [item and item.key for item in items] == [None, "/a"]
 
 
-def test_what_many_asked_for_comes_one_at_a_time(tmp_path: Path, turns: Turns) -> None:
+def test_long_answers_are_delivered_one_at_a_time(tmp_path: Path, turns: Turns) -> None:
     """Long answers that are ready together leave the reactor a turn for others in between."""
     store = SqliteBackend(tmp_path / "s", turns)
     turns.wait(store.commit(*(Put(f"/k/{n}", b"") for n in range(LONG + 1))))
@@ -379,7 +379,7 @@ file.close()
 """
 
 
-def test_who_looks_into_the_file_does_not_split_it(tmp_path: Path, turns: Turns) -> None:
+def test_another_reader_does_not_split_the_database(tmp_path: Path, turns: Turns) -> None:
     """Another program that opens the store, and is the first to close it, takes no log along:
     what is written afterwards is in the file, for it and for the next start.
     """

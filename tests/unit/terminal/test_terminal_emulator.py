@@ -102,7 +102,7 @@ def test_what_is_shown(data: bytes, lines: list[str]) -> None:
         ("4;4:0", ""),
     ],
 )
-def test_looks(sgr: str, look: str) -> None:
+def test_attributes(sgr: str, look: str) -> None:
     """Colours and attributes are kept; what is no look leaves the one that there is."""
     emulator = Emulator(Screen(20, 1))
     emulator.feed(f"\x1b[{sgr}mx".encode())
@@ -125,7 +125,7 @@ def test_pieces_of_any_length_show_the_same(pieces: list[bytes], cuts: list[int]
 
 
 @given(st.lists(PIECES, max_size=60), st.integers(0, 12), st.integers(0, 12), st.integers(1, 30))
-def test_only_characters_and_looks_come_out(
+def test_only_characters_and_attributes_come_out(
     pieces: list[bytes], start: int, length: int, columns: int
 ) -> None:
     """Whatever is fed and however the size changes, what is drawn has no other control function,

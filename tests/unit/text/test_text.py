@@ -16,7 +16,7 @@ ANY_TEXT = st.text(st.characters(codec=None, categories=None))
 
 
 @given(ANY_TEXT)
-def test_whatever_comes_is_one_line_that_only_shows(text: str) -> None:
+def test_any_text_becomes_one_printable_line(text: str) -> None:
     """No text has a character left that a terminal obeys, and none becomes two lines."""
     shown = printable(text)
     assert shown.isprintable()

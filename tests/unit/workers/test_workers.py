@@ -104,7 +104,7 @@ def test_an_answer_is_returned(world: World) -> None:
     assert not world.reactor.getDelayedCalls()
 
 
-def test_one_who_is_stuck_keeps_nobody_waiting(world: World) -> None:
+def test_a_stuck_call_does_not_delay_other_keys(world: World) -> None:
     """However much one asks for that lasts, another's call has a thread at once (attack)."""
     for number in range(10):
         world.ask("mallory", f"m{number}")
@@ -147,7 +147,7 @@ def test_a_call_has_a_deadline_and_its_thread_still_counts(world: World) -> None
     assert world.begin(1) == {"m3"}
 
 
-def test_who_gives_up_is_not_called_for(world: World) -> None:
+def test_a_cancelled_call_is_not_made(world: World) -> None:
     """A call that waits and is cancelled leaves nothing behind."""
     world.ask("a", "one")
     world.ask("a", "two")
