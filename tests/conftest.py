@@ -29,7 +29,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked ``root`` are skipped for everybody else; ``ordinary`` ones left out for root."""
+    """Tests marked ``root`` are skipped without root, ``ordinary`` ones are left out for root."""
     if os.geteuid() == 0:
         ordinary = [item for item in items if item.get_closest_marker("ordinary")]
         if ordinary:

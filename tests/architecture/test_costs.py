@@ -29,7 +29,7 @@ def test_each_operation_says_what_it_costs() -> None:
 
 
 def test_what_reads_much_costs_much() -> None:
-    """Lists, streams and large bodies take more of their caller's share than a look-up."""
+    """Lists, streams and large bodies take more of their caller's share than reading one item."""
     for operation in OPERATIONS.values():
         if operation.streams or operation.name.startswith("list_"):
             assert operation.cost >= 10, operation.name

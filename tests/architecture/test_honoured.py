@@ -94,7 +94,7 @@ def commands(
 
 
 def arguments_unread(path: Path) -> list[str]:
-    """Arguments of a file's commands that their functions never look at."""
+    """Arguments of a file's commands that their functions never read."""
     unread = []
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.FunctionDef):

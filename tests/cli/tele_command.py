@@ -1,4 +1,4 @@
-"""The real ``tele``, run as a person would, with a home of its own."""
+"""The real ``tele``, run as a user would, with a home directory of its own."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_resources_go_round(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_apply_reads_all_before_it_changes_anything(cluster: Cluster) -> None:
-    """A mistake in the second document leaves the first unapplied; the line is told."""
+    """An error in the second document leaves the first unapplied; the error names the line."""
     tele = cluster.tele
     first = "kind: role\nversion: v1\nmetadata: {name: first}\nspec: {}\n"
     said = tele.fails(2, "apply", "-f", "-", stdin=first + "---\nkind: nonsense\n")
@@ -138,7 +138,7 @@ def test_kinds_that_do_not_exist(cluster: Cluster) -> None:
 
 
 def test_authorities(cluster: Cluster, tmp_path: Path) -> None:
-    """Pins are those that people compare; exports are what OpenSSH reads."""
+    """Pins are those that users compare; exports are what OpenSSH reads."""
     tele = cluster.tele
     rows = {row["kind"]: row for row in tele.json("ca", "status")}
     assert set(rows) == {"user", "host"}
@@ -296,7 +296,7 @@ def test_sessions(cluster: Cluster) -> None:
 
 
 def test_the_owner_of_auth_needs_no_login(cluster: Cluster) -> None:
-    """``--config`` on auth's machine works before anybody is logged in."""
+    """``--config`` on auth's machine works before the first login."""
     config = cluster.folder / "tele.yaml"
     names = cluster.tele.run(
         "users", "ls", "--format", "names", "--config", config, TELE_HOME="/nowhere"

@@ -16,7 +16,7 @@ def listed(path: Path) -> tuple[int, list[str]]:
 
 
 def test_up_takes_no_shared_folder(tele: Tele, tmp_path: Path) -> None:
-    """``tele up --dir /tmp``: refused, and /tmp stays open for everybody."""
+    """``tele up --dir /tmp`` is refused, and the mode of /tmp stays."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o1777)

@@ -87,7 +87,7 @@ def test_what_cannot_be_had_is_refused(
 def test_a_password_file_that_others_can_read_is_reported(
     tele: Tele, cluster: Cluster, pin: str, tmp_path: Path
 ) -> None:
-    """The person reads that others can read the file, and what to type; a pipe is nobody else's."""
+    """The error says that others can read the file, and what to type; a pipe is accepted."""
     secret = tmp_path / "password"
     secret.touch(0o600)
     secret.write_text(f"{PASSWORD}\n")

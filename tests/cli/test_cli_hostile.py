@@ -119,7 +119,7 @@ def test_what_is_listed_only_shows(hostile: Cluster, recording: str, path: tuple
 
 @pytest.mark.parametrize("path", [p for p, c in COMMANDS.items() if required(c)], ids=" ".join)
 def test_errors_with_hostile_texts_are_printable(hostile: Cluster, path: tuple[str, ...]) -> None:
-    """Each command that needs words, given the worst ones: a script may have them from anybody."""
+    """Each command that takes texts, given hostile ones: a script may pass untrusted input."""
     words: list[str] = []
     for each in required(COMMANDS[path]):
         words += [EVIL] if isinstance(each, click.Argument) else [each.opts[0], EVIL]

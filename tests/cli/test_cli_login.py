@@ -58,7 +58,7 @@ def test_login_with_a_pin(tele: Tele, cluster: Cluster, pin: str) -> None:
 
 
 def test_without_a_pin_nothing_is_sent(tele: Tele, cluster: Cluster, pin: str) -> None:
-    """Where nobody can be asked, the first contact needs a pin; the sentence says so."""
+    """Without a terminal to ask on, the first contact needs a pin; the error says so."""
     done = log_in(tele, cluster, status=3)
     assert "--ca-pin" in done.stderr
     assert not (tele.home / cluster.name).exists()
@@ -73,7 +73,7 @@ def test_a_wrong_pin_is_refused(tele: Tele, cluster: Cluster, pin: str) -> None:
 
 
 def test_a_wrong_password_is_refused(tele: Tele, cluster: Cluster, pin: str) -> None:
-    """The text does not tell whether the user exists, and the password is nowhere."""
+    """The error does not reveal whether the user exists, and the password is stored nowhere."""
     done = log_in(tele, cluster, "--ca-pin", pin, password="wrong-secret", status=4)
     assert "wrong-secret" not in done.stderr
     assert not (tele.home / cluster.name / "alice").exists()
@@ -176,7 +176,7 @@ def words(cluster: Cluster, pin: str) -> tuple[str, ...]:
 
 
 def test_on_a_terminal_the_pin_is_shown(tele: Tele, words: tuple[str, ...], pin: str) -> None:
-    """A person compares the pin, then types the password, which is not shown."""
+    """A user compares the pin, then types the password, which is not echoed."""
     terminal = Terminal(tele, *words)
     terminal.answer("[y/N]", "y")
     terminal.answer("Password", PASSWORD)
@@ -187,7 +187,7 @@ def test_on_a_terminal_the_pin_is_shown(tele: Tele, words: tuple[str, ...], pin:
 
 
 def test_on_a_terminal_no_is_no(tele: Tele, words: tuple[str, ...], cluster: Cluster) -> None:
-    """Who does not confirm sends nothing and keeps nothing."""
+    """Without a confirmation nothing is sent and nothing stored."""
     terminal = Terminal(tele, *words)
     terminal.answer("[y/N]", "n")
     assert terminal.end() == 3

@@ -1,4 +1,4 @@
-"""What we tell OpenSSH, read by OpenSSH itself; and what becomes of words on their way to it."""
+"""OpenSSH reads the configuration that tele writes, and gets arguments unchanged."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_install_makes_what_is_missing(logged_in: Tele) -> None:
 
 
 def test_install_keeps_a_symbolic_link(logged_in: Tele) -> None:
-    """Who keeps their configuration in a repository goes on doing so."""
+    """A configuration that is a link into a repository stays one."""
     kept = logged_in.folder / "dotfiles"
     kept.write_text("Host x\n")
     (logged_in.folder / ".ssh").mkdir()
@@ -222,7 +222,7 @@ def test_proxy_ssh_tries_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("target", ["-oProxyCommand=x:22", "a@b", "a@$(x):22", "a@b c:22", "a:b:c"])
 def test_proxy_ssh_takes_no_options_for_names(logged_in: Tele, target: str) -> None:
-    """What another person's command line has cannot become an option or a command."""
+    """Arguments from another user's command line cannot become an option or a command."""
     path = f"{fake_ssh(logged_in)}:{logged_in.environment['PATH']}"
     assert "NODE:PORT" in logged_in.fails(2, "proxy", "ssh", "--", target, PATH=path)
 
@@ -243,7 +243,7 @@ def test_another_configuration_is_refused(logged_in: Tele) -> None:
     ],
 )  # fmt: skip
 def test_another_identity_is_refused(logged_in: Tele, words: list[str]) -> None:
-    """A key that is named would come after the person's own certificate, and log in as them."""
+    """A key given with -i would be tried after the user's own certificate, and log in as them."""
     path = f"{fake_ssh(logged_in)}:{logged_in.environment['PATH']}"
     assert "tele config" in logged_in.fails(2, "ssh", *words, PATH=path)
     logged_in.run("ssh", "-p", "-i", "-o", "IdentitiesOnly=yes", "web1", "x", "-i", PATH=path)

@@ -1,4 +1,4 @@
-"""What is printed: for people, for programs, and safe for terminals."""
+"""Output: for users, for programs, and safe for terminals."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_page_is_printed_before_the_next_is_requested(
 
 
 def test_pages_are_requested_one_by_one() -> None:
-    """The first page is short, a limit is kept, and nothing is asked for that nobody reads."""
+    """The first page is short, a limit is kept, and no page is requested that is not read."""
     asked: list[tuple[str, int]] = []
 
     class Page:
@@ -134,13 +134,13 @@ def test_one_thing_has_the_keys_of_the_list(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_yaml_keeps_order(capsys: pytest.CaptureFixture[str]) -> None:
-    """Keys come as the value has them: kind, metadata, spec are where people look."""
+    """Keys come as the value has them: kind, metadata, spec."""
     show_data("yaml", {"b": 1, "a": ["no", "2026-01-01"]})
     assert capsys.readouterr().out == "b: 1\na:\n- no\n- '2026-01-01'\n"
 
 
 def test_lengths_of_time() -> None:
-    """Times are told in their largest unit."""
+    """Times are printed in their largest unit."""
     assert [span(s) for s in (-5, 0, 59, 60, 3599, 3600, 86400 * 3)] == [
         "0s", "0s", "59s", "1m", "59m", "1h", "3d",
     ]  # fmt: skip
@@ -168,7 +168,9 @@ def test_ordinary_text_stays() -> None:
 
 
 def test_the_time_that_a_host_reports_is_shown_beside_auths() -> None:
-    """A start, or an event, that auth heard of much later than it is said to have been says so."""
+    """A start or an event that auth received much later than the host's time of it shows both
+    times.
+    """
     now = datetime.now(UTC)
     for minutes, told in ((0, False), (4, False), (60 * 24, True), (-60, True)):
         claimed = now - timedelta(minutes=minutes)
@@ -181,7 +183,7 @@ def test_the_time_that_a_host_reports_is_shown_beside_auths() -> None:
 
 
 def test_a_session_of_an_offline_node_is_not_shown_as_running() -> None:
-    """The status of a session says what is known: that it runs, or since when nobody knows."""
+    """The status of a session says what is known: that it runs, or since when that is unknown."""
     assert _known({"status": "running", "node_seen": None}) == "running"
     assert _known({"status": "unknown", "node_seen": None}) == "node offline"
     seen = "2020-01-01T00:00:00.000Z"

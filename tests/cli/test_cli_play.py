@@ -223,7 +223,7 @@ def test_keys_that_are_held_while_a_program_shows(tele: Tele, tmp_path: Path, ri
 @pytest.mark.skipif(not shutil.which("vim") or not shutil.which("less"), reason="needs vim, less")
 def test_a_real_session_looks_as_it_did(cluster: Cluster, tmp_path: Path) -> None:
     """Vim and less in a session on a node, with the window made larger and smaller meanwhile: the
-    replay shows, one after another, what the person saw.
+    replay shows, one after another, what the user saw.
     """
     tele, node = cluster.tele, socket.gethostname()
     text = tmp_path / "text"

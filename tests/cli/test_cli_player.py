@@ -150,7 +150,7 @@ def test_going_back_far_costs_what_lies_behind_a_kept_state() -> None:
 
 
 def test_a_recording_that_is_larger_than_the_terminal() -> None:
-    """The part around the cursor is shown, and the person is told; nothing collapses."""
+    """The part around the cursor is shown, with a notice; nothing is wrapped."""
     lines = b"\r\n".join(b"line %d" % n for n in range(1, 7))
     display, _ = play([lines, b"\x1b[1;1H", b"\x1b[3;39Hab"], [], size=(20, 3))
     assert b"recorded at 40x6" in display.written
@@ -197,8 +197,8 @@ HOSTILE = (
 
 
 def test_a_hostile_recording_reaches_no_terminal() -> None:
-    """Whatever it holds, the terminal gets characters, looks and places of the cursor: no question
-    that it would answer into the person's shell, no mode, no title, no clipboard.
+    """Whatever it holds, the terminal gets characters, attributes and cursor positions: no query
+    that it would answer into the user's shell, no mode, no title, no clipboard.
     """
     display, _ = play([HOSTILE, b"harmless"], [])
     allowed = rb"\x1b\[[0-9;]*[mHG]|\x1b\[2[JK]|\x1b\[\?25[hl]"

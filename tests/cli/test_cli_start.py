@@ -65,7 +65,7 @@ def test_proxy_ssh_imports_little(tele: Tele) -> None:
 
 
 def test_login_if_needed_imports_little(tele: Tele) -> None:
-    """``tele login --if-needed`` with a valid certificate only looks at it."""
+    """``tele login --if-needed`` with a valid certificate only reads it."""
     log_in_by_hand(tele, time.time() + 3600)
     assert not imported(tele, "login", "--if-needed") & SLOW
     tele.run("login", "--if-needed", "--proxy", "proxy.example.com")  # the port is the usual one
@@ -170,7 +170,7 @@ def test_unknown_words_are_usage_errors(tele: Tele) -> None:
 
 
 def test_damaged_files_are_named(tele: Tele) -> None:
-    """A file that was cut off is told by its name, with what to do."""
+    """The error for a truncated file names it, and what to do."""
     home = log_in_by_hand(tele, time.time() + 3600)
     summary_file = home.path / "example" / "alice.json"
     for text in ('{"user"', "[]", "{}", '{"logins": 1, "roles": [], "user": "a", "expires": 1}'):
@@ -181,7 +181,7 @@ def test_damaged_files_are_named(tele: Tele) -> None:
 
 
 def test_not_logged_in_and_expired_are_3(tele: Tele) -> None:
-    """A script can tell that it has to log in, and the sentence says how."""
+    """A script recognizes by the status that it has to log in, and the error says how."""
     assert "type: tele login --proxy HOST:PORT" in tele.fails(3, "ls")
     assert "--proxy p.example:1" in tele.fails(3, "ls", TELE_PROXY="p.example:1")
     log_in_by_hand(tele, time.time() - 60)
@@ -229,7 +229,7 @@ def quoted_commands(page: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", ["README.rst", "docs/tutorial/first-cluster.rst"])
 def test_the_commands_in_the_pages_exist(page: str) -> None:
-    """Every command that a page tells people to type is there, with its options."""
+    """Every command in the pages exists, with its options."""
     from tele.cli.main import tele as root
 
     commands = quoted_commands(Path(__file__).resolve().parents[2] / page)

@@ -238,7 +238,7 @@ def test_an_account_that_does_not_exist_is_reported(tele: Tele) -> None:
 
 @pytest.mark.root
 def test_root_serves_the_accounts_that_login_names(own: Cluster) -> None:
-    """As root the administrator may log in as root and as each --login, and as nobody else."""
+    """As root the administrator may log in as root and as each --login, and as no other account."""
     own.up("--cluster", own.name, "--listen", own.listen, "--login", "daemon")
     tele = own.tele
     assert tele.json("status")["logins"] == ["root", "daemon"]

@@ -108,7 +108,9 @@ def test_anothers_files_in_the_archive(cluster: Cluster, two: tuple[str, str], w
 def test_a_file_is_not_taken_for_the_recording_whose_id_it_has_as_its_name(
     cluster: Cluster, two: tuple[str, str], tmp_path: Path
 ) -> None:
-    """Who may write to the folder where an auditor types cannot have another recording verified."""
+    """A user who may write to an auditor's working directory cannot have another recording
+    verified.
+    """
     wanted, other = two
     for name in (wanted, wanted[:8], "0bad"):
         cluster.tele.run("recordings", "export", other, tmp_path / f"{name}.tape")
@@ -148,7 +150,7 @@ def test_a_missing_manifest_and_a_changed_row(cluster: Cluster, two: tuple[str, 
 def test_incomplete_recordings_are_distinguished(
     cluster: Cluster, two: tuple[str, str], ended: bool, status: int
 ) -> None:
-    """A session whose node did not send all of it, and one whose end nobody ever told."""
+    """A session whose node did not send all of it, and one whose end was never reported."""
     key = f"/recordings/rows/{two[0]}"
     with put_back(folder(cluster, two[0])), store(cluster) as file:
         (folder(cluster, two[0]) / "manifest").unlink()
@@ -264,7 +266,7 @@ def test_a_whole_audit(cluster: Cluster, two: tuple[str, str]) -> None:
 
 
 def test_the_rights_of_an_auditor_are_enough(cluster: Cluster, tmp_path: Path) -> None:
-    """Who may list events may check them; who may not is refused."""
+    """A user who may list events may check them; any other is refused."""
     password = tmp_path / "p"
     password.touch(0o600)
     password.write_text("correct horse battery\n")

@@ -29,7 +29,7 @@ def test_power_cuts(tmp_path: Path) -> None:
 
 @pytest.mark.root
 def test_full_disks(tmp_path: Path) -> None:
-    """The disk of each part is full for a while: people get in, and nothing is lost."""
+    """The disk of each part is full for a while: users log in, and nothing is lost."""
     assert full_disks(tmp_path, 3, random.Random(1), sessions=2)["sessions"] >= 4
 
 

@@ -142,7 +142,7 @@ MESSAGES: tuple[Callable[[Talk], bytes], ...] = (
 
 
 class Programs(HeldPrograms):
-    """Programs that start, do not, or keep everybody waiting."""
+    """Programs that start, that fail, and that never answer."""
 
     def throw(self, dice: Dice, later: list[Callable[[], None]]) -> None:
         """Let ``dice`` decide how programs start."""

@@ -1,4 +1,4 @@
-"""Who is away, and who came: what commands and logs say of it, with real processes."""
+"""Parts that are away, and connections: what commands and logs say, with real processes."""
 
 from __future__ import annotations
 

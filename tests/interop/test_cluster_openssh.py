@@ -36,7 +36,7 @@ def test_tele_ssh_takes_the_short_name(cluster: Cluster) -> None:
 
 
 def test_the_signal_of_a_killed_command_is_reported(cluster: Cluster) -> None:
-    """A command that is killed does not look like one that succeeded."""
+    """A command that is killed is distinguished from one that succeeded."""
     done = cluster.ssh(cluster.host, "kill -TERM $$", check=False)
     assert done.returncode != 0
 

@@ -1,4 +1,6 @@
-"""Who is still in? Removal, locks, ends and changed roles reach what runs, through real OpenSSH."""
+"""Which sessions go on? Removal, locks, expiry and changed roles reach running sessions, through
+real OpenSSH.
+"""
 
 from __future__ import annotations
 
@@ -187,7 +189,9 @@ def test_a_lock_ends_and_refuses_what_it_names(
 
 
 def test_a_session_is_killed(cluster: Cluster, bob: ClusterUser) -> None:
-    """That one ends and no other; the person reads who ended it and why; not everybody may."""
+    """That session ends and no other; its client reads the administrator's name and the reason; the
+    verb needs a role.
+    """
     with running(bob, "-tt", cluster.host, STAY) as one:
         one.wait_for(b"ready")
         wait_for(lambda: len(session_ids(cluster, "bob")) == 1, "the session")
@@ -207,7 +211,7 @@ def test_a_session_is_killed(cluster: Cluster, bob: ClusterUser) -> None:
 def test_an_expired_user_is_disconnected_without_a_change(
     cluster: Cluster, bob: ClusterUser
 ) -> None:
-    """A user who expires is out at that moment, though nobody does anything then."""
+    """A user who expires is disconnected at that time, without any operation."""
     with running(bob, "-tt", cluster.host, STAY) as client:
         client.wait_for(b"ready")
         cluster.tele("users", "update", "bob", "--ttl", "4s")
@@ -276,7 +280,7 @@ def test_what_a_role_gives_no_more_begins_no_more(cluster: Cluster) -> None:
 
 
 def test_the_proxy_ends_what_a_node_does_not(cluster: Cluster, bob: ClusterUser) -> None:
-    """A node that hears nothing keeps nobody in who comes through the proxy."""
+    """The proxy ends connections to a node that receives no updates."""
     with running(bob, "-tt", cluster.host, STAY) as client:
         client.wait_for(b"ready")
         cluster.processes["node"].send_signal(signal.SIGSTOP)
@@ -289,7 +293,7 @@ def test_the_proxy_ends_what_a_node_does_not(cluster: Cluster, bob: ClusterUser)
 
 
 def test_cached_locks_hold_without_auth(cluster: Cluster, bob: ClusterUser) -> None:
-    """With auth away a lock that was told still refuses, also after node and proxy restarted."""
+    """With auth away a lock that was received still refuses, also after node and proxy restarted."""
     name = (
         cluster.tele("locks", "add", "--user", "bob", "--message", "gone").stdout.decode().strip()
     )

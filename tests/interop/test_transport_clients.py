@@ -169,7 +169,7 @@ def test_openssh_learns_a_key_that_is_proved(tmp_path: Path) -> None:
 
 
 def test_openssh_keeps_no_certificate_as_a_key(server: Server, tmp_path: Path) -> None:
-    """A client that trusts the authority is told the key and still trusts the authority."""
+    """A client that trusts the authority receives the key and still trusts the authority."""
     file = tmp_path / "known"
     file.write_text((server.folder / "known_hosts").read_text())
     options = (f"UserKnownHostsFile={file}", "UpdateHostKeys=yes", "-vvv")

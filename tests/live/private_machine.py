@@ -190,7 +190,7 @@ def become(pid: int) -> int | None:
 
 
 def read_all(output: int) -> str:
-    """Read to the end, which a terminal tells by EIO."""
+    """Read to the end, which a terminal reports as EIO."""
     text = b""
     with open(output, "rb", buffering=0) as file:
         try:

@@ -122,7 +122,9 @@ def test_what_is_removed_is_removed_as_the_account(
 def test_it_is_gone_when_the_node_dies(
     spawning: tuple[OwnReactor, Spawning], user: pwd.struct_passwd
 ) -> None:
-    """Who holds the path waits for the node's end of a socket: no signal ends it before."""
+    """The process that holds the path waits for the node's end of a socket: no signal ends it
+    before.
+    """
     reactor, spawner = spawning
     path = Path(user.pw_dir) / "s"
     made = reactor.wait(UserSockets(spawner, user.pw_name).listen(bytes(path)))

@@ -1,4 +1,4 @@
-"""A node on a disk that is really full: what auth tells counts, and the ends of sessions are kept.
+"""A node on a disk that is really full: updates from auth apply, and ends of sessions are kept.
 
 The disk is a small tmpfs in a mount namespace of the node's own, which ends with it.
 """

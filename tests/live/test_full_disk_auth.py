@@ -1,4 +1,4 @@
-"""Auth on a disk that is really full: who administers gets in, nothing that was answered is lost.
+"""Auth on a disk that is really full: administrators log in, and nothing acknowledged is lost.
 
 The disk is a small tmpfs.
 """
@@ -126,8 +126,8 @@ def test_a_disk_that_recordings_filled(alice: Cluster) -> None:
 
 @pytest.mark.parametrize("alice", [f"{SIZE},nr_inodes=400"], indirect=True)
 def test_inodes_that_are_used_up(alice: Cluster) -> None:
-    """Recordings, which have a file for each chunk, are refused first and the operator is told;
-    what is left is enough for auth to start again, and they come when there are inodes again.
+    """Recordings, which have a file for each chunk, are refused first, with a warning; what is left
+    is enough for auth to start again, and they are uploaded when there are inodes again.
     """
     fill = alice.folder / "auth" / "fill"
     fill.mkdir()

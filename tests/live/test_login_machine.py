@@ -76,7 +76,7 @@ def test_files_of_the_user_change_nothing(root: Path, user: pwd.struct_passwd) -
 
 # -- greeting -------------------------------------------------------------------------
 def shell(it: Machine, login: str, *commands: str) -> str:
-    """What an interactive shell shows until it was told to exit."""
+    """Output of an interactive shell up to its exit."""
     terminal, report = it.start(login, b"TERM=dumb", pty=True, kind="shell")
     assert report["event"] == "started", report
     os.write(terminal, "".join(f"{each}\n" for each in (*commands, "exit")).encode())
@@ -266,7 +266,9 @@ def test_pam_session_is_closed(root: Path, user: pwd.struct_passwd) -> None:
 
 
 def test_pam_session_is_closed_without_the_spawner(root: Path, user: pwd.struct_passwd) -> None:
-    """A spawner that is killed leaves sessions running, and PAM is told of their end."""
+    """A spawner that is killed leaves sessions running, and their PAM sessions are closed at their
+    end.
+    """
     notes = hooks(root)
     with machine(root, pam="tele-test") as it:
         output, report = it.start(user.pw_name, b"exec sleep 1000")

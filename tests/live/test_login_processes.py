@@ -132,7 +132,9 @@ def test_how_they_end(root: Path, user: pwd.struct_passwd) -> None:
 
 
 def test_the_account_cannot_trace_it(root: Path, user: pwd.struct_passwd) -> None:
-    """Who traced it could have what other users of the login send to their sessions (attack)."""
+    """A user who traced it could read what other users of the login send to their sessions
+    (attack).
+    """
     with machine(root) as it:
         host = host_of(it, user)
         for file in ("mem", "environ", "fd/0", "maps"):

@@ -107,7 +107,7 @@ def run_node(folder: Path, login: str) -> Iterator[Server]:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that everybody may enter: pytest's are root's alone."""
+    """A directory that every account may enter: pytest's are root's alone."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -214,7 +214,7 @@ def test_a_terminal_is_as_under_sshd(node: Server, sshd: Server, command: str) -
 def test_a_session_lasts_while_its_output_is_open(
     kind: str, request: pytest.FixtureRequest, place: Path
 ) -> None:
-    """Without a terminal a session lasts while anybody holds its output; with one it does not."""
+    """Without a terminal a session lasts while a process holds its output; with one it does not."""
     server: Server = request.getfixturevalue(kind)
     held = place / "held"
     os.mkfifo(held, 0o666)
@@ -293,7 +293,7 @@ def test_control_characters(screen: Screen) -> None:
 
 
 def test_resizing(screen: Screen) -> None:
-    """The size follows the user's window, and programs are told."""
+    """The size follows the user's window, and programs get SIGWINCH."""
     screen.type(b"stty size\n")
     screen.until(b"24 80")
     # The terminal's foreground group is told: of an interactive shell that is each command alone.
@@ -377,7 +377,9 @@ def test_a_client_that_dies_hangs_its_command_up(node: Server) -> None:
     ids=["command", "shell", "subsystem"],
 )
 def test_a_forced_command(node: Server, words: tuple[str, ...], asked: bytes) -> None:
-    """It runs instead of whatever was asked for, is told of that, and gives its status."""
+    """It runs in place of the requested command, which is in its environment, and its status is
+    returned.
+    """
     done = node.ssh(*words, key="forced")
     assert done.stdout == b"forced [" + asked + b"]\nnot a tty\n"
     assert done.returncode == 7
@@ -453,7 +455,7 @@ def test_sessions_outlive_the_spawner(node: Server) -> None:
 
 
 def test_no_zombies(node: Server) -> None:
-    """What ended is reaped by the spawner, and by nobody else."""
+    """Ended processes are reaped by the spawner, and by no other process."""
     for _ in range(5):
         node.ssh("true & true & exit 1")
     spawner = node.spawner()

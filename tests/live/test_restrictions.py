@@ -175,7 +175,7 @@ def test_an_account_with_a_shell_of_its_own(tmp_path: Path) -> None:
 
 
 def test_an_account_that_is_for_no_sessions(tmp_path: Path) -> None:
-    """A shell that is nologin keeps everybody out, forwards without a session too (attack)."""
+    """An account whose shell is nologin gets no session, and no forwards without one (attack)."""
     with account("/usr/sbin/nologin") as made:
         for client in clients(made, tmp_path):
             for words in (("-Wlocalhost:9",), ("-N", "-R0:localhost:9"), ("-s", "sftp"), ("id",)):

@@ -120,8 +120,8 @@ def test_leftovers_are_killed(root: Path, user: pwd.struct_passwd, pam: str) -> 
 
 
 def test_nothing_of_an_expelled_user_stays(root: Path, user: pwd.struct_passwd) -> None:
-    """Who may not be on the machine any more leaves nothing running, whatever is configured and
-    whatever the program ignores.
+    """An expelled user leaves no process running, whatever is configured and whatever the program
+    ignores.
     """
     with machine(root) as it:
         output, _, other = start_with_leftover(it, user.pw_name)

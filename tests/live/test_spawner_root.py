@@ -216,7 +216,7 @@ def test_expired_account(talk: Talk, user: pwd.struct_passwd) -> None:
 
 
 def test_missing_home(talk: Talk, user: pwd.struct_passwd) -> None:
-    """Without a home the session starts in / and is told so."""
+    """Without a home directory the session starts in /, with a notice."""
     subprocess.run(["usermod", "-d", "/no/such/home", user.pw_name], check=True)
     text, report = talk.run(user.pw_name, b"pwd")
     subprocess.run(["usermod", "-d", user.pw_dir, user.pw_name], check=True)
@@ -226,7 +226,7 @@ def test_missing_home(talk: Talk, user: pwd.struct_passwd) -> None:
 
 
 def test_nologin_file(tmp_path: Path, user: pwd.struct_passwd) -> None:
-    """/etc/nologin stops everybody but root, with its text, which is made printable."""
+    """/etc/nologin refuses every account but root, with its text, which is made printable."""
     file = tmp_path / "nologin"
     file.write_text("Maintenance \033[2Jtill noon\n")
     with pytest.raises(Refused, match=r"^Maintenance \x1b\[2Jtill noon$"):
@@ -267,7 +267,9 @@ def test_own_sftp_runs_as_the_account(tmp_path: Path, user: pwd.struct_passwd) -
 
 
 def test_own_sftp_does_not_write_its_own_memory(user: pwd.struct_passwd) -> None:
-    """Who could write /proc/self/mem as a file could run anything: it cannot be opened (attack)."""
+    """A client that wrote /proc/self/mem as a file could run any code: it cannot be opened
+    (attack).
+    """
     program = Path(user.pw_dir) / "sftp_server.py"
     for name in ("sftp_server.py", "sftp_fields.py"):
         shutil.copy(PROGRAM.with_name(name), program.with_name(name))
@@ -327,7 +329,7 @@ def test_as_an_ordinary_user(user: pwd.struct_passwd) -> None:
 
 
 def test_too_many_processes(talk: Talk, user: pwd.struct_passwd) -> None:
-    """A limit of the account's processes is told as what it is; the spawner goes on."""
+    """A limit of the account's processes is reported as such; the spawner continues."""
     output, writing = os.pipe()
     with open(os.devnull, "r+b") as null:
         header = {

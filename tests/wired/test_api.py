@@ -1,4 +1,4 @@
-"""The API on in-memory wires: who may call what, and what a bad peer can do."""
+"""The API on in-memory wires: which callers are permitted, and what a bad peer can do."""
 
 from __future__ import annotations
 

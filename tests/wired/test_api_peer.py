@@ -1,4 +1,4 @@
-"""Who is at the other end is found out once, and is asked about anew for each request."""
+"""The peer is identified once, and its permission is checked for each request."""
 
 from __future__ import annotations
 

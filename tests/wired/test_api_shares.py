@@ -303,7 +303,7 @@ def test_headers_that_go_on_are_refused(world: World) -> None:
 
 
 def test_what_one_left_behind_is_forgotten(world: World) -> None:
-    """After everybody has gone no share is held."""
+    """After all clients have disconnected no share is held."""
     clients = [client_of(world), node(world), world.raw()]
     for client in clients[:2]:
         world.request(client, "GET", "/v1/health")

@@ -194,7 +194,7 @@ def test_a_suite_is_for_good(reactor: OwnReactor, tmp_path: Path) -> None:
 
 
 def test_a_port_in_use(reactor: OwnReactor, tmp_path: Path) -> None:
-    """The error names the port and what to look for; nothing is left running."""
+    """The error names the port and how to find its process; nothing is left running."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

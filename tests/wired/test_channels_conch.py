@@ -191,7 +191,7 @@ def test_a_program_of_conch_runs(ends: ChannelEnds, session: Session) -> None:
 def test_a_program_that_is_killed(
     ends: ChannelEnds, session: Session, signal: int, name: str
 ) -> None:
-    """The client is told the signal, one without a standard name, too."""
+    """The client gets the signal's name, also of one without a standard name."""
     channel = start(ends)
     session.end(signal=signal)
     ends.settle()

@@ -127,7 +127,9 @@ def test_passwords_are_nowhere(world: ConchWorld, attacker: Attacker, logged: li
 
 
 def test_a_client_that_guesses_waits(world: ConchWorld) -> None:
-    """A wrong password is answered a second later; who leaves meanwhile leaves nothing."""
+    """A wrong password is answered a second later; a client that disconnects meanwhile leaves
+    nothing.
+    """
     services: Any = world.factory
     services.services = services.services | {b"ssh-userauth": userauth.SSHUserAuthServer}
     attacker = Attacker(world)
@@ -276,7 +278,7 @@ def test_a_method_of_the_programs_own(world: ConchWorld) -> None:
 
 
 def test_an_unknown_service_is_a_refusal(world: ConchWorld, attacker: Attacker) -> None:
-    """Who asks for a service that is not there is logged out again, and may go on."""
+    """A client that requests an unknown service is logged out again, and may continue."""
     attacker.send(password_request(PASSWORD).replace(b"ssh-connection", b"ssh-nonsense!!"))
     assert numbers(attacker.receive())[-1] == n.USERAUTH_FAILURE
     assert world.realm.calls == [("login", "root"), ("logout", "")]
@@ -285,7 +287,9 @@ def test_an_unknown_service_is_a_refusal(world: ConchWorld, attacker: Attacker) 
 
 
 def test_a_service_that_fails_as_it_starts(world: ConchWorld, logged: list[str]) -> None:
-    """Who is in is not refused afterwards: the connection ends, and the avatar is logged out."""
+    """An authenticated client is not refused afterwards: the connection ends, and the avatar is
+    logged out.
+    """
 
     class Broken(RecordingConnection):
         def serviceStarted(self) -> None:

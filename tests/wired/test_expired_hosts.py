@@ -26,7 +26,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallCl
 
 
 def test_a_fleet_outlives_its_certificates(cluster: SmallCluster) -> None:
-    """Auth is away until every certificate has expired: when it is back so is everybody, with the
+    """Auth is away until every certificate has expired: when it is back all hosts rejoin, with the
     ids of before, without a token, and tunnels serve again.
     """
     proxy, direct = cluster.proxy(), cluster.node()

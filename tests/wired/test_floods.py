@@ -57,7 +57,7 @@ ANSWERED: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("kind", list(ANSWERED))
 def test_answers_that_are_not_read(flooder: Flooder, kind: str) -> None:
-    """Who asks and does not read the answers is not read from, until they read them."""
+    """A client that does not read replies is not read from until it does."""
     before = flooder.weight()
     sent = flooder.flood(ANSWERED[kind], 64 << 20)
     unread = flooder.world.limits.unread_octets
@@ -177,7 +177,7 @@ def test_exchanges_for_ever(flooder: Flooder) -> None:
 
 
 def test_messages_while_keys_are_awaited() -> None:
-    """Who asks on and never answers our KEXINIT is cut off before much waits."""
+    """A client that sends requests and never answers our KEXINIT is cut off before much waits."""
     world = ChannelWorld(limits=Limits(rekey_octets=1 << 16, waiting_octets=1 << 20))
     flooder = Flooder(world)
     flooder.login()

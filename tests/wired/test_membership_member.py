@@ -352,7 +352,9 @@ def test_renewal_waits_for_auth(world: World, lines: list[str]) -> None:
 
 
 def test_a_removed_host_takes_another_token(world: World) -> None:
-    """Who was removed while it ran joins as another host when there is another token for it."""
+    """A host that was removed while it ran joins as another host when there is another token for
+    it.
+    """
     member = world.start()
     host_id = member.host_id
     world.clock.advance(1)

@@ -101,7 +101,7 @@ def short() -> Iterator[Path]:
 def greeter(
     address: str | tuple[str, int] = ("127.0.0.1", 0),
 ) -> Iterator[tuple[int, list[object]]]:
-    """A server that says hello to everybody; gives its port, and who came."""
+    """A server that greets each client; yields its port, and the clients' addresses."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     came: list[object] = []
     with socket.socket(family) as server:
@@ -184,7 +184,7 @@ def test_remote_port(cluster: SmallCluster) -> None:
 
 
 def test_remote_port_of_the_kernels_choice(cluster: SmallCluster) -> None:
-    """Who asks for port 0 is told which one it is."""
+    """The reply to a request for port 0 has the port."""
     node = cluster.node()
     done = cluster.ssh("alice", node, "sleep 0.2", options=("-R", "0:127.0.0.1:9"))
     found = re.search(rb"Allocated port (\d+) for remote forward", done.stderr)

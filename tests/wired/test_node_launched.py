@@ -52,7 +52,7 @@ class Spoken:
 
 @define
 class Recorded:
-    """A node whose recorder keeps what it hears."""
+    """A node whose recorder keeps all frames."""
 
     cluster: SmallCluster
     node: SmallNode
@@ -147,7 +147,7 @@ def test_files_are_counted_and_not_copied(recorded: Recorded) -> None:
 
 
 def test_a_file_server_takes_no_terminal(recorded: Recorded) -> None:
-    """On a terminal all would be recorded: it is refused, and the user told what to use."""
+    """On a terminal all would be recorded: it is refused, and the error says what to use."""
     shown, _, frames = recorded.run("sftp", stdin=INIT, options=("-s", "-tt"))
     assert VERSION not in shown
     assert "use sftp or scp" in json.loads(frames[FrameKind.CLOSE])["error"]

@@ -105,7 +105,9 @@ def test_environment(node: Node) -> None:
 
 
 def test_forced_command(node: Node) -> None:
-    """A forced command runs instead, is told what was asked for, and takes no signals."""
+    """A forced command runs instead, has the requested one in its environment, and takes no
+    signals.
+    """
     output, _, _ = node.run(b"rm -rf /", force_command="echo [$SSH_ORIGINAL_COMMAND]")
     assert output == b"[rm -rf /]\n"
     program = node.start(ProgramRequest("exec", b"x"), force_command="sleep 60")
@@ -195,7 +197,7 @@ def read_until(node: Node, descriptor: int, wanted: bytes) -> bytes:
 
 
 def test_signals_reach_the_group(node: Node) -> None:
-    """A signal reaches the whole process group, by its name; an unknown one nobody."""
+    """A signal reaches the whole process group, by its name; an unknown one is ignored."""
     program = node.start(ProgramRequest("exec", b"sleep 60 | sleep 60"))
     assert not program.signal("STOP")
     assert not program.signal("../KILL")

@@ -249,7 +249,7 @@ def test_auth_away(cluster: SmallCluster) -> None:
 
 
 def test_expired_node(cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node whose own certificate has run out lets nobody in."""
+    """A node whose own certificate has expired accepts no login."""
     node = cluster.node()
     identity = node.member.identity
     ended = cluster.reactor.seconds() + (identity.expires - identity.issued).total_seconds() + 60
@@ -271,7 +271,7 @@ def test_certificates_follow_the_address(cluster: SmallCluster) -> None:
 
 
 def test_recorder_takes_part(cluster: SmallCluster) -> None:
-    """A recorder hears what a session is, says and how it ends; its id is the session's."""
+    """A recorder gets a session's start, its frames and its end; its id is the session's."""
     recorder = MemoryRecorder()
     node = cluster.node(recorder=recorder)
     cluster.ssh("alice", node, "echo out; echo err >&2; exit 3")
@@ -286,7 +286,7 @@ def test_recorder_takes_part(cluster: SmallCluster) -> None:
 
 
 def test_a_recorder_that_refuses(cluster: SmallCluster) -> None:
-    """What a recorder denies does not run, and the user is told why."""
+    """What a recorder denies does not run, and the user reads why."""
     node = cluster.node(recorder=MemoryRecorder(AccessDenied("not without a ticket", "ticket")))
     done = cluster.ssh("alice", node, "echo in")
     assert done.stdout == b""
@@ -307,7 +307,7 @@ def test_a_recorder_that_cannot_record_for_now(cluster: SmallCluster) -> None:
 
 
 def test_sessions_end_with_the_node(cluster: SmallCluster) -> None:
-    """When the node stops, its sessions are hung up and their clients told."""
+    """When the node stops, its sessions are hung up and their clients get a reason."""
     node = cluster.node()
     marker = cluster.folder / "hung-up"
     # Bash tells of the child that was hung up with it, on a pipe that is closed by then.

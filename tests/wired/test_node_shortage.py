@@ -52,7 +52,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
 
 
 def wait_given_back(cluster: SmallCluster, budget: DescriptorBudget) -> None:
-    """Wait until nobody holds anything."""
+    """Wait until no descriptor is held."""
     cluster.reactor.until(lambda: budget.held == 0)
 
 
@@ -94,7 +94,7 @@ def test_forwards_give_back(cluster: SmallCluster, tmp_path: Path) -> None:
 
 
 def test_refused_forwards_give_back(cluster: SmallCluster) -> None:
-    """A port where nobody listens, a path that is not there, a name that is none."""
+    """A port without a listener, a path that does not exist, a name without an address."""
     budget = budget_of(40)
     node = cluster.node(budget=budget)
     for target in (f"127.0.0.1:{free_port()}", "/nowhere/at/all", "no-such-name.invalid:1"):
@@ -112,8 +112,8 @@ def holding(cluster: SmallCluster, node: SmallNode, *words: str) -> subprocess.P
 
 
 def test_one_user_over_all_connections(cluster: SmallCluster) -> None:
-    """Who holds a share on one connection gets nothing on another one, with a clear text and an
-    event; another user does, and so does the first one as soon as the share is free.
+    """A user who holds a share on one connection gets nothing on another one, with a clear error
+    and an event; another user does, and so does the first one as soon as the share is free.
     """
     budget = budget_of(12)
     node = cluster.node(budget=budget)

@@ -41,7 +41,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
 @implementer(ISubsystem)
 @frozen
 class Refusing:
-    """Serves nobody."""
+    """Refuses every session."""
 
     name: str = "refusing"
 
@@ -129,7 +129,9 @@ def test_a_command(cluster: SmallCluster, tmp_path: Path) -> None:
 
 
 def test_what_is_refused(cluster: SmallCluster) -> None:
-    """An unknown subsystem, a refusal and a mistake are told apart; no mistake is shown."""
+    """An unknown subsystem, a refusal and an internal error have different replies; the internal
+    error is not shown.
+    """
     node = cluster.node(subsystems=[Refusing(), Broken(), Flooding()])
     for name, expected in (
         ("unknown", b"no subsystem"),

@@ -109,7 +109,7 @@ def test_a_message_that_we_fail_at(world: World, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_client_that_logged_in_is_not_penalized(world: World) -> None:
-    """Failures before a login are forgiven, and so is whatever follows it."""
+    """Failures before a login are forgiven, and so are faults after it."""
     client = Attacker(world)
     a_stolen_certificate(client)
     client.send(client.login_request())

@@ -73,7 +73,7 @@ def proxy(world: World) -> ProxyOfAuth:
 
 
 def test_a_message_of_a_proxy_is_accepted_once(proxy: ProxyOfAuth) -> None:
-    """Who overheard it and says it again comes from where they come from."""
+    """A replayed message does not change the address of its sender."""
     line = proxy.word()
     assert proxy.words.read(line[:-1]) is None
     assert proxy.words.read(b"\x16\x03\x01") == (0, None)

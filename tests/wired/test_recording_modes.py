@@ -1,4 +1,6 @@
-"""Ways to record that nothing honours: refused where they are set, and by those who are told."""
+"""Recording modes that no part supports: refused where they are set, and by members that receive
+them.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
 
 
 def announce(cluster: SmallCluster, mode: Any) -> None:
-    """Let auth tell all members ``mode``, as one of another version would."""
+    """Let auth send ``mode`` to all members, as one of another version would."""
     assert cluster.auth is not None
     assert cluster.auth._parts is not None
     state = cluster.auth._parts.state
@@ -49,8 +51,8 @@ def wait_until_known(cluster: SmallCluster, member: Any, mode: RecordingMode) ->
 @needs_ssh
 @pytest.mark.parametrize("mode", REFUSED)
 def test_an_unsupported_mode_refuses_logins(cluster: SmallCluster, mode: str) -> None:
-    """Neither a node nor a proxy does as if it had heard nothing; the user reads why, and the
-    modes that there are work as before.
+    """Neither a node nor a proxy ignores it; the user reads why, and the supported modes work as
+    before.
     """
     recorder = MemoryRecorder()
     node = cluster.node(recorder=recorder)
@@ -113,7 +115,7 @@ def test_auth_does_not_start_with_what_nothing_honours(
 
 
 def test_a_mode_of_a_newer_auth_is_unknown() -> None:
-    """A member that restarts without auth remembers that it was told something else."""
+    """A member that restarts without auth remembers that the mode was unknown."""
     state = encode(RecordingSettings())
     newer = state.replace(b'"mode":"node"', b'"mode":"hologram"')
     assert newer != state

@@ -110,7 +110,7 @@ def test_rekeying() -> None:
 
 
 def test_an_exchange_costs_what_it_has_not_earned() -> None:
-    """Who moves half of what earns an exchange may start twice as many."""
+    """A client that moved half of the bytes for an exchange may start twice as many."""
     pace = RekeyPace()
     assert not any(pace.wait("a", EARNED_OCTETS // 2, 0.0) for _ in range(2 * REKEY_BURST))
     assert pace.wait("a", EARNED_OCTETS // 2, 0.0) == pytest.approx(0.5 / REKEY_PER_SECOND)

@@ -75,7 +75,7 @@ def test_coming_while_shut_out_may_cost() -> None:
     "host", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "", "/run/socket", "proxy"]
 )
 def test_addresses_that_are_never_shut_out(host: str) -> None:
-    """The machine itself, and what has no address, share a place with everybody."""
+    """Loopback addresses and clients without an address, because many share that source."""
     penalties = Penalties()
     assert not any(penalties.penalize(host, Fault.CRASH, 0.0) for _ in range(10))
     assert penalties.refuses(host, 0.0) is None

@@ -281,7 +281,7 @@ def test_pages_from_the_end(audit: AuditLog) -> None:
 
 
 def test_a_search_continues_over_many_events(audit: AuditLog) -> None:
-    """Rare events are found wherever they are; text that looks alike is not taken for them."""
+    """Rare events are found wherever they are; similar text does not match."""
     result(audit.append(*(make(n, user="b", command='"user":"a"') for n in range(700))))
     result(audit.append(make(700, user="a"), *(make(n) for n in range(701, 1400))))
     result(audit.append(make(1400, user="a")))
@@ -293,8 +293,8 @@ def test_a_search_continues_over_many_events(audit: AuditLog) -> None:
 def test_what_is_outside_of_the_time_is_not_read(
     audit: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--since and --until cost a look at the bytes of other events; a time that a host wrote into
-    its own words neither hides an event nor shows one.
+    """Events outside of --since and --until are not decoded; a time that a host wrote into its own
+    texts neither hides an event nor shows one.
     """
     early, late = "2000-01-01T00:00:00.000Z", "2100-01-01T00:00:00.000Z"
     for number in range(40):

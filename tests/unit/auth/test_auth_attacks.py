@@ -126,7 +126,7 @@ def test_the_local_administrator_cannot_be_locked_out(world: World) -> None:
 
 
 def test_giving_roles_is_administering(world: World) -> None:
-    """Who may only create users can create none with a role: it could be any role."""
+    """A user who may only create users can create none with a role: it could be any role."""
     clerk = Conditions(rules=(Rule(("user",), ("create", "read", "list")),))
     world.do(table.PUT_ROLE, PutRole("clerk", Role(Metadata("clerk"), RoleSpec(clerk))))
     world.add_user("carl", "clerk")
@@ -279,7 +279,7 @@ def test_the_lock_out_ends_by_time_and_not_by_trying(world: World) -> None:
 
 
 def test_a_name_used_again_does_not_bring_the_old_password(world: World) -> None:
-    """Who is created under the name of a removed user starts without a password."""
+    """A new user with the name of a removed one starts without a password."""
     world.add_user("alice", "access")
     world.do(table.DELETE_USER, users.DeleteUser("alice"))
     world.do(table.PUT_USER, users.PutUser("alice", User(Metadata("alice"))))
@@ -523,7 +523,9 @@ def test_claims_of_a_start_that_are_refused(world: World, words: dict[str, Any])
 
 
 def test_reading_chunks_alone_is_audited(world: World) -> None:
-    """Who skips the recording and takes its chunks is in the audit all the same, once."""
+    """A client that reads chunks without the recording's metadata is in the audit all the same,
+    once.
+    """
     tape = Tape(world)
     tape.upload(0, 1)
     world.add_user("otto", "auditor")

@@ -76,7 +76,7 @@ def test_what_auth_did_has_no_claim(world: World) -> None:
 
 
 def test_an_id_used_by_another_host_keeps_no_event_out(world: World) -> None:
-    """Who guesses the id of a coming event, and uses it first, suppresses nothing."""
+    """A host that guesses the id of a later event, and uses it first, suppresses nothing."""
     world.join(world.token())
     world.join(world.token(), OTHER_ID, name="web2")
     emit(world, made(world, event_id="next", server_id=OTHER_ID), host_id=OTHER_ID)
@@ -264,7 +264,7 @@ def test_only_a_nodes_certificate_closes_a_recording(world: World, who: str) -> 
 
 
 def test_a_proxy_records_nothing(world: World) -> None:
-    """As long as proxies do not record, none may start a recording of anybody's session."""
+    """As long as proxies do not record, none may start a recording of a user's session."""
     tape = Tape(world)
     proxy = world.proxy()
     name = str(uuid.uuid4())

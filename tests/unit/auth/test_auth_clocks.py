@@ -68,7 +68,9 @@ def test_an_announcement_at_another_auth_counts_from_then_on(world: World, hours
 
 
 def test_after_a_restart_dates_decide_what_is_online(world: World) -> None:
-    """Who was silent for long before auth stopped is not online because it was set back since."""
+    """A host that was silent long before auth stopped is not online because the clock was set back
+    since.
+    """
     for age, expected in ((30, True), (600, False), (-7200, True)):
         backend, clock = world.backend, SettableClock()
         clock.advance(world.clock.seconds())

@@ -86,8 +86,8 @@ def _append(world: World, count: int, **words: Any) -> None:
 
 
 def test_a_search_of_the_audit_reads_so_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who looks for what is not there gets short pages, each of which costs the same; with them
-    all everything is found.
+    """A search without results gets short pages, each of which costs the same; together they cover
+    everything.
     """
     most = 1500
     monkeypatch.setattr(reading, "SCAN_LIMIT", most)
@@ -172,7 +172,7 @@ def _pages(world: World, request: ListHosts, caller: Any = None) -> list[Any]:
 
 
 def test_a_page_of_hosts_reads_so_many(world: World) -> None:
-    """Who selects little of a large fleet gets short pages, and all of it in the end."""
+    """A selection of few hosts of a large fleet gets short pages, and all of it in the end."""
     _fleet(world, SCAN_LIMIT + 200)
     labels = (f"zone=b*{'?' * 20}", "zone=b", "zone=c")
     pages = _pages(world, ListHosts(labels=labels, limit=1000))
@@ -242,7 +242,7 @@ def test_thousands_of_readers_that_leave_cost_the_same_each(world: World) -> Non
 
 # -- sessions, tokens, accesses ---------------------------------------------------------------
 def test_ones_own_sessions_cost_what_one_has(world: World) -> None:
-    """Who may see their own sessions does not make auth read everybody's."""
+    """A user who may see their own sessions does not make auth read those of others."""
     world.add_user("alice", "access")
     alice = world.user("alice", "access")
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), Tape(world, "alice").host)

@@ -145,7 +145,7 @@ def test_a_disk_of_the_recordings_own(world: World, disk: Disk) -> None:
 
 
 def test_the_error_crosses_the_api() -> None:
-    """Clients tell a full disk from an auth that is away: status 507, and a kind of its own."""
+    """A full disk has a status and a kind of its own, 507, unlike an auth that is away."""
     error = StorageFull("auth's disk is full")
     assert status_of(error) == 507
     assert type(decode_error(507, encode_error(error))) is StorageFull

@@ -44,7 +44,7 @@ def wrong(world: World, address: str, **words: Any) -> None:
 
 # -- who has to wait --------------------------------------------------------------------
 def test_guessing_locks_out_the_guesser_and_not_the_user(world: World) -> None:
-    """Five wrong passwords from one network do not keep anybody out who comes from another."""
+    """Five wrong passwords from one network do not lock out clients of another."""
     world.add_user("alice", "access")
     for _ in range(FAILURES):
         wrong(world, "198.51.100.66")
@@ -72,7 +72,7 @@ def test_a_device_is_not_kept_out_by_others_at_its_address(world: World) -> None
 
 
 def test_a_device_has_its_own_failures(world: World) -> None:
-    """A stolen device guesses no faster than anybody."""
+    """A stolen device guesses no faster than other clients."""
     world.add_user("alice", "access")
     line = world.login().ssh
     device = (world.ssh, line)

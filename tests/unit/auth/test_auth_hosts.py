@@ -1,4 +1,4 @@
-"""Who a host is: attacks by holders of tokens, by hosts that were taken over, and by time."""
+"""Identity of hosts: attacks by holders of tokens, by compromised hosts, and by time."""
 
 from __future__ import annotations
 
@@ -361,7 +361,7 @@ def test_after_a_start_of_auth_no_name_is_free(world: World) -> None:
 def meanwhile(
     world: World, monkeypatch: pytest.MonkeyPatch, prefix: str, work: Callable[[], Any]
 ) -> None:
-    """Do ``work`` once, just after the next look at a key with ``prefix``."""
+    """Do ``work`` once, just after the next read of a key with ``prefix``."""
     get = world.backend.get
 
     def looked(key: str) -> Any:
@@ -490,7 +490,7 @@ def test_an_address_is_tied_to_its_host(world: World) -> None:
 
 
 def test_no_address_is_two_hosts(world: World) -> None:
-    """Who is behind the same address as another host gets no certificate for it (attack)."""
+    """A host behind the same address as another gets no certificate for it (attack)."""
     world.join(world.token(), addresses=("192.0.2.9:3022",))
     second = world.join(world.token(), OTHER_ID, addresses=("192.0.2.9:3023",))
     assert "192.0.2.9" not in principals(second)
@@ -543,7 +543,7 @@ def test_only_a_token_binds_labels(world: World) -> None:
 
 
 def test_tokens_show_what_they_permit(world: World) -> None:
-    """Who looks at the tokens sees what a machine may take over with them."""
+    """The list of tokens shows what a machine may take over with them."""
     world.token(replaces=("web1",), addresses=("203.0.113.5",))
     world.token(host_id=HOST_ID)
     listed = world.do(table.LIST_TOKENS, Paged()).items

@@ -248,7 +248,9 @@ def test_heartbeats_are_stored_together(world: World) -> None:
 
 
 def test_the_last_announcements_are_stored_at_the_end(world: World) -> None:
-    """Auth that stops writes down what waits, so that nobody looks dead after its restart."""
+    """Auth that stops stores pending announcements, so that no host is shown offline after its
+    restart.
+    """
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
     world.clock.advance(60)

@@ -69,7 +69,7 @@ def test_a_truncated_recording_does_not_pass_for_whole(world: World) -> None:
 
 
 def test_hosts_write_their_own_recordings_only(world: World) -> None:
-    """Another host can neither start, extend, close nor look into this one's recording."""
+    """Another host can neither start, extend, close nor read this one's recording."""
     tape = Tape(world)
     world.join(world.token(), OTHER_ID)
     thief = world.host(OTHER_ID)
@@ -111,7 +111,9 @@ def test_ones_own_recordings_are_visible(world: World) -> None:
 
 
 def test_resources_of_a_removed_user_are_not_their_namesakes(world: World) -> None:
-    """Who gets a removed user's name sees neither their recordings nor their sessions (attack)."""
+    """A new user with a removed user's name sees neither their recordings nor their sessions
+    (attack).
+    """
     world.add_user("alice", "access")
     theirs = Tape(world, "alice")
     theirs.upload(0)

@@ -1,4 +1,4 @@
-"""Who is still in? What auth revokes, whom it refuses, and what it issues."""
+"""What auth revokes, which callers it refuses, and what it issues."""
 
 from __future__ import annotations
 
@@ -451,7 +451,9 @@ def test_the_last_administrator_stays(world: World) -> None:
 
 
 def test_force_is_for_administrators(world: World) -> None:
-    """Who may create locks, or remove users, or change roles alone, cannot shut out everybody."""
+    """A user who may create locks, or remove users, or change roles alone, cannot lock out all
+    users.
+    """
     world.add_user("alice", "editor")
     rules = (
         Rule(("lock",), ("create",)),
@@ -540,7 +542,9 @@ def test_a_change_of_password_needs_the_old_one(world: World) -> None:
 
 
 def test_a_change_under_way_does_not_reach_a_namesake(world: World) -> None:
-    """Who changes their password while they are removed does not set the next alice's (attack)."""
+    """A user who changes their password while they are removed does not set that of the next alice
+    (attack).
+    """
     world.add_user("alice", "access")
     passwords = world.parts.passwords
     mark = result(passwords.mark("alice"))

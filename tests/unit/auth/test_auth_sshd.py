@@ -90,7 +90,7 @@ def test_an_sshds_certificate_is_no_members(world: World) -> None:
 
 
 def test_an_administrators_signature_for_a_user_is_on_record(world: World) -> None:
-    """Who asked, for whom, which key, which roles, and which log-in it counts as."""
+    """The event has the caller, the user, the key, the roles, and the login that it counts as."""
     world.add_user("alice", "access")
     signed = world.do(table.SIGN_USER, SignUser("alice", LINE, ttl=timedelta(hours=1)))
     certificate = parse_certificate(parse_line(signed.certificate))

@@ -1,4 +1,6 @@
-"""Who may take how many file descriptors, and what is held for recordings and the audit."""
+"""How many file descriptors each user may take, and which are reserved for recordings and the
+audit.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def test_all_users_leave_the_reserve() -> None:
 
 
 def test_a_lease_is_given_back_once() -> None:
-    """Giving back twice frees no more than was taken, and nobody who has none is remembered."""
+    """Releasing twice frees no more than was taken, and a user without descriptors is forgotten."""
     budget = DescriptorBudget(shares_of(1024))
     other = budget.account("alice").take(2)
     lease = budget.account("alice").take(6)

@@ -262,7 +262,7 @@ def test_private_keys_do_not_show_themselves() -> None:
 
 
 def test_a_certificate_needs_a_principal() -> None:
-    """A certificate without a principal would be good for everybody."""
+    """A certificate without a principal would be valid for every account."""
     with pytest.raises(InvalidInput):
         user(logins=())
 
@@ -299,7 +299,7 @@ def test_a_certificate_without_identity_is_refused() -> None:
 
 
 def test_pins_name_one_authority() -> None:
-    """The pin of the CA passes, any other is refused, and a typing mistake is told apart."""
+    """The pin of the CA passes, any other is refused; a typing mistake has its own error."""
     assert check_pins([TLS_CA], [pin(TLS_CA).upper().replace("SHA256", "sha256")]) == [TLS_CA]
     with pytest.raises(AccessDenied):
         check_pins([TLS_CA], ["sha256:" + "0" * 64])

@@ -1,4 +1,4 @@
-"""No host gets a certificate that makes it look like another one."""
+"""No host gets a certificate with a name that can be confused with another's."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_some_names_are_not_to_be_had(name: str) -> None:
     "name", ["web1", "db.internal", "auth1", "my-proxy", "9front", "99999999999", "example"]
 )
 def test_other_names_are(name: str) -> None:
-    """Names that are nobody's are free, whatever they resemble; they are in lower case."""
+    """Unused names are free, whatever they resemble; they are in lower case."""
     request = HostCertificateRequest(HOST_ID, name.upper(), "example", HostRole.NODE)
     assert f"{name}.example" in host_principals(request)
 

@@ -125,7 +125,7 @@ def test_a_full_buffer_leaves_by_itself() -> None:
 
 
 def test_two_connections_take_turns() -> None:
-    """Who claims the buffer first pushes out what another connection has there."""
+    """A connection that claims the buffer sends what another one has in it first."""
     first, first_link = outgoing()
     second, second_link = outgoing()
     SEND_BATCH.gather()

@@ -117,7 +117,7 @@ def test_closing_reports_the_rest() -> None:
 
 def test_a_shared_address_is_not_shut_out() -> None:
     """Behind a proxy one client's faults are not another's; they have a member source's share, and
-    not all the places: who works on a node is behind its address, too (attack).
+    not all the places: users who log in from a node are behind its address, too (attack).
     """
     clock, reports = Clock(), list[Refused]()
     admission = make_admission(

@@ -1,4 +1,4 @@
-"""The lock of a data_dir, against processes that hold it, look at it and die."""
+"""The lock of a data_dir, with processes that hold it, check it and die."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_other_parts_of_the_folder_are_free(tmp_path: Path) -> None:
 
 
 def test_all_parts_are_locked_or_none(tmp_path: Path) -> None:
-    """A process that cannot have all of its parts keeps nobody from having the others."""
+    """A process that cannot lock all of its parts holds none of them."""
     with holder(tmp_path, "node") as other:
         assert first_line(other) == "locked"
         with pytest.raises(Conflict, match="the node of"):
@@ -97,7 +97,7 @@ def test_all_parts_are_locked_or_none(tmp_path: Path) -> None:
 
 
 def test_the_lock_ends_with_its_process(tmp_path: Path) -> None:
-    """After kill -9 the next process gets in, and the number of the dead one misleads nobody."""
+    """After kill -9 the next process gets the lock, and its own number is in the file."""
     with holder(tmp_path, "auth") as other:
         assert first_line(other) == "locked"
         other.send_signal(signal.SIGKILL)
@@ -162,7 +162,7 @@ def test_programs_that_are_started_do_not_have_it(tmp_path: Path) -> None:
 
 
 def test_asking_changes_nothing(tmp_path: Path) -> None:
-    """Asking alone makes no file, and a folder that is not there is nobody's."""
+    """A check makes no file, and a directory that does not exist is unlocked."""
     check_unlocked(tmp_path, PARTS)
     check_unlocked(tmp_path / "absent", PARTS)
     assert not list(tmp_path.iterdir())

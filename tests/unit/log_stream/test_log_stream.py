@@ -1,4 +1,4 @@
-"""A log that nobody reads stops nobody, and says later what is missing."""
+"""A log that is not read blocks no process, and says later what is missing."""
 
 from __future__ import annotations
 

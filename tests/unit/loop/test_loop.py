@@ -369,7 +369,7 @@ def test_a_date_is_waited_for_however_the_clock_is_set() -> None:
 
 
 def test_a_step_of_the_clock_is_noticed_and_slewing_is_not() -> None:
-    """Each step is told once, with its sign; a clock that is slewed moves a little at a time."""
+    """Each step is reported once, with its sign; a slewed clock moves a little at a time."""
     clock, steps = SettableClock(), list[float]()
     watch = StepWatch(clock, steps.append)
     watch.stop()

@@ -1,4 +1,4 @@
-"""Who has to be asked about again, and when?"""
+"""Which connections are reviewed again, and when?"""
 
 from __future__ import annotations
 

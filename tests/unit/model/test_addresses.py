@@ -55,14 +55,14 @@ def test_an_address_has_one_notation(host: str, plain: str) -> None:
     ],
 )
 def test_a_source_is_what_one_customer_has(host: str, source: str) -> None:
-    """An IPv6 network counts as one source; who comes by a translator or a tunnel counts with the
-    IPv4 address behind it, so that one neither shuts out all others nor has 65,536 sources.
+    """An IPv6 network counts as one source; a client behind a translator or a tunnel counts with
+    the IPv4 address behind it, so that one neither shuts out all others nor has 65,536 sources.
     """
     assert source_network(host) == source
 
 
 def test_no_client_is_trusted_for_an_address_inside_of_another() -> None:
-    """Who says to be behind 6to4 or NAT64 is never taken for the machine itself."""
+    """A client that claims to be behind 6to4 or NAT64 is never taken for the machine itself."""
     for host in ("2002:7f00:1::1", "64:ff9b::7f00:1", "2001:0:1::80ff:fffe"):
         address = plain_address(host)
         assert address is not None

@@ -178,7 +178,7 @@ def test_surrogate_pairs_are_characters() -> None:
 
 
 def test_an_enumeration_becomes_a_plain_value() -> None:
-    """JSON and YAML writers get a string, not an object that looks like one."""
+    """JSON and YAML writers get a string, not a subclass of it."""
     assert type(to_json(ListHosts())["role"]) is str
 
 

@@ -9,7 +9,7 @@ from tele.node.proxies import ProxyAddresses
 
 
 class NameResolver:
-    """Answers when it is told to."""
+    """Answers when the test says so."""
 
     def __init__(self) -> None:
         self.asked: dict[str, Deferred[list[str]]] = {}

@@ -41,7 +41,7 @@ NO_CERTIFICATE: Any = None
 
 
 class SlowAccounts:
-    """Accounts whose look-ups wait until they are let answer."""
+    """Accounts whose lookups wait until the test lets them answer."""
 
     def __init__(self) -> None:
         self.waiting: list[Deferred[None]] = []
@@ -86,7 +86,7 @@ def role(name: str, **options: Any) -> Role:
 
 
 class World:
-    """A node of a cluster whose state is told to it."""
+    """A node of a cluster whose state the test sets."""
 
     def __init__(self) -> None:
         self.reactor = Clock()
@@ -244,7 +244,7 @@ def test_a_role_that_gives_less_is_the_grant_from_then_on(world: World) -> None:
 
 
 def test_changed_labels_apply_to_authenticated_users(world: World) -> None:
-    """A node that becomes another kind of node keeps nobody who could not log in to it."""
+    """A node whose labels change disconnects users who could not log in to it now."""
     avatar = world.log_in()
     world.labels = {"env": "prod"}
     world.realm.review()
@@ -263,9 +263,7 @@ def test_a_closed_connection_is_not_reviewed(world: World) -> None:
 
 
 def test_break_glass_roles_log_in_without_space_for_the_audit(world: World) -> None:
-    """A node that has no room for its audit lets in those whom a role lets in all the same, and
-    nobody else.
-    """
+    """A node without space for its audit accepts ``break_glass`` roles, and no others."""
     world.member.can_record = False
     with pytest.raises(Unavailable, match="its disk is full"):
         world.begin()[0].raiseException()
@@ -275,8 +273,8 @@ def test_break_glass_roles_log_in_without_space_for_the_audit(world: World) -> N
 
 
 def test_a_login_waits_a_bounded_time_for_its_event(world: World) -> None:
-    """A log-in that neither the disk nor auth puts on record fails, and leaves nobody behind; who
-    makes room does not wait for it.
+    """A login that neither the disk nor auth records fails and leaves nothing; a ``break_glass``
+    role does not wait for it.
     """
     world.recorded = Deferred()
     waiting = world.begin()

@@ -1,4 +1,4 @@
-"""Secrets in files: who else may read them, and what is said if others can."""
+"""Secrets in files: which other users can read them, and the error if any can."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_users_who_can_read_a_file_of_root(file: os.stat_result, problem: str) -
 
 @pytest.mark.usefixtures("as_root")
 def test_the_caller_of_sudo_may_own_a_named_file() -> None:
-    """A file of the person who typed the command is theirs to give."""
+    """A file of the user who typed the command is theirs to name."""
     assert exposure(found(0o600, ME), (ME,)) == ""
     assert exposure(found(0o640, ME), (ME,)) == "others can read it (mode 0640)"
 
@@ -122,7 +122,9 @@ def test_the_file_counts_and_not_the_link_to_it(secret: Path, tmp_path: Path) ->
 
 
 def test_a_service_does_not_wait_for_a_pipe(pipe: Path, tmp_path: Path) -> None:
-    """What is no file is refused at once: a daemon that waits for a writer serves nobody."""
+    """What is no regular file is refused at once: a daemon that waited for a writer would serve no
+    client.
+    """
     for path in (pipe, tmp_path):
         with pytest.raises(InvalidInput, match="not a regular file"):
             read_secret(path, "token_file")
@@ -152,8 +154,8 @@ def described(path: Path) -> tuple[int, list[str]]:
 def test_a_folder_that_others_can_write_to_is_refused(
     tmp_path: Path, mode: int, inside: tuple[str, ...]
 ) -> None:
-    """As /tmp is: whatever it holds, and nothing of it is changed; what to do is said, but not to
-    close a folder like /tmp, which would stop everybody else's programs.
+    """As /tmp is: whatever it holds, and nothing of it is changed; the error says what to do, but
+    not to close a directory like /tmp, which would break other programs.
     """
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -203,7 +205,7 @@ def test_our_own_folder_and_an_empty_one_are_closed(
 
 
 def test_a_new_folder_is_private_and_a_file_is_none(tmp_path: Path) -> None:
-    """Its parents are made, too, and are everybody's."""
+    """Its parents are made, too, with the usual mode."""
     own_folder(tmp_path / "a" / "b", ())
     assert described(tmp_path / "a" / "b") == (0o700, [])
     (tmp_path / "file").touch()

@@ -307,7 +307,7 @@ def test_a_header_names_the_peer(data: bytes, route: str, step: int) -> None:
 
 
 def test_a_header_without_an_address_keeps_the_peer() -> None:
-    """The balancer looks for itself whether we live: it comes from where it comes from."""
+    """A health check of the balancer itself: it counts with the balancer's address."""
     scene = Scene(proxy_protocol=True)
     transport = scene.connect()
     transport.feed(LOCAL + b"SSH-2.0-x\r\n")

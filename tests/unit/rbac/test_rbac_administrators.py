@@ -1,4 +1,4 @@
-"""Who can administer the cluster, and would anybody be left?"""
+"""Which users can administer the cluster, and would one be left?"""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_last_one_is_missed() -> None:
 
 
 def test_one_for_a_while_replaces_none_for_good() -> None:
-    """Who has an end does not make the last one without an end removable."""
+    """An administrator who expires does not make the last one without an expiry removable."""
     guest = user("guest", "editor", expires=NOW + timedelta(days=1))
     before, after = directory(user("a", "editor"), guest), directory(guest)
     assert last_lost(before, after, NOW) == {"a"}

@@ -1,4 +1,4 @@
-"""Who may log in where, as whom: tables, and the invariants of all roles."""
+"""Which user may log in where, as which account: tables, and the invariants of all roles."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_an_expired_role_is_no_role() -> None:
 
 
 def test_reaching_needs_a_role_for_the_node() -> None:
-    """Who may not log in to a node at all cannot even dial it."""
+    """A user who may not log in to a node at all cannot even dial it."""
     assert may_reach(who("access"), PROD, {"access": ACCESS}, (), NOW) is None
     denied = may_reach(who("editor"), PROD, {"editor": EDITOR}, (), NOW)
     assert denied is not None
@@ -313,7 +313,7 @@ def test_rules_about_nothing_are_refused(rule: Rule) -> None:
 @pytest.mark.parametrize("resource", RESOURCES)
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_rule_is_valid_exactly_if_an_operation_needs_it(resource: str, verb: str) -> None:
-    """No pair of words is accepted and then never looked at, neither to allow nor to deny."""
+    """No pair of words is accepted that no operation checks, neither to allow nor to deny."""
     conditions = Conditions(rules=(Rule((resource,), (verb,)),))
     for spec in (RoleSpec(allow=conditions), RoleSpec(deny=conditions)):
         if (resource, verb) in PERMISSIONS:

@@ -51,7 +51,7 @@ def _decide(policy: Policy, who: UserIdentity, login: str, at: datetime = LATER)
 
 
 def test_a_removed_users_certificate_is_void() -> None:
-    """Who was removed reaches nothing, also with a certificate of the same second."""
+    """A removed user reaches nothing, also with a certificate of the same second."""
     policy = Policy(ROLES, (), [UserRevocation("alice", removed=revoked_before(NOW))])
     assert _decide(policy, ALICE, "alice") is Reason.REVOKED
     denied = policy.refuses_user(ALICE, LATER)
@@ -61,7 +61,7 @@ def test_a_removed_users_certificate_is_void() -> None:
 
 
 def test_a_user_of_the_same_name_is_not_touched() -> None:
-    """Who gets the name later has nothing of the removal."""
+    """A later user of the name is not affected by the removal."""
     again = evolve(ALICE, issued=revoked_before(NOW))
     policy = Policy(ROLES, (), [UserRevocation("alice", removed=revoked_before(NOW))])
     assert _decide(policy, again, "alice") is Grant

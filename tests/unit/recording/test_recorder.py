@@ -83,7 +83,7 @@ reactor.run()
 
 
 class Slow:
-    """A disk that does what it is told when it is told; stands for a thread that waits for it."""
+    """A disk whose writes the test completes; stands for a thread that waits for it."""
 
     def __init__(self, place: Place) -> None:
         self.waiting: list[tuple[Callable[[], Any], Deferred[Any]]] = []
@@ -377,7 +377,7 @@ def test_other_output_is_recorded_up_to_a_limit(place: Place) -> None:
 
 
 def test_input_only_if_asked_for(place: Place) -> None:
-    """What people type, their passwords among it, is not recorded by default."""
+    """What users type, their passwords among it, is not recorded by default."""
     tap, ended = heard(place, terminal=True)
     tap.input(memoryview(b"secret"))
     assert total(ended(), FrameKind.INPUT) == 0
@@ -510,7 +510,7 @@ def test_tries_are_spaced_out(place: Place) -> None:
 
 
 def test_what_is_refused_for_good_is_put_aside(place: Place) -> None:
-    """It stands in nobody's way, and it is not thrown away."""
+    """It blocks no other recording, and it is not deleted."""
     auth = Auth()
     auth.refuse = Conflict("other bytes")
     uploading(place, auth)
@@ -529,7 +529,7 @@ def test_what_is_refused_for_good_is_put_aside(place: Place) -> None:
 
 
 def test_what_was_removed_at_auth_goes_when_the_session_ends(place: Place) -> None:
-    """A recording that was removed while it was written disturbs nobody, and is not sent again."""
+    """A recording that was removed while it was written causes no error, and is not sent again."""
     auth = Auth()
     uploading(place, auth)
     begin = start()

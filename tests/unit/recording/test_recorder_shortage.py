@@ -128,8 +128,8 @@ def test_the_end_is_written_on_a_full_disk(place: Place, disk: Disk) -> None:
 
 
 def test_auth_knows_of_an_end_that_cannot_be_written(place: Place, disk: Disk) -> None:
-    """A session that ended does not run for auth until its disk takes the end of the recording:
-    auth is told at once, and has the rest when the disk takes it.
+    """A session that ended is not shown as running until its disk takes the end of the recording:
+    auth receives the end at once, and the rest when the disk takes it.
     """
     begin, auth = start(), Auth()
     uploading(place, auth)

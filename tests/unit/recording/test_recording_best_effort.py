@@ -126,7 +126,7 @@ def test_a_session_continues_and_is_recorded_when_there_is_space(place: Place) -
 
 
 def test_opening_is_retried_once_a_second(place: Place) -> None:
-    """However much a session shows, the disk is asked once a second."""
+    """However much a session writes, the disk is tried once a second."""
     world = World(place, strict=False)
     world.ready()
     for _ in range(1000):
@@ -161,7 +161,7 @@ def test_the_end_is_the_last_chance(place: Place) -> None:
 
 
 def test_an_end_without_any_room(place: Place) -> None:
-    """It leaves nothing behind, and fails nobody."""
+    """It leaves nothing behind, and no session fails."""
     world = World(place, strict=False)
     world.ready()
     world.tape.write(1, FrameKind.OUTPUT, b"x")
@@ -174,7 +174,7 @@ def test_an_end_without_any_room(place: Place) -> None:
 def test_a_connection_that_ends_while_its_recording_is_opened(
     place: Place, *, strict: bool
 ) -> None:
-    """The recording is closed, and does not run for ever without anybody who writes to it."""
+    """The recording is closed, and does not stay open without a writer."""
     world = World(place, strict=strict)
     opening: Deferred[Any] = Deferred()
     world.tape._recorder = Opening(opening)

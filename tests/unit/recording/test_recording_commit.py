@@ -14,7 +14,7 @@ from tele.workers import SerialWorker
 
 @define(eq=False)
 class Source:
-    """Has something to write, and may fail when it hears what came of it."""
+    """Has something to write, and may fail when it gets the result."""
 
     error: Exception | None = None
     results: list[Any] = field(factory=list)
@@ -29,7 +29,7 @@ class Source:
 
 
 def test_one_that_cannot_go_on_stops_no_other() -> None:
-    """All that were written are told, also after one whose session makes a mistake."""
+    """All that were written get their results, also after one whose session fails."""
     clock = Clock()
     writer = SerialWorker(clock, "test")
     commit = GroupCommit(clock, writer, lambda: None, lambda: lambda: None)

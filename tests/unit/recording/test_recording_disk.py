@@ -1,4 +1,4 @@
-"""What recordings ask of disks: that it is kept, and to be told in time that it gets full."""
+"""What recordings need of disks: data that stay, and a warning before the disk is full."""
 
 from __future__ import annotations
 

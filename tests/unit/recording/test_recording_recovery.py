@@ -82,7 +82,7 @@ def test_a_chunk_that_auth_has_is_no_loss(place: Place, how: str, number: int) -
 
 @pytest.mark.parametrize("how", ["gone", "empty", "torn", "zeros", "temporary"])
 def test_the_last_second_is_lost_alone(place: Place, how: str) -> None:
-    """A last chunk that nobody has takes nothing along, and the recording is complete."""
+    """A last chunk that is lost takes nothing along, and the recording is complete."""
     begin = start()
     run(place, begin, 3)
     lose(place.folder(begin.id), "00000003.chunk", how)
@@ -209,7 +209,7 @@ def test_what_auth_had_and_lost_is_named(place: Place, lost: tuple[int, ...]) ->
 
 
 def test_a_lost_chunk_of_which_nothing_is_known(place: Place) -> None:
-    """The chunk after it says what it was, so that nobody can put another one in its place."""
+    """The chunk after it has its hash, so that no other one can be put in its place."""
     auth = Auth()
     uploading(place, auth)
     begin = start()
@@ -281,7 +281,7 @@ def test_a_session_that_never_began(place: Place, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["gone", "empty", "zeros"])
 def test_a_lost_first_chunk_leaves_user_and_node(place: Place, how: str) -> None:
-    """A first chunk that is not there leaves a recording that says of which session it is."""
+    """A first chunk that is lost leaves a recording that names its session."""
     begin = start()
     place.open(begin)
     lose(place.folder(begin.id), "00000000.chunk", how)
@@ -379,7 +379,7 @@ def test_what_the_disk_does_not_give_stops_no_other(place: Place, name: str) -> 
 def test_a_full_disk_keeps_no_recording_from_being_closed(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whose session it was is said again with reserved space, as all that ends a recording is."""
+    """The session's user is written again with reserved space, as all that ends a recording is."""
     run(place, start(), 2)
     write, tried = SpoolFolder.write_start, list[int]()
 

@@ -68,7 +68,7 @@ def test_a_failure_is_that_of_all() -> None:
 
 
 def test_the_first_caller_may_leave() -> None:
-    """The work is not theirs alone: the others wait on, and nobody else is cancelled."""
+    """The work is shared: other callers still wait for it, and are not cancelled."""
     world = World()
     first, gone = world.call()
     _, results = world.call()
@@ -93,7 +93,7 @@ def test_a_caller_that_waits_may_leave() -> None:
 
 
 def test_work_without_callers_is_cancelled() -> None:
-    """When the last caller leaves; who calls after that gets new work, not the cancelled one."""
+    """When the last caller leaves; a later caller gets new work, not the cancelled one."""
     world = World()
     callers = [world.call() for _ in range(2)]
     for caller, _ in callers:

@@ -13,8 +13,8 @@ from tele.spawner.children import Child, Signals
 
 
 def test_signals_when_no_process_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An account that uses up the machine's processes and asks for a signal ends nobody's sessions
-    (attack).
+    """An account that uses up the machine's processes and requests a signal ends no other user's
+    sessions (attack).
     """
 
     def refuse() -> int:

@@ -32,7 +32,9 @@ from tele.spawner.shells import execution
     ],
 )
 def test_a_forced_command_skips_start_up_files(shell: str, option: bytes | None) -> None:
-    """Each shell that reads a file of the user with ``-c`` is told not to (attack)."""
+    """Each shell that reads a file of the user with ``-c`` gets an option that prevents it
+    (attack).
+    """
     name = os.path.basename(shell).encode()
     options = [] if option is None else [option]
     forced = execution(shell, "forced", [b"backup x"])
@@ -80,7 +82,7 @@ def test_a_shell_that_restricts_gets_no_sftp(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_lists_no_shells(tmp_path: Path) -> None:
-    """Without shells(5) those count that everybody knows; no others."""
+    """Without shells(5) the usual shells are valid, and no others."""
     missing = str(tmp_path / "missing")
     check_files(with_shell("/bin/bash"), missing)
     for shell in ("/bin/rbash", "/opt/menu", "/usr/bin/git-shell"):

@@ -377,7 +377,7 @@ def test_interrupt_is_the_nodes(talk: Talk) -> None:
 
 
 def test_why_a_session_did_not_start_is_reported_after_its_end() -> None:
-    """A child may be reaped before the last it said has arrived: that is still what is told."""
+    """A child may be reaped before its last message has arrived: that message is still reported."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(0)
     reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,4 +1,4 @@
-"""What output looks like on a screen, and that nothing of it but characters and looks comes out."""
+"""How output appears on a screen, and that only characters and attributes leave it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_what_is_shown(data: bytes, lines: list[str]) -> None:
     ],
 )
 def test_attributes(sgr: str, look: str) -> None:
-    """Colours and attributes are kept; what is no look leaves the one that there is."""
+    """Colours and attributes are kept; an unknown one changes nothing."""
     emulator = Emulator(Screen(20, 1))
     emulator.feed(f"\x1b[{sgr}mx".encode())
     assert emulator.screen.lines[0].styles[0] == look

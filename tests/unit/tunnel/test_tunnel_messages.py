@@ -184,7 +184,7 @@ def test_a_forged_client_address_is_refused() -> None:
 
 
 def rogue_certificate(world: World) -> Any:
-    """The proxy's own certificate, which anybody may have seen."""
+    """The proxy's own certificate, which is no secret."""
     return _proxy_certificate()(world.authority, world.key)
 
 

@@ -42,7 +42,7 @@ class Reactor(Clock):
 
 @define
 class World:
-    """Workers whose calls last until they are told to end."""
+    """Workers whose calls last until the test ends them."""
 
     reactor: Reactor = field(factory=Reactor)
     ends: dict[str, threading.Event] = field(factory=dict)
@@ -73,7 +73,7 @@ class World:
         return {self.began.get(timeout=30) for _ in range(count)}
 
     def end(self, name: str) -> None:
-        """Let one end, and the reactor hear of it."""
+        """Let one end, and the reactor get the result."""
         self.ends[name].set()
         self.reactor.turn()
 
@@ -133,7 +133,7 @@ def test_keys_take_turns(world: World) -> None:
 
 
 def test_a_call_has_a_deadline_and_its_thread_still_counts(world: World) -> None:
-    """Who waits too long is told so; a stuck thread stays the share of who is stuck."""
+    """A call that waits too long fails; a stuck thread still counts for its key."""
     for number in range(3):
         world.ask("mallory", f"m{number}")
     world.begin(2)
