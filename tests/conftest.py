@@ -20,7 +20,7 @@ hypothesis.settings.load_profile("tele")
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A running cluster of three processes, for all tests of a file that asks for one."""
+    """A running cluster of three processes, for all tests of a file that requests one."""
     running = make_cluster(tmp_path_factory.mktemp("cluster"))
     try:
         yield running

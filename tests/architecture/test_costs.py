@@ -38,7 +38,7 @@ def test_what_reads_much_costs_much() -> None:
 
 
 def test_unauthenticated_clients_send_little() -> None:
-    """What needs no permission has a body that is let in without any."""
+    """The body of a request that needs no permission is small."""
     for operation in OPERATIONS.values():
         if any(isinstance(who, Anyone) for who in operation.who):
             assert operation.limit <= UNCHECKED_BODY or operation.method == "GET", operation.name

@@ -1,4 +1,4 @@
-"""A home, and a running cluster, for those tests that ask for one."""
+"""A home directory and a running cluster, for the tests that request one."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def test_nodes(cluster: Cluster) -> None:
 
 
 def test_an_unknown_node_is_named(cluster: Cluster) -> None:
-    """Ssh ends with 255, and its last words include the proxy's: no such node."""
+    """Ssh ends with 255, and the last line of its errors includes the proxy's: no such node."""
     done = cluster.tele.run("ssh", "no-such-node", "true", status=255)
     assert "no such node" in done.stderr
 

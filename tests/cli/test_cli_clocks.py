@@ -88,7 +88,7 @@ def test_ssh_warns_of_a_wrong_clock_before_openssh_fails(cluster: Cluster) -> No
 
 
 def test_an_old_login_is_still_an_old_login(cluster: Cluster, tele: Tele) -> None:
-    """With clocks that agree, a certificate that is over says so, with what to type."""
+    """With clocks that agree, the error for an expired certificate says so, with what to type."""
     shutil.copytree(cluster.tele.home, tele.home)
     (summary_file,) = (path for path in tele.home.glob("*/*.json") if "expires" in path.read_text())
     old = summary_file.read_text()

@@ -1,4 +1,4 @@
-"""What a command line asks for is done, or refused; never passed over."""
+"""What a command line requests is done, or refused; never ignored."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def log_in(tele: Tele, cluster: Cluster, pin: str, *words: object, status: int =
 def test_a_shorter_lifetime_than_requested_is_reported(
     tele: Tele, cluster: Cluster, pin: str, tmp_path: Path
 ) -> None:
-    """``--ttl 5d`` that becomes 30 hours says so, and why; what is given in full says nothing."""
+    """``--ttl 5d`` that becomes 30 hours prints that, and why; a lifetime granted in full prints
+    nothing.
+    """
     stdin = ("--password-file", "-")
     assert "--ttl 5d: valid for 1d6h only" in log_in(tele, cluster, pin, *stdin, "--ttl", "5d")
     assert "max_session_ttl" in log_in(tele, cluster, pin, *stdin, "--ttl", "31h")

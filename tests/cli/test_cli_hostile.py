@@ -1,4 +1,4 @@
-"""A node and a user whose every word is made to hurt the terminal that shows it."""
+"""A node and a user whose every text is made to hurt the terminal that shows it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_hostile_texts_were_stored(hostile: Cluster, recording: str) -> None
 
 @pytest.mark.parametrize("path", [p for p, c in COMMANDS.items() if not required(c)], ids=" ".join)
 def test_what_is_listed_only_shows(hostile: Cluster, recording: str, path: tuple[str, ...]) -> None:
-    """Each command that needs no words, in each of its formats."""
+    """Each command that needs no arguments, in each of its formats."""
     for form in formats(COMMANDS[path]):
         done = hostile.tele.run(*path, *(("--format", form) if form else ()), status=None)
         only_shows(done.stdout)

@@ -95,7 +95,7 @@ def test_the_second_login_needs_no_pin(tele: Tele, cluster: Cluster, pin: str) -
 
 
 def test_ttl_is_honoured(tele: Tele, cluster: Cluster, pin: str) -> None:
-    """A short life can be asked for; nonsense is a usage error."""
+    """A short lifetime can be requested; an invalid one is a usage error."""
     log_in(tele, cluster, "--ca-pin", pin, "--ttl", "5m")
     assert "for 5m" in log_in(tele, cluster, "--ttl", "5m").stderr
     assert "length of time" in log_in(tele, cluster, "--ttl", "soon", status=2).stderr
@@ -282,7 +282,7 @@ def test_status_shows_how_long_nodes_use_cached_state(cluster: Cluster) -> None:
 def test_others_guesses_do_not_keep_one_out(
     tele: Tele, cluster: Cluster, pin: str, tmp_path: Path
 ) -> None:
-    """After wrong passwords from one address only a machine that was logged in before gets in."""
+    """After wrong passwords from one address only a known machine can log in from there."""
     login = cluster.tele.json("status")["logins"][0]
     cluster.tele.run(
         "users", "add", "bob", "--role", "access", "--login", login, "--password-file", "-",

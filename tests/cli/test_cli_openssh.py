@@ -76,8 +76,8 @@ def test_the_configuration_means_what_it_should(logged_in: Tele) -> None:
 
 
 def test_a_silent_server_gets_keepalives(logged_in: Tele) -> None:
-    """OpenSSH's client asks a silent proxy or node whether it is there, often enough for NAT
-    gateways, and gives up after minutes, not never.
+    """OpenSSH's client sends keepalives to a silent proxy or node, often enough for NAT gateways,
+    and gives up after minutes, not never.
     """
     path = logged_in.folder / "config"
     path.write_text(logged_in.run("config").stdout)

@@ -207,7 +207,7 @@ def test_a_hostile_recording_reaches_no_terminal() -> None:
 
 
 def test_steps_are_read_anew_when_going_back() -> None:
-    """A recording is not held in memory: it is asked for its steps again."""
+    """A recording is not held in memory: its steps are read again."""
     asked = []
 
     def steps() -> Iterator[Step]:

@@ -1,4 +1,4 @@
-"""Commands that run once for each connection start fast: what they import says so."""
+"""Commands that run once for each connection start fast: a test of what they import."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def full_disks(folder: Path, rounds: int, dice: random.Random, sessions: int = 4
 
 
 def _while_full(cluster: Cluster, ledger: Ledger, part: str) -> None:
-    """An administrator gets in everywhere; an error says what it is about."""
+    """An administrator can log in everywhere; an error names its cause."""
     for _ in range(3):
         until(lambda: cluster.ssh(cluster.host, "true", check=False).returncode == 0, "a way in")
         time.sleep(1)

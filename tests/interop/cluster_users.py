@@ -33,7 +33,7 @@ class ClusterUser:
         return self.cluster.tele("--home", str(self.home), *words, check=check)
 
     def ssh_words(self, *words: str, program: str = "ssh") -> list[str]:
-        """Return the words that run OpenSSH as this user."""
+        """Return the command line that runs OpenSSH as this user."""
         return [program, "-F", str(self.config), *words]
 
     def ssh(self, *words: str) -> subprocess.CompletedProcess[bytes]:
@@ -64,7 +64,7 @@ class ClusterUser:
 
 
 def local(cluster: Cluster) -> tuple[str, str]:
-    """The words that make a command ask auth as its owner."""
+    """The options that make a command call auth as its owner."""
     return "--config", str(cluster.folder / "auth.yaml")
 
 

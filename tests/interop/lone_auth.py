@@ -196,7 +196,7 @@ class Ledger:
         self.finished.append(recording_id)
 
     def missing(self) -> list[str]:
-        """What auth, asked now, does not have."""
+        """What auth, called now, does not have."""
         with self.auth.owner() as owner:
             users = {u.metadata.name for u in _all(owner, table.LIST_USERS)}
             roles = {r.metadata.name for r in _all(owner, table.LIST_ROLES)}

@@ -99,7 +99,7 @@ def test_too_many_keys_are_refused_with_the_next_step(server: Server, tmp_path: 
 
 
 def test_a_client_that_signs_each_key_logs_in_with_the_last(server: Server, tmp_path: Path) -> None:
-    """Paramiko asks nothing before it signs: what it signs with other keys is no attempt."""
+    """Paramiko sends no query before it signs: a signature with another key is no attempt."""
     own = paramiko.Ed25519Key.from_private_key_file(str(server.folder / "ed25519"))
     own.load_certificate(str(server.folder / "ed25519-cert.pub"))
     transport = paramiko.Transport(("127.0.0.1", server.port))

@@ -35,7 +35,7 @@ def keys(tmp_path: Path) -> Keys:
 
 
 def direct(cluster: Cluster, *words: str, login: str = "") -> subprocess.CompletedProcess[bytes]:
-    """Connect directly to the node's port with nothing but what ``words`` give."""
+    """Connect directly to the node's port with no other options than ``words``."""
     login = login or pwd.getpwuid(os.geteuid()).pw_name
     return subprocess.run(
         ["ssh", "-F", "none", "-p", str(cluster.ports["node"]), "-o", "BatchMode=yes",

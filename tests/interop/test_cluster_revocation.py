@@ -293,7 +293,7 @@ def test_the_proxy_ends_what_a_node_does_not(cluster: Cluster, bob: ClusterUser)
 
 
 def test_cached_locks_hold_without_auth(cluster: Cluster, bob: ClusterUser) -> None:
-    """With auth away a lock that was received still refuses, also after node and proxy restarted."""
+    """Without auth a received lock still refuses, also after node and proxy restarted."""
     name = (
         cluster.tele("locks", "add", "--user", "bob", "--message", "gone").stdout.decode().strip()
     )

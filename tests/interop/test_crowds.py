@@ -63,8 +63,8 @@ def test_at_a_node(cluster: Cluster, keys: list[tuple[str, str]]) -> None:
 
 
 def test_through_a_proxy(cluster: Cluster, keys: list[tuple[str, str]]) -> None:
-    """The same through a proxy, whose one address they share at the node: each of them counts as
-    who they are.
+    """The same through a proxy, whose one address they share at the node: each of them is counted
+    by user.
     """
 
     async def come_once() -> Any:

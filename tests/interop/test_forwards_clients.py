@@ -156,7 +156,7 @@ def test_asyncssh(cluster: Cluster, signed: Signed, short: Path) -> None:
 
 
 def test_paramiko(cluster: Cluster, signed: Signed) -> None:
-    """Paramiko asks for a port, takes connections on it, and gives it back."""
+    """Paramiko requests a port, accepts connections on it, and cancels it."""
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
     key = paramiko.PKey.from_path(signed.key)

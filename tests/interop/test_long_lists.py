@@ -116,7 +116,7 @@ def test_a_list_is_filtered(auth: LoneAuth) -> None:
 
 
 def test_the_beginning_of_an_id_is_enough(auth: LoneAuth) -> None:
-    """As much of an id as names one recording; more of it is asked for where it names several."""
+    """A prefix of an id that names one recording; a prefix of several is an error."""
     for beginning in ("a", "abcdef01", "ABCDEF01-0000", ALONE):
         shown = json.loads(tele(auth, "recordings", "show", beginning, "--format", "json"))
         assert shown["id"] == ALONE

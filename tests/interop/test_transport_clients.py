@@ -148,8 +148,8 @@ def test_paramiko_speaks_what_it_has(server: Server, cipher: str, mac: str) -> N
 
 
 def test_openssh_learns_a_key_that_is_proved(tmp_path: Path) -> None:
-    """With UpdateHostKeys a client that knew the host's old key asks for proof of the new one,
-    and writes it into its file in place of the old one.
+    """With UpdateHostKeys a client that knew the host's old key requests a proof of the new one,
+    and replaces the old one in its file.
     """
     with running(tmp_path, CHANGE_KEY="1") as server:
         old = (tmp_path / "known_keys").read_text().split()[2]

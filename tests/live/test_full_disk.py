@@ -162,8 +162,8 @@ def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
 
 @pytest.mark.parametrize("what", ["blocks", "inodes"])
 def test_logins_on_a_full_disk(alice: Cluster, what: str) -> None:
-    """A role that asks for recordings refuses a session that has none; a user who has to make room
-    gets in whatever other roles say, and the audit says that it was not recorded.
+    """A role that needs recordings refuses a session that has none; a user with ``break_glass``
+    logs in whatever other roles say, and the audit says that it was not recorded.
     """
     for name, options in (
         ("strict", "record: strict"),

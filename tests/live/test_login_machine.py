@@ -167,7 +167,7 @@ def test_pam_environment_and_limits(root: Path, user: pwd.struct_passwd) -> None
 
 @pytest.mark.parametrize("kind", ["exec", "shell"])
 def test_pam_s_umask_is_the_session_s(root: Path, user: pwd.struct_passwd, kind: str) -> None:
-    """pam_umask's word counts, from its own line or from login.defs; without it, it is 022."""
+    """pam_umask applies, from its own line or from login.defs; without it, it is 022."""
     for rule, expected in (
         ("session optional pam_umask.so umask=0027\n", "0027"),
         ("session optional pam_umask.so\n", "0077"),
@@ -184,7 +184,7 @@ def test_pam_s_umask_is_the_session_s(root: Path, user: pwd.struct_passwd, kind:
 
 
 def test_open_files_of_a_session(root: Path, user: pwd.struct_passwd) -> None:
-    """A session begins with the limit that the node was given; limits.conf has the last word."""
+    """A session begins with the limit of the node; limits.conf overrides it."""
     limits = root / "etc/security/limits.conf"
     limits.write_text("")
     (root / "etc/security/limits.d").mkdir(exist_ok=True)

@@ -393,7 +393,7 @@ def test_a_forced_command_on_a_terminal(node: Server) -> None:
 
 
 def test_forced_sftp(node: Server) -> None:
-    """internal-sftp is the file server, whatever is asked for, and nothing else."""
+    """internal-sftp is the file server, whatever is requested, and nothing else."""
     for words in (("-s", "sftp"), ("id",), ()):
         with subprocess.Popen(
             node.command(*words, key="forced-sftp"),

@@ -52,7 +52,7 @@ class Client:
         return Path(self.account.pw_dir) / "it-ran"
 
     def words(self, *words: str) -> list[str]:
-        """The words of OpenSSH's client: options stand before the node, others after it."""
+        """The arguments of OpenSSH's client: options stand before the node, others after it."""
         options = [word for word in words if word.startswith("-")]
         rest = [word for word in words if not word.startswith("-")]
         login = self.account.pw_name
@@ -227,7 +227,7 @@ def test_variables_that_pam_takes_from_the_user(root: Path, user: pwd.struct_pas
 
 
 def test_the_file_server_has_none_either(root: Path, user: pwd.struct_passwd) -> None:
-    """Its process shows what it began with: no variable and no word of the user's (attack)."""
+    """Its process shows its initial environment: no variable, no argument of the user (attack)."""
     with machine(root, pam="tele-test") as it:
         reading, feed = os.pipe()
         output, report = it.start(user.pw_name, kind="sftp", stdin=reading)

@@ -300,7 +300,7 @@ def test_own_sftp_does_not_write_its_own_memory(user: pwd.struct_passwd) -> None
 
 
 def test_as_an_ordinary_user(user: pwd.struct_passwd) -> None:
-    """A spawner of an ordinary user serves that account only, and says so."""
+    """A spawner of an ordinary user serves that account only, and reports that."""
     program = Path(user.pw_dir) / "node"
     program.mkdir()
     for file in PROGRAM.parent.glob("*.py"):

@@ -54,7 +54,7 @@ class Text(str):
 
 
 def comparisons(function: Callable[[], Any]) -> int:
-    """Return how often texts of :class:`Text` were looked at in ``function()``."""
+    """Return how often texts of :class:`Text` were compared in ``function()``."""
     before = Text.comparisons
     with suppress(Exception):
         function()

@@ -191,7 +191,7 @@ def test_options_say_what_there_is(world: World) -> None:
      "application/octet-stream", "application/json-seq", "", "text/plain; application/json"],
 )  # fmt: skip
 def test_a_body_of_another_type_is_refused(world: World, kind: str) -> None:
-    """What a page in a browser may send without being asked is not JSON (attack)."""
+    """What a page in a browser may send without a preflight is not JSON (attack)."""
     client = world.raw()
     header = f"content-type: {kind}\r\n"
     status, _, body = world.request(client, "POST", "/v1/join", b"{}", header)
@@ -323,7 +323,7 @@ def test_an_unauthenticated_client_cannot_make_the_server_read_a_body(world: Wor
 
 
 def test_expect_continue_is_answered_to_permitted_callers(world: World) -> None:
-    """A permitted body is asked for."""
+    """A permitted body is requested."""
     client = world.raw(world.host_ca.issue(host(HostRole.NODE)))
     head = (
         b"PUT /v1/recordings/abc/chunks/0 HTTP/1.1\r\nhost: a\r\n"

@@ -158,7 +158,7 @@ def test_errors_come_back_as_they_were(clients: Clients) -> None:
 
 
 def test_the_next_address_answers(clients: Clients) -> None:
-    """An address that refuses is passed over, and the one that answered is asked first then."""
+    """An address that refuses is skipped, and the one that answered is tried first then."""
     clients.refused = {"one", "two"}
     remote = clients.make("one:1", "two:2", "three:3")
     clients.ask(remote.perform(table.HEALTH, Nothing()))

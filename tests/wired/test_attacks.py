@@ -150,7 +150,7 @@ def test_s3_no_rekey_before_login(attacker: Attacker) -> None:
 
 # -- S4: limits hold, whatever is pipelined --------------------------------------------
 def test_s4_nothing_is_dispatched_after_the_end(world: World, attacker: Attacker) -> None:
-    """Sixty attempts in one segment: six are looked at, and a good one after them is not."""
+    """Sixty attempts in one segment: six are checked, and a good one after them is not."""
     attacker.ready_to_login()
     wrong = request(b"root", b"password", boolean(False) + string(b"guess"))
     attacker.send(*[wrong] * 59, attacker.login_request())
@@ -195,7 +195,7 @@ def test_s7_late_requests_are_ignored(world: World, attacker: Attacker) -> None:
 
 @pytest.mark.parametrize("name", [b"ssh-connection", b"shell", b"\xff", b""])
 def test_s7_only_one_service(attacker: Attacker, name: bytes) -> None:
-    """No service but authentication can be asked for."""
+    """No service but authentication can be requested."""
     attacker.exchange()
     attacker.send(bytes((n.SERVICE_REQUEST,)) + string(name))
     assert attacker.disconnected
@@ -203,7 +203,7 @@ def test_s7_only_one_service(attacker: Attacker, name: bytes) -> None:
 
 @pytest.mark.parametrize("world", [World], indirect=True)
 def test_s7_the_service_is_requested_again(world: World, attacker: Attacker) -> None:
-    """Some clients ask for it before each key: it is the same one, whose counts go on."""
+    """Some clients request it before each key: it is the same one, and its counts continue."""
     attacker.ready_to_login()
     again = bytes((n.SERVICE_REQUEST,)) + string(b"ssh-userauth")
     attacker.send(again, *[request(b"root", b"none")] * 15, again)
@@ -283,7 +283,7 @@ def test_s8_a_client_that_offers_all_its_keys_gets_advice(world: World, attacker
 
 # -- S9: one request at a time ---------------------------------------------------------
 def test_s9_pipelined_requests_wait_for_the_decision(world: World, attacker: Attacker) -> None:
-    """While the realm decides nothing is looked at; then the first answer ends it all."""
+    """While the realm decides no request is dispatched; then the first success ends it all."""
     decision: Deferred[Any] = Deferred()
     held: list[Any] = []
 

@@ -209,7 +209,7 @@ def test_a_port_in_use(reactor: OwnReactor, tmp_path: Path) -> None:
 
 
 def test_a_second_auth_on_the_same_socket(reactor: OwnReactor, tmp_path: Path) -> None:
-    """Two auths in one folder: the second says so instead of taking the first one's place."""
+    """Two auths in one directory: the second fails and does not replace the first."""
     local = tmp_path / "auth.sock"
     with running(reactor, tmp_path, local_socket=local):
         assert local.stat().st_mode & 0o777 == 0o600

@@ -239,7 +239,7 @@ def test_its_input_waits_for_the_program(ends: ChannelEnds, session: Session) ->
 
 
 def test_a_subsystem_of_conch(ends: ChannelEnds) -> None:
-    """``subsystemLookup`` is asked; EOF closes it, as in Conch."""
+    """``subsystemLookup`` is called; EOF closes it, as in Conch."""
     channel = start(ends, ProgramRequest("subsystem", b"echo"))
     channel.write(b"hello")
     channel.send_eof()

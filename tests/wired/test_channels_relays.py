@@ -169,7 +169,7 @@ def test_a_forward_is_refused_with_the_reason(
 
 @pytest.mark.parametrize("port", [0, 65536, 0xFFFFFFFF])
 def test_impossible_ports_are_refused(ends: ChannelEnds, port: int) -> None:
-    """The forwarder is not asked."""
+    """The forwarder is not called."""
     ends.world.forward = lambda *_: pytest.fail("asked to connect")
     extra = string(b"db") + uint32(port) + string(b"") + uint32(1)
     (reason,) = ends.open(ClientEnd(), extra).events

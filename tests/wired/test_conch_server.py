@@ -1,4 +1,4 @@
-"""A Conch program's own checkers: whom they let in on our classes, and whom they cannot."""
+"""A Conch program's own checkers: which clients they accept on our classes, and which not."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def offered(attacker: Attacker) -> tuple[bytes, ...]:
 
 # -- passwords ------------------------------------------------------------------------
 def test_a_password(world: ConchWorld, attacker: Attacker) -> None:
-    """The program has a checker for passwords: they are offered, and one lets in."""
+    """The program has a checker for passwords: they are offered, and the right one logs in."""
     assert offered(attacker) == (b"publickey", b"password")
     attacker.send(password_request(PASSWORD))
     assert numbers(attacker.receive())[-1] == n.USERAUTH_SUCCESS
@@ -159,7 +159,7 @@ def test_guesses_are_counted(world: ConchWorld, attacker: Attacker) -> None:
 
 # -- plain keys -----------------------------------------------------------------------
 def test_a_plain_key(world: ConchWorld, attacker: Attacker) -> None:
-    """The question is answered, the signature lets in."""
+    """The query is answered, the signature logs in."""
     key = world.plain_key
     attacker.send(attacker.query(key.public.type, key.public.blob))
     assert numbers(attacker.receive())[-1] == n.USERAUTH_PK_OK
@@ -231,7 +231,7 @@ def test_questions_are_counted(world: ConchWorld, attacker: Attacker) -> None:
 
 # -- what else a program may do -------------------------------------------------------
 def test_two_checkers_both_needed(world: ConchWorld) -> None:
-    """``NotEnoughAuthentication`` is a partial success; the second one lets in."""
+    """``NotEnoughAuthentication`` is a partial success; the second one logs in."""
     from twisted.conch.checkers import SSHProtocolChecker
 
     class Both(SSHProtocolChecker):

@@ -1,4 +1,4 @@
-"""Peers that are gone without a word: every connection of every part has its questions."""
+"""Peers that disappear without closing: every connection of every part has keepalives."""
 
 from __future__ import annotations
 

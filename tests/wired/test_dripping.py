@@ -26,7 +26,7 @@ def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
 def test_what_drips_is_not_moved_for_each_piece(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A long packet in small pieces is looked at when it is whole, not piece by piece (attack)."""
+    """A long packet in small pieces is parsed when it is complete, not piece by piece (attack)."""
     node = cluster.node()
     fed: list[int] = []
     feed = Incoming.feed

@@ -150,7 +150,7 @@ def test_a_gateway_that_wants_a_login(
 
 @KINDS
 def test_refusals_and_silence(reactor: OwnReactor, make: Make, scheme: str) -> None:
-    """An error quotes the proxy's refusal; a proxy that is gone is an error."""
+    """An error quotes the proxy's refusal; an unreachable proxy is an error."""
     gateway = Gateway(reactor, make).start()
     via = f"{scheme}://127.0.0.1:{gateway.port}"
     dialer = Dialer(reactor, always(parse_proxy(via)))

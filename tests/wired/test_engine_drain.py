@@ -67,9 +67,7 @@ def stopping() -> Stopping:
 
 
 def test_busy_connections_continue(stopping: Stopping) -> None:
-    """Nothing is sent while one is busy; when the last one is done, all are closed with
-    a word why.
-    """
+    """Nothing is sent while one is busy; after the last one all are closed with a reason."""
     stopping.start(60)
     stopping.advance(20)
     assert stopping.closing == [False] * 3

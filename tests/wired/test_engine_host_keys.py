@@ -42,7 +42,7 @@ def asked(attacker: Attacker, request: bytes) -> bytes:
 
 
 def test_the_plain_key_is_named_once_and_proved(attacker: Attacker) -> None:
-    """The server names its plain key, and signs what only this session can ask for."""
+    """The server names its plain key, and signs what only this session can request."""
     attacker.receive()
     key = attacker.world.host_key.public
     assert announced(attacker) == [string(key.blob)]

@@ -82,8 +82,8 @@ def lose(end: Any) -> None:
 
 @pytest.mark.parametrize("connection", [Counted, ConchConnection])
 def test_idle_peers_live(connection: Any) -> None:
-    """Two silent ends ask each other now and then, and go on for hours; Conch's own connection
-    service is asked and asks as well.
+    """Two silent ends send keepalives now and then, and stay connected for hours; so does Conch's
+    own connection service.
     """
     world = world_of(connection)
     ends = joined(world)
@@ -98,8 +98,8 @@ def test_idle_peers_live(connection: Any) -> None:
 
 
 def test_users_may_be_silent_for_days() -> None:
-    """A client that is stopped, or whose laptop sleeps, is asked nothing, and is there later; a
-    connection of a host at the same server is hung up.
+    """A client that is stopped, or whose laptop sleeps, gets no keepalives, and stays connected; a
+    connection of a host at the same server is closed.
     """
     world = world_of()
     user, host = joined(world), joined(world)
@@ -152,8 +152,8 @@ def test_a_silent_peer_is_disconnected(who: str) -> None:
 
 
 def test_a_peer_that_does_not_read_is_disconnected() -> None:
-    """A peer whose socket takes nothing more counts as gone as any other: what is asked waits
-    for the socket, three questions and no more.
+    """A peer whose socket takes nothing more is dead as any other: keepalives wait for the socket,
+    three and no more.
     """
     world = world_of()
     ends = joined(world)
@@ -165,7 +165,7 @@ def test_a_peer_that_does_not_read_is_disconnected() -> None:
 
 
 def test_a_peer_that_stalls_a_key_exchange_is_disconnected() -> None:
-    """Questions wait for new keys; a peer that never sends its part is gone all the same."""
+    """Keepalives wait for new keys; a peer that never sends its part is disconnected, too."""
     world = world_of()
     ends = joined(world)
     ends.server.sendKexInit()
@@ -231,7 +231,7 @@ def test_all_connections_share_a_timer() -> None:
 
 
 def test_none_where_none_is_wanted() -> None:
-    """With an interval of 0 nothing is asked, and silence is no sin."""
+    """With an interval of 0 no keepalive is sent, and silence ends no connection."""
     world = world_of(keepalive_interval=0.0)
     ends = joined(world)
     pass_time(world, 100 * INTERVAL)
@@ -240,7 +240,7 @@ def test_none_where_none_is_wanted() -> None:
 
 
 def test_the_reason_is_logged(logged: list[str]) -> None:
-    """An operator can read which peer is gone, and after how long."""
+    """The log names the dead peer, and the time."""
     world = world_of()
     joined(world)
     pass_time(world, GONE + SLACK)

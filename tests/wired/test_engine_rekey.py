@@ -101,7 +101,7 @@ def test_the_agreed_cipher_is_the_one_in_use(cipher: bytes, mac: bytes) -> None:
 
 
 def test_a_server_offers_no_chacha_by_default() -> None:
-    """A client that has nothing else is turned away by default, and let in if configured."""
+    """A client that has nothing else is refused by default, and accepted if configured."""
     world = World()
     client = world.client()
     client.supportedCiphers = [CIPHERS[-1]]

@@ -103,7 +103,9 @@ def test_a_clock_that_is_far_ahead_does_not_make_a_member_hurry(world: World) ->
 
 
 def test_a_host_refused_by_auth_rejoins_with_its_key(world: World) -> None:
-    """A host whose clock is behind does not know that its certificate is over: auth says so."""
+    """A host whose clock is behind does not know that its certificate has expired: auth's error
+    says so.
+    """
     member = world.start()
     first = member.identity
     world.auth.refusal = NotLoggedIn("auth.example:3025 does not accept this certificate")

@@ -141,7 +141,7 @@ def test_memory_leaves_no_file(world: World) -> None:
 
 
 def test_resuming(world: World) -> None:
-    """After a restart the machine is the same, needs no token and asks for nothing again."""
+    """After a restart the machine is the same, needs no token and requests nothing again."""
     first = world.start()
     key = first.identity.keys.ssh.public.blob
     world.stop(first)
@@ -221,7 +221,7 @@ def test_removed_while_stopped(world: World) -> None:
 
 
 def test_removed_while_stopped_and_no_token(world: World, lines: list[str]) -> None:
-    """Without one it logs it once, and asks seldom: each refusal is in the audit."""
+    """Without one it logs it once, and retries seldom: each refusal is in the audit."""
     world.stop(world.start())
     world.auth.removed, world.token = True, "wrong"
     world.start()

@@ -212,7 +212,7 @@ def test_remote_socks(cluster: SmallCluster) -> None:
 
 @pytest.mark.parametrize("asked", ["*", "0.0.0.0", "", "10.11.12.13"])
 def test_the_client_does_not_choose_the_address(cluster: SmallCluster, asked: str) -> None:
-    """Whatever address a client asks for, others cannot reach it by default (attack)."""
+    """Whatever address a client requests, others cannot reach it by default (attack)."""
     node = cluster.node()
     port = free_port()
     done = cluster.ssh(
@@ -600,7 +600,7 @@ def x_server(cluster: SmallCluster, folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def test_display_without_leave(cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the role's word there is no display, and nothing listens (attack)."""
+    """Without the role's permission there is no display, and nothing listens (attack)."""
     node = cluster.node()
     monkeypatch.setenv("DISPLAY", ":77")
     done = cluster.ssh("alice", node, "echo [$DISPLAY]", options=("-Y",))

@@ -1,4 +1,4 @@
-"""What is recorded follows from what is launched, whatever OpenSSH's client asks for."""
+"""What is recorded follows from what is launched, whatever OpenSSH's client requests."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_file_server_takes_no_terminal(recorded: Recorded) -> None:
 
 @pytest.mark.parametrize("how", list(ASKED))
 def test_a_forced_command_is_recorded_as_a_command(recorded: Recorded, how: str) -> None:
-    """It is launched whatever was asked for, so its output is recorded, under its name (attack)."""
+    """It is launched whatever was requested, so its output is recorded, under its name (attack)."""
     words, options, _, asked = ASKED[how]
     command = 'echo "forced [$SSH_ORIGINAL_COMMAND]"'
     set_options(recorded.cluster, recorded.node, force_command=command)
@@ -170,7 +170,7 @@ def test_a_forced_command_is_recorded_as_a_command(recorded: Recorded, how: str)
 
 @pytest.mark.parametrize("how", list(ASKED))
 def test_internal_sftp_is_all_that_there_is(recorded: Recorded, how: str) -> None:
-    """Whatever is asked for, the file server is what answers, and what is recorded (attack)."""
+    """Whatever is requested, the file server is what answers, and what is recorded (attack)."""
     words, options, _, asked = ASKED[how]
     set_options(recorded.cluster, recorded.node, force_command="internal-sftp")
     if "-tt" in options:

@@ -147,7 +147,7 @@ def test_shell_without_terminal(node: Node) -> None:
 
 
 def test_terminal(node: Node) -> None:
-    """A terminal has the size and the modes that were asked for, and can be resized."""
+    """A terminal has the size and the modes that were requested, and can be resized."""
     modes = ((53, 0), (3, 8), (128, 9600), (200, 1), (1, 999999))
     request = ProgramRequest(
         "exec",

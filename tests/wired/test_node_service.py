@@ -106,7 +106,7 @@ def test_audit(cluster: SmallCluster) -> None:
 
 
 def test_a_proxy_is_known_by_its_address(cluster: SmallCluster) -> None:
-    """Nobody is shut out for another where a proxy comes from; nothing fails before it is known."""
+    """No client is shut out for another one of a proxy; nothing fails before it is known."""
     proxy = cluster.member(
         DirectoryStore(cluster.folder / "p", HostRole.PROXY),
         lambda: Presence("p1", HostRole.PROXY, ("192.0.2.7:3080",)),
@@ -215,7 +215,7 @@ def test_forwarding(cluster: SmallCluster) -> None:
 
 
 def test_a_command_that_a_role_forces(cluster: SmallCluster) -> None:
-    """Whatever is asked for, that command runs; and there is no terminal if the role says so."""
+    """Whatever is requested, that command runs; and there is no terminal if the role forbids it."""
     node = cluster.node()
     options = RoleOptions(force_command="echo $SSH_ORIGINAL_COMMAND", permit_pty=False)
     allow = Conditions(logins=("{{internal.logins}}",), node_labels={"*": ("*",)})
@@ -296,7 +296,7 @@ def test_a_recorder_that_refuses(cluster: SmallCluster) -> None:
 
 
 def test_a_recorder_that_cannot_record_for_now(cluster: SmallCluster) -> None:
-    """The session goes on and the audit says so; where a role is strict it is refused."""
+    """The session continues, with an event; where a role is strict it is refused."""
     node = cluster.node(recorder=MemoryRecorder(Unavailable("the recorder is full")))
     assert cluster.ssh("alice", node, "echo in").stdout == b"in\n"
     assert cluster.wait_event("session.end")[0].fields["unrecorded"] == "the recorder is full"

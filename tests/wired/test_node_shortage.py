@@ -137,7 +137,7 @@ def test_one_user_over_all_connections(cluster: SmallCluster) -> None:
 
 
 def test_a_login_too_many(cluster: SmallCluster) -> None:
-    """When a user's share is used up, one more connection of theirs is not let in, and said so."""
+    """When a user's share is used up, one more connection of theirs is refused, with an error."""
     budget = budget_of(5)
     node = cluster.node(budget=budget)
     account = budget.account("alice")

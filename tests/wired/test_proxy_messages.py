@@ -44,7 +44,7 @@ def world() -> Iterator[World]:
 
 
 class ProxyOfAuth:
-    """A proxy of the cluster, and what auth makes of its words."""
+    """A proxy of the cluster, and what auth makes of its messages."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -102,7 +102,7 @@ def test_a_message_of_a_node_is_ignored(world: World, proxy: ProxyOfAuth) -> Non
 def test_a_proxy_that_was_removed_or_locked_is_not_believed(
     world: World, proxy: ProxyOfAuth
 ) -> None:
-    """Its certificate is good for a day; its word ends at once."""
+    """Its certificate is valid for a day; its messages are refused at once."""
     lock = Lock(Metadata("l"), LockSpec(LockTarget(host_id=PROXY_ID)))
     world.backend.commit(Put("/locks/l", encode(lock)))
     assert proxy.taken(proxy.word()) is None
@@ -261,8 +261,8 @@ def test_a_message_of_a_proxy_ties_no_address_to_a_host(world: World) -> None:
 
 @pytest.mark.parametrize("hours", [-3, 3], ids=["back", "forward"])
 def test_messages_are_accepted_while_auths_clock_is_set(proxy: ProxyOfAuth, hours: int) -> None:
-    """Proxies say the date as it was, and then as it is; their certificates are of before. A word
-    counts once, by whatever date.
+    """Proxies send the date as it was, and then as it is; their certificates are of before. A
+    message is accepted once, by whatever date.
     """
     proxy.world.clock.set_wall(hours * 3600)
     before, after = proxy.word(), proxy.word(late=-hours * 3600.0)

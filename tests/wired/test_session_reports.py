@@ -124,7 +124,7 @@ def test_an_event_that_was_lost_makes_it_report(node: Node) -> None:
 
 
 def test_auth_of_an_older_version(node: Node) -> None:
-    """Where auth takes no reports, events are sent as ever, and it is not asked all the time."""
+    """Where auth takes no reports, events are sent as ever, and reports are retried seldom."""
     node.auth.refusal = NotFound("no such path")
     node.clock.advance(REPORT_SECONDS + 1)
     node.auth.refusal = None

@@ -1,4 +1,4 @@
-"""Name servers and name services that do not answer delay only the user that asks them."""
+"""Name servers and name services that do not answer delay only the user that needs them."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def test_four_answers(cluster: SmallCluster, form: str) -> None:
 
 
 def test_denials_do_not_fill_the_audit(cluster: SmallCluster) -> None:
-    """Denials of a user who asks in a loop are reported in part, and counted (attack)."""
+    """Denials of a user who sends requests in a loop are reported in part, and counted (attack)."""
     proxy = cluster.proxy()
     cluster.tunnel_node(proxy)
     wait_known(cluster, proxy, "nat1")
@@ -599,7 +599,7 @@ def test_a_user_has_so_many_connections(
 def test_a_user_requests_so_many_nodes(
     cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user who asks in a loop has to wait, on all connections; others do not (attack)."""
+    """A user who floods requests has to wait, on all connections; others do not (attack)."""
     monkeypatch.setattr(user_limits, "DECISIONS_BURST", 20)
     monkeypatch.setattr(user_limits, "DECISIONS_PER_SECOND", 0)
     cluster.person("bob", ME)

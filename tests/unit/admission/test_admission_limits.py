@@ -65,7 +65,7 @@ def test_a_member_source_alone_shuts_out_no_other(
 
 
 def test_fifty_at_once() -> None:
-    """A tool that logs in fifty times at once is let in; its source alone shuts out no other."""
+    """A tool that logs in fifty times at once is admitted; its source alone shuts out no other."""
     startups = Startups(Limits(), lambda: 0.0)  # a draw that refuses wherever one is made
     assert all(startups.enter("192.0.2.1") for _ in range(50))
     while startups.enter("192.0.2.1"):

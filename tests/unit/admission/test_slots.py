@@ -41,7 +41,7 @@ def test_what_waits_is_bounded() -> None:
 
 
 def test_a_limit_counts_as_it_is_when_it_counts() -> None:
-    """With a larger one all that it lets in are called; with a smaller one none is."""
+    """With a larger one all that it admits are called; with a smaller one none is."""
     slots, called, most = Slots(waiting=10), list[str](), [1]
     made = [
         slots.enter("alice", lambda: most[0], lambda name=name: called.append(name))  # type: ignore[misc]

@@ -223,7 +223,7 @@ def test_a_field_does_not_pass_for_a_key_of_every_event(store: Store) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "a" * 64 + "b", "1:", ":" + "a" * 64, "-1:" + "a" * 64])
 def test_what_is_no_mark(text: str) -> None:
-    """A mark that was copied badly is said to be one, and is not looked for."""
+    """A mark that was copied wrongly is an error, and is not searched for."""
     with pytest.raises(InvalidInput):
         read_mark(text)
 

@@ -170,7 +170,7 @@ def test_without_a_token_nothing_is_learned(world: World) -> None:
 
 
 def test_many_at_once_do_not_stretch_a_token(world: World) -> None:
-    """A token for three machines lets in three, and a failed attempt costs nothing."""
+    """A token for three machines admits three, and a failed attempt costs nothing."""
     token = world.token(max_uses=3)
     with pytest.raises(InvalidInput):
         world.join(token, name="proxy")
@@ -249,7 +249,7 @@ def test_refused_logins_take_the_same_steps(world: World) -> None:
 
 
 def test_a_wrong_key_does_not_reveal_whether_the_password_is_right(world: World) -> None:
-    """What is wrong with a request is said before the password is looked at."""
+    """Other errors of a request are reported before the password is checked."""
     world.add_user("alice", "access")
     good = keys()
     for bad in (evolve(good, tls="x"), evolve(good, ssh="x")):
@@ -537,7 +537,7 @@ def test_reading_chunks_alone_is_audited(world: World) -> None:
 
 
 def test_a_page_is_not_a_way_to_read_everything(world: World) -> None:
-    """Lists have a limit, whatever the caller asks for."""
+    """Lists have a limit, whatever the caller requests."""
     for limit in (0, -1, 1001, 10**12):
         with pytest.raises(InvalidInput):
             world.do(table.LIST_USERS, Paged(limit))

@@ -1,4 +1,4 @@
-"""Auth's clock is set: what is online, who waits and what is due depends on elapsed time."""
+"""Auth's clock is set: who is online, who waits and what is due depends on elapsed time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def status(world: World) -> list[Status]:
 
 @STEPS
 def test_a_host_lives_however_the_clock_is_set(world: World, hours: int) -> None:
-    """It is online until 90 seconds have passed since its last word, and again after the next."""
+    """It is online until 90 seconds have passed since its last announcement, and again after the
+    next.
+    """
     world.join(world.token())
     announce(world)
     world.clock.set_wall(hours * 3600)

@@ -84,7 +84,7 @@ def test_a_token_takes_over_no_host_that_is_online(world: World) -> None:
 
 
 def test_a_host_that_has_just_joined_is_alive(world: World) -> None:
-    """Between joining and the first word there is no gap in which another could replace it."""
+    """Between joining and the first announcement no other host can replace it."""
     world.join(world.token())
     with pytest.raises(Conflict, match="is online"):
         world.join(world.token(replaces=("web1",)), OTHER_ID, name="web1")
@@ -533,7 +533,7 @@ def test_a_node_cannot_be_called_as_the_proxy_is_reached(world: World) -> None:
 
 
 def test_only_a_token_binds_labels(world: World) -> None:
-    """What a host says of itself is not the cluster's word."""
+    """The cluster does not vouch for labels that a host announces."""
     world.join(world.token(labels={"env": "prod"}))
     said = Presence("web1", HostRole.NODE, labels={"zone": "a", "env": "dev"})
     answer = world.do(table.ANNOUNCE, said, world.host())

@@ -80,7 +80,7 @@ def use(world: World, *methods: Any) -> None:
 
 
 def test_a_host_joins_by_a_method(world: World) -> None:
-    """The method sees the proof and who asks; the labels it gives stay with the node."""
+    """The method gets the proof and the caller; the labels it returns stay with the node."""
     badge = Badge()
     use(world, badge)
     world.join("badge:good")
@@ -115,7 +115,7 @@ def test_a_method_that_is_not_configured_is_not_used(world: World, token: str) -
 
 
 def test_no_method_makes_an_auth(world: World) -> None:
-    """A method is not even asked about the role auth (attack)."""
+    """A method is not even called for the role auth (attack)."""
     badge = Badge()
     use(world, badge)
     with pytest.raises((AccessDenied, InvalidInput)):

@@ -127,7 +127,7 @@ def test_filters_widen_nothing(world: World) -> None:
 
 
 class Counting(MemoryBackend):
-    """A store that counts what it is asked for."""
+    """A store that counts its calls."""
 
     def __init__(self, clock: Any) -> None:
         super().__init__(clock)

@@ -179,7 +179,9 @@ def test_sessions_of_a_replaced_node_end(world: World, node: Sessions) -> None:
 
 
 def test_a_node_that_never_reconnects(world: World, node: Sessions) -> None:
-    """After the limit its sessions end, at the time of its last word, and its recordings close."""
+    """After the limit its sessions end, at the time of its last announcement, and its recordings
+    close.
+    """
     tape = Tape(world)
     node.start(tape.id)
     tape.upload(0)

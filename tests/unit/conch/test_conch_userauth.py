@@ -15,7 +15,7 @@ HEAD = string(b"root") + string(b"ssh-connection")
 
 
 def test_an_unsigned_request() -> None:
-    """An unsigned request asks whether the key would do."""
+    """An unsigned request queries whether the key is acceptable."""
     packet = HEAD + string(PUBLICKEY) + boolean(False) + string(b"alg") + string(b"blob")
     request = read_key_request(packet)
     assert (request.login, request.algorithm, request.blob) == ("root", b"alg", b"blob")

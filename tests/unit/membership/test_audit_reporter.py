@@ -62,7 +62,7 @@ def test_unauthenticated_clients_do_not_fill_the_audit() -> None:
 
 
 def test_a_denial_is_never_ok() -> None:
-    """Also where the checker of an embedder gives no reason in words."""
+    """Also where the checker of an embedder gives no reason."""
     world = World()
     address = ("192.0.2.1", 4711)
     world.reporter.denied(DeniedAttempt("root", address, "publickey", "checker", "", "eve"))

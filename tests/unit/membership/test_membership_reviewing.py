@@ -29,7 +29,7 @@ HOUR = timedelta(hours=1)
 
 
 class World:
-    """Some who are present, and what is asked about them."""
+    """Connections, and the reviews of them."""
 
     def __init__(self) -> None:
         self.clock = SettableClock()

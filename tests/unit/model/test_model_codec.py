@@ -196,7 +196,7 @@ def _nested(depth: int) -> bytes:
 
 
 def test_finding_a_key_that_is_given_twice_is_linear() -> None:
-    """However many keys there are, each is looked at a fixed number of times."""
+    """However many keys there are, each is read a fixed number of times."""
 
     def work(size: int) -> int:
         names = [Text(f"key{number}") for number in range(size)]

@@ -173,7 +173,7 @@ def test_what_is_forbidden_while_it_is_made_does_not_listen() -> None:
     ],
 )
 def test_addresses(asked: str, no: tuple[str, ...], client: tuple[str, ...] | None) -> None:
-    """As sshd's GatewayPorts; and no name is ever looked up for a client (attack)."""
+    """As sshd's GatewayPorts; and no name is ever resolved for a client (attack)."""
     assert addresses_for(asked, GatewayPorts.NO) == no
     assert addresses_for(asked, GatewayPorts.YES) == EVERYWHERE
     if client is None:

@@ -23,8 +23,8 @@ class NameResolver:
 
 
 def test_addresses_are_those_that_auth_published() -> None:
-    """Addresses count at once, names when they are found, with all of their addresses and in any
-    notation; who is gone does not count.
+    """Addresses apply at once, names when they are resolved, with all of their addresses and in any
+    notation; a removed proxy does not.
     """
     names = NameResolver()
     proxies = ProxyAddresses(names.resolve)

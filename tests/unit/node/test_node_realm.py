@@ -148,7 +148,7 @@ def world() -> World:
 
 
 def test_what_changes_during_a_login_counts(world: World) -> None:
-    """Looking up an account takes a while; who is denied meanwhile is not let in."""
+    """Looking up an account takes a while; a user who is denied meanwhile is refused."""
     answer = world.begin()
     removed = UserRevocation("alice", removed=revoked_before(now(world.reactor)))
     world.change(revoked_users=(removed,))

@@ -332,7 +332,7 @@ def tls_ends(folder: Path) -> tuple[End, End]:
 
 
 def test_records_cost_their_length() -> None:
-    """Each byte is looked at once, however small records are and however they are cut."""
+    """Each byte is read once, however small records are and however they are cut."""
 
     class Counted(bytes):
         read = 0

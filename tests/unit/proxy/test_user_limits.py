@@ -92,7 +92,7 @@ def budget(usage: UserUsage, user: str) -> WindowBudget:
 
 
 def test_decisions_have_a_rate() -> None:
-    """A user who asks all the time has so many a second, and takes none of another's."""
+    """A user who sends requests all the time has so many a second, and takes none of another's."""
     usage = UserUsage()
     for _ in range(DECISIONS_BURST):
         usage.count_decision("alice", 0.0)

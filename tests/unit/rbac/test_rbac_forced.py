@@ -67,7 +67,7 @@ def test_a_role_may_forward_beside_its_command(command: str) -> None:
 
 
 def test_every_role_has_to_allow_it() -> None:
-    """Another role's word does not open what the files-only role leaves closed (attack)."""
+    """Another role does not open what the files-only role leaves closed (attack)."""
     assert forwards(FILES, role("loud", **YES)) == (False, False, False)
     assert forwards(FILES, PLAIN) == (False, False, False)
     loud = role("both", force_command="internal-sftp", **YES)
@@ -77,7 +77,9 @@ def test_every_role_has_to_allow_it() -> None:
 
 @pytest.mark.parametrize("command", ["internal-sftp", "backup", ""])
 def test_the_certificates_command_closes_forwards_too(command: str) -> None:
-    """A command that the certificate forces needs the role's word as well as its own (attack)."""
+    """A command that the certificate forces needs the role's permission as well as its own
+    (attack).
+    """
     forcing = CertificateLimits(force_command=command)
     assert forwards(PLAIN, certificate=forcing) == (False, False, False)
     assert forwards(role("loud", **YES), certificate=forcing) == (True, True, True)
@@ -128,7 +130,7 @@ def test_what_cannot_be_honoured_is_refused(command: str) -> None:
 
 
 def test_other_commands_keep_their_words() -> None:
-    """Only the first word is looked at: an sftp-server with options is a command like any."""
+    """Only the first word is compared: an sftp-server with options is a command like any."""
     for command in ("/usr/lib/openssh/sftp-server -R", "echo internal-sftp", "internal-sftpd -R"):
         check_role(role("r", force_command=command))
         grant = ask(role("r", force_command=command))

@@ -497,7 +497,7 @@ def test_an_outage_loses_nothing(place: Place) -> None:
 
 
 def test_tries_are_spaced_out(place: Place) -> None:
-    """An auth that is away is not asked again and again."""
+    """An auth that is away is called with pauses."""
     auth = Auth()
     auth.away = True
     uploader = uploading(place, auth)
@@ -548,7 +548,7 @@ def test_what_was_removed_at_auth_goes_when_the_session_ends(place: Place) -> No
 
 
 def test_a_host_that_is_no_member_for_now_keeps_its_recordings(place: Place) -> None:
-    """Removed or locked: it asks seldom, and sends all when it is a member again."""
+    """Removed or locked: it calls auth seldom, and sends all when it is a member again."""
     auth = Auth()
     auth.refuse = AccessDenied("no member any more", "removed")
     uploading(place, auth)

@@ -50,7 +50,7 @@ def test_a_recorder_that_died_is_followed_by_one_that_closes(place: Place) -> No
 
 
 def test_it_waits_for_auth(place: Place) -> None:
-    """Nothing is closed before auth was asked what it has: then both would have an end."""
+    """Nothing is closed before auth has said what it has: else both would have an end."""
     begin = start()
     run(place, begin, 2)
     auth = Auth()

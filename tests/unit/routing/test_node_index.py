@@ -47,7 +47,7 @@ def test_an_unknown_name(name: str) -> None:
 
 
 def test_two_nodes_of_one_name_are_ambiguous() -> None:
-    """The error asks for an id."""
+    """The error says to use an id."""
     with pytest.raises(InvalidInput, match=WEB.id):
         index(WEB, OTHER).find("web1")
 

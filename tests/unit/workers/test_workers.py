@@ -105,7 +105,7 @@ def test_an_answer_is_returned(world: World) -> None:
 
 
 def test_a_stuck_call_does_not_delay_other_keys(world: World) -> None:
-    """However much one asks for that lasts, another's call has a thread at once (attack)."""
+    """However many long calls one key makes, a call of another has a thread at once (attack)."""
     for number in range(10):
         world.ask("mallory", f"m{number}")
     assert world.begin(2) == {"m0", "m1"}
@@ -118,7 +118,7 @@ def test_a_stuck_call_does_not_delay_other_keys(world: World) -> None:
 
 
 def test_keys_take_turns(world: World) -> None:
-    """When all threads are busy, who waits with one call does not wait for all of another's."""
+    """When all threads are busy, a key with one call does not wait for all calls of another key."""
     for key in ("m", "n"):
         for number in range(4):
             world.ask(key, f"{key}{number}")
@@ -162,7 +162,7 @@ def test_a_cancelled_call_is_not_made(world: World) -> None:
 
 
 def test_all_together_are_bounded_fairly(world: World) -> None:
-    """When the queue is full, who waits with most makes room for who comes with one."""
+    """When the queue is full, the key with most calls loses one for the new call of another key."""
     for number in range(KEYS_WAITING + 4):
         for call in range(3):
             world.ask(f"k{number}", f"k{number}.{call}")
