@@ -67,7 +67,7 @@ def _no_processes_left(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     before = _children(os.getpid())
     yield
-    deadline = time.monotonic() + 10  # what was told to end may still be ending
+    deadline = time.monotonic() + 10  # what was signalled may still be ending
     while left := {pid for pid in _children(os.getpid()) - before if _is_running(pid)}:
         if time.monotonic() > deadline:
             break

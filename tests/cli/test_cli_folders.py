@@ -24,7 +24,7 @@ def test_up_takes_no_shared_folder(tele: Tele, tmp_path: Path) -> None:
     said = tele.fails(2, "up", "--dir", shared, "--listen", listen)
     assert "is shared: others can write to it (mode 1777)" in said
     assert "choose another folder with --dir" in said
-    assert "chmod" not in said  # to close /tmp would stop everybody else's programs
+    assert "chmod" not in said  # that would break other programs
     assert listed(shared) == (0o1777, [])
 
 

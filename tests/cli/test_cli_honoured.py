@@ -168,7 +168,7 @@ def test_a_channel_that_is_chosen_is_the_one_that_is_shown(
         assert none == ""
 
 
-# -- who is meant ---------------------------------------------------------------------
+# -- which user or node ---------------------------------------------------------------
 def test_an_option_beats_the_environment(tele: Tele, cluster: Cluster, pin: str) -> None:
     """``--proxy`` is not passed over because TELE_CLUSTER is set, nor the other way round."""
     log_in(tele, cluster, pin, "--password-file", "-")

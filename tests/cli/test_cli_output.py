@@ -172,12 +172,12 @@ def test_the_time_that_a_host_reports_is_shown_beside_auths() -> None:
     times.
     """
     now = datetime.now(UTC)
-    for minutes, told in ((0, False), (4, False), (60 * 24, True), (-60, True)):
+    for minutes, expected in ((0, False), (4, False), (60 * 24, True), (-60, True)):
         claimed = now - timedelta(minutes=minutes)
         row = {"started": format_time(claimed), "received": format_time(now)}
-        assert ("(told " in started_ago(row)) is told
+        assert ("(told " in started_ago(row)) is expected
         event = {"time": format_time(now), "claimed": format_time(claimed)}
-        assert bool(_earlier(event)) is (told or minutes > 1)
+        assert bool(_earlier(event)) is (expected or minutes > 1)
     assert started_ago({"started": format_time(now), "received": None}).endswith(" ago")
     assert _earlier({"time": format_time(now)}) == ""
 

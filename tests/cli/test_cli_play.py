@@ -163,7 +163,7 @@ def test_the_terminal_is_put_back_at_every_end(tele: Tele, tmp_path: Path, end: 
         assert "evil" not in tmux.modes()
         lines = [line for line in tmux.lines() if line]
         assert lines[-1].startswith("bash")
-        assert lines[-1].endswith("#") or lines[-1].endswith("$")  # nobody answered a question
+        assert lines[-1].endswith("#") or lines[-1].endswith("$")  # no query was answered
         assert "after" in lines[-2]
 
 
@@ -233,23 +233,23 @@ def test_a_real_session_looks_as_it_did(cluster: Cluster, tmp_path: Path) -> Non
     seen: list[list[str]] = []
     with Tmux(tele, tmp_path / "t", command) as tmux:
 
-        def look(text: str) -> None:
+        def expect_shown(text: str) -> None:
             until(lambda: tmux.shows(text))
             seen.append(non_blank(tmux))
 
         until(lambda: tmux.shows("Top"))
         tmux.keys("5j", "i", "hello ", "Escape", "C-f")
-        look("line 22 ")
+        expect_shown("line 22 ")
         tmux.ask("resize-window", "-x", "110", "-y", "40")
         until(lambda: any("line 22 " in each for each in tmux.lines()) and tmux.shows("line 57 "))
         tmux.keys("G")
-        look("Bot")
+        expect_shown("Bot")
         tmux.ask("resize-window", "-x", "70", "-y", "12")  # the ruler is beyond column 70 now,
-        look("Bot")  # until it is drawn again
+        expect_shown("Bot")  # until it is drawn again
         tmux.keys(":q!", "Enter")
         until(lambda: tmux.shows("line 10 ") and not tmux.shows("Bot"))
         tmux.keys("G")
-        look("(END)")
+        expect_shown("(END)")
         tmux.keys("q")
         until(lambda: tmux.shows("after"))
     newest = tele.json("recordings", "ls")[0]["id"]

@@ -109,7 +109,7 @@ def attempt(dice: Dice) -> None:
         sent = whole
         if dice.random() < 0.6:
             sent = dice.damaged(whole, 3) or b"\0"
-        # Good are those that are signed for this session by who may come in.
+        # Good are those that are signed for this session by a permitted user.
         same = sent == whole or (len(sent) == len(whole) and sent[1:] and _same(sent, whole))
         if same:
             good.add(sent)

@@ -47,7 +47,7 @@ class Cluster:
     processes: dict[str, subprocess.Popen[bytes]] = field(factory=dict)
     #: What stands before the command of a part, such as ``prlimit``.
     prefixes: Mapping[str, Sequence[str]] = field(factory=dict)
-    #: The name of the folder in which ``tele`` keeps who is logged in.
+    #: The name of the folder in which ``tele`` keeps its logins.
     home: str = "home"
     pin: str = ""
     #: Whether each part notes what may block its reactor, in ``PART.blocking``.

@@ -62,7 +62,7 @@ class Screen:
         """Type, or paste, while reading what is shown meanwhile."""
         deadline = time.monotonic() + SECONDS
         while text:
-            assert time.monotonic() < deadline, "nobody takes what is typed"
+            assert time.monotonic() < deadline, "what is typed is not read"
             with suppress(BlockingIOError):
                 text = text[os.write(self._primary, text) :]
             self._read(0 if text else None)

@@ -128,7 +128,7 @@ def test_it_is_gone_when_the_node_dies(
     reactor, spawner = spawning
     path = Path(user.pw_dir) / "s"
     made = reactor.wait(UserSockets(spawner, user.pw_name).listen(bytes(path)))
-    reactor.wait(spawner.close())  # hangs everybody up
+    reactor.wait(spawner.close())  # hangs all sessions up
     reactor.sleep(0.2)
     assert path.exists()
     made.socket.close()

@@ -243,7 +243,7 @@ def release(held: Path) -> None:
     def written() -> bool:
         try:
             pipe = os.open(held, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # nobody reads yet
+        except OSError:  # it has no reader yet
             return False
         with open(pipe, "wb") as file:
             file.write(b"go on\n")
@@ -296,9 +296,9 @@ def test_resizing(screen: Screen) -> None:
     """The size follows the user's window, and programs get SIGWINCH."""
     screen.type(b"stty size\n")
     screen.until(b"24 80")
-    # The terminal's foreground group is told: of an interactive shell that is each command alone.
-    told = b"trap 'echo changed $(stty size)' WINCH; echo se''t; while :; do sleep 0.1; done"
-    screen.type(b'sh -c "' + told.replace(b"$", b"\\$") + b'"\n')
+    # The terminal's foreground group gets SIGWINCH: in an interactive shell that is one command.
+    script = b"trap 'echo changed $(stty size)' WINCH; echo se''t; while :; do sleep 0.1; done"
+    screen.type(b'sh -c "' + script.replace(b"$", b"\\$") + b'"\n')
     screen.until(b"set")
     screen.resize(50, 132)
     screen.until(b"changed 50 132")

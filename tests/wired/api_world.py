@@ -104,7 +104,7 @@ class Handler:
         self.followed: list[Deferred[None]] = []
         self.cancelled: list[str] = []
         self.checked: list[str] = []
-        #: What everybody is refused with; and where checks wait for the test.
+        #: What every caller is refused with; and where checks wait for the test.
         self.denies: AccessDenied | None = None
         self.slow_checks: list[Deferred[None]] | None = None
 

@@ -87,7 +87,7 @@ def remote(
 ) -> Iterator[Any]:
     """Auth as a remote client."""
     assert auth.authority is not None
-    info = reactor.wait(auth.authority.handle(table.CLUSTER, Nothing(), _nobody()))
+    info = reactor.wait(auth.authority.handle(table.CLUSTER, Nothing(), _unauthenticated()))
     host = authority_of(info.authorities, AuthorityKind.HOST)
     assert host is not None
     client = RemoteAuthority(
@@ -101,7 +101,7 @@ def remote(
         reactor.sleep(0.05)
 
 
-def _nobody() -> Caller:
+def _unauthenticated() -> Caller:
     return Caller(None, "test")
 
 
@@ -286,7 +286,7 @@ def test_two_auths_share_a_store(reactor: OwnReactor, tmp_path: Path) -> None:
         assert one.authority is not None
         node = Keys()
         join = members.JoinRequest(added.token, "web1", HostRole.NODE, node.public)
-        joined = reactor.wait(one.authority.handle(table.JOIN, join, _nobody()))
+        joined = reactor.wait(one.authority.handle(table.JOIN, join, _unauthenticated()))
         certificate = parse_certificate(parse_line(joined.ssh))
         host_id = certificate.extensions["tele-host-id"].decode()
         with remote(reactor, two, port, node.with_(joined)) as client:

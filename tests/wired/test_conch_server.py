@@ -151,9 +151,9 @@ def test_guesses_are_counted(world: ConchWorld, attacker: Attacker) -> None:
     """As many as the limits allow, in one packet or not; the right one comes too late."""
     guesses = [password_request(b"wrong")] * world.limits.attempts
     attacker.send(*guesses, password_request(PASSWORD))
-    heard = numbers(attacker.receive())
-    assert heard.count(n.USERAUTH_FAILURE) == world.limits.attempts - 1
-    assert heard[-1] == n.DISCONNECT
+    replies = numbers(attacker.receive())
+    assert replies.count(n.USERAUTH_FAILURE) == world.limits.attempts - 1
+    assert replies[-1] == n.DISCONNECT
     assert world.realm.calls == []
 
 
@@ -224,9 +224,9 @@ def test_questions_are_counted(world: ConchWorld, attacker: Attacker) -> None:
     """Conch's checker answers queries about keys, up to a limit."""
     question = attacker.query(world.plain_key.public.type, world.plain_key.public.blob)
     attacker.send(*[question] * (world.limits.queries + 1))
-    heard = numbers(attacker.receive())
-    assert heard.count(n.USERAUTH_PK_OK) == world.limits.queries
-    assert heard[-1] == n.DISCONNECT
+    replies = numbers(attacker.receive())
+    assert replies.count(n.USERAUTH_PK_OK) == world.limits.queries
+    assert replies[-1] == n.DISCONNECT
 
 
 # -- what else a program may do -------------------------------------------------------

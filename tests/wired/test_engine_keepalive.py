@@ -90,7 +90,7 @@ def test_idle_peers_live(connection: Any) -> None:
     pass_time(world, 3 * 3600, ends)
     assert not ends.client.closing
     assert not ends.server.closing
-    # A question is a sign of life itself: who asks first keeps the other quiet.
+    # A keepalive shows life itself: the end that sends first keeps the other quiet.
     asked = ends.client.service.asked + getattr(ends.server.service, "asked", 0)
     assert 3 * 3600 / (INTERVAL + SLACK) <= asked <= 2 * 3 * 3600 / INTERVAL
     assert not ends.server.service.deferreds["global"]

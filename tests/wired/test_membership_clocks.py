@@ -159,7 +159,7 @@ def test_members_mean_the_same_moment_whichever_was_set(world: World, hours: int
     another_clock(world, hours * HOUR)
     for _ in range(int(SETTLE_SECONDS)):
         world.clock.advance(1.0)
-        # One that has not heard of it yet.
+        # One that has not received it yet.
         assert abs(proxy.stated_seconds - world.clock.seconds()) < VALID_SECONDS
     world.clock.pump([1.0] * 45)
     # One that states the new date, and one that still states the old one.

@@ -35,7 +35,7 @@ from tele.tape.export import details
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
-#: Connects to a port or a path and prints what it is told.
+#: Connects to a port or a path and prints what it receives.
 VISIT = f"""{sys.executable} -c '
 import socket, sys
 where = sys.argv[1]
@@ -576,17 +576,17 @@ def own_authority() -> Iterator[None]:
 def x_server(cluster: SmallCluster, folder: Path) -> Iterator[tuple[str, Path]]:
     """An X server without a screen; gives its display and the file with its cookie."""
     authority = folder / "authority"
-    number, told = os.pipe()
+    number, number_out = os.pipe()
     cookie = os.urandom(16).hex()
     subprocess.run(
         ["xauth", "-q", "-f", str(authority), "add", ":99", ".", cookie],
         check=True, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(told), "-auth", str(authority), "-nolisten", "tcp"],
-        pass_fds=(told,), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ["Xvfb", "-displayfd", str(number_out), "-auth", str(authority), "-nolisten", "tcp"],
+        pass_fds=(number_out,), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    os.close(told)
+    os.close(number_out)
     try:
         with open(number, "rb") as file:
             display = f":{int(file.readline())}"

@@ -310,7 +310,7 @@ def test_sessions_end_with_the_node(cluster: SmallCluster) -> None:
     """When the node stops, its sessions are hung up and their clients get a reason."""
     node = cluster.node()
     marker = cluster.folder / "hung-up"
-    # Bash tells of the child that was hung up with it, on a pipe that is closed by then.
+    # Bash reports the child that was hung up with it, on a pipe that is closed by then.
     command = f"exec 2>&-; trap ': > {marker}; exit' HUP; echo ready; while :; do sleep 0.1; done"
     cluster.reactor.callLater(1.5, lambda: node.service.stopService())
     done = cluster.ssh("alice", node, command)

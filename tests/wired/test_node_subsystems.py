@@ -158,7 +158,7 @@ def test_a_client_that_leaves(cluster: SmallCluster) -> None:
     try:
         cluster.reactor.until(lambda: flooding.flood.written >= 1 << 20)
         cluster.reactor.sleep(0.3)
-        assert flooding.flood.written < 64 << 20  # it waits: nobody reads
+        assert flooding.flood.written < 64 << 20  # it waits for a reader
     finally:
         client.kill()
         client.communicate()

@@ -58,10 +58,10 @@ def test_an_unsupported_mode_refuses_logins(cluster: SmallCluster, mode: str) ->
     node = cluster.node(recorder=recorder)
     proxy = cluster.proxy()
     cluster.reactor.until(lambda: any(host.addresses for host in proxy.service.router.index))
-    told = RecordingMode(mode) if mode in list(RecordingMode) else RecordingMode.UNKNOWN
+    received = RecordingMode(mode) if mode in list(RecordingMode) else RecordingMode.UNKNOWN
     announce(cluster, mode)
     for member in (node.member, proxy.member):
-        wait_until_known(cluster, member, told)
+        wait_until_known(cluster, member, received)
     direct = cluster.ssh("alice", node, "echo in")
     assert (direct.stdout, direct.returncode) == (b"", 255)
     assert b"this node cannot record sessions as the cluster says" in direct.stderr
@@ -119,7 +119,7 @@ def test_a_mode_of_a_newer_auth_is_unknown() -> None:
     state = encode(RecordingSettings())
     newer = state.replace(b'"mode":"node"', b'"mode":"hologram"')
     assert newer != state
-    told = decode(RecordingSettings, newer)
-    assert told.mode is RecordingMode.UNKNOWN
-    assert told.problem
-    assert decode(RecordingSettings, encode(told)) == told
+    received = decode(RecordingSettings, newer)
+    assert received.mode is RecordingMode.UNKNOWN
+    assert received.problem
+    assert decode(RecordingSettings, encode(received)) == received

@@ -65,7 +65,7 @@ def _put(key: str, value: Any) -> Put:
     return Put(key, encode(value))
 
 
-# -- who may call at all ---------------------------------------------------------------
+# -- permitted callers -----------------------------------------------------------------
 @pytest.mark.parametrize("operation", table.OPERATIONS.values(), ids=lambda o: o.name)
 def test_authorization_is_auths_own(world: World, operation: Operation[Any, Any]) -> None:
     """A caller that the table does not name is refused by auth itself, not by its server alone."""

@@ -111,7 +111,7 @@ def test_a_new_host_keeps_its_name_while_the_clock_is_set_a_little(world: World)
 # -- wrong passwords -------------------------------------------------------------------
 
 
-#: What a user has of whom no password was guessed.
+#: The state of a user without failed logins.
 UNHARMED = Guard()
 
 

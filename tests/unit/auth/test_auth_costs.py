@@ -214,15 +214,15 @@ def test_thousands_of_readers_that_leave_cost_the_same_each(world: World) -> Non
     """When a proxy goes away, its fleet's streams end in time that grows with their number."""
 
     def work(size: int) -> int:
-        looked = 0
+        reads = 0
 
         class Receiver:
             def __call__(self, _: Any) -> None:
                 pass
 
             def __eq__(self, other: object) -> bool:
-                nonlocal looked
-                looked += 1
+                nonlocal reads
+                reads += 1
                 return self is other
 
             __hash__ = object.__hash__
@@ -235,7 +235,7 @@ def test_thousands_of_readers_that_leave_cost_the_same_each(world: World) -> Non
             for stream in reversed(streams):
                 stream.cancel()
 
-        return calls(leave) + looked
+        return calls(leave) + reads
 
     assert is_linear(work)
 

@@ -42,7 +42,7 @@ def wrong(world: World, address: str, **words: Any) -> None:
         world.login(password="wrong password", address=address, **words)
 
 
-# -- who has to wait --------------------------------------------------------------------
+# -- lock-outs -------------------------------------------------------------------------
 def test_guessing_locks_out_the_guesser_and_not_the_user(world: World) -> None:
     """Five wrong passwords from one network do not lock out clients of another."""
     world.add_user("alice", "access")
@@ -180,7 +180,7 @@ def test_a_password_of_an_older_version_is_still_one(world: World) -> None:
     world.login()
 
 
-# -- who waits for whom -----------------------------------------------------------------
+# -- order of waiting calls -------------------------------------------------------------
 class Hashing:
     """Passwords whose hashes finish when the test says so."""
 

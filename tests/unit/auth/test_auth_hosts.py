@@ -364,14 +364,14 @@ def meanwhile(
     """Do ``work`` once, just after the next read of a key with ``prefix``."""
     get = world.backend.get
 
-    def looked(key: str) -> Any:
+    def get_and_work(key: str) -> Any:
         found = get(key)
         if key.startswith(prefix):
             monkeypatch.setattr(world.backend, "get", get)
             work()
         return found
 
-    monkeypatch.setattr(world.backend, "get", looked)
+    monkeypatch.setattr(world.backend, "get", get_and_work)
 
 
 def test_a_name_is_not_taken_between_two_reads(

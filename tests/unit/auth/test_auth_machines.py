@@ -242,7 +242,7 @@ def test_heartbeats_are_stored_together(world: World) -> None:
     assert commits == 1
     stored = result(backend.range("/hosts/", "/hosts0"))
     moment = encode(now(world.clock) - timedelta(seconds=FLUSH_SECONDS))
-    assert all(moment in item.value for item in stored), "what was heard is what is stored"
+    assert all(moment in item.value for item in stored), "the last announcement is stored"
     listed = world.do(table.LIST_HOSTS, ListHosts())
     assert {host.status for host in listed.items} == {Status.ONLINE}
 

@@ -47,7 +47,7 @@ def test_an_address_has_one_notation(host: str, plain: str) -> None:
         ("2002:909:909:1::5", "9.9.9.9"),
         ("2002:909:909:2::5", "9.9.9.9"),
         ("2001:0:909:909:8000:63bf:f7f7:f7f6", "8.8.8.9"),
-        # A private address inside is anybody's to claim.
+        # Any client may claim a private address inside.
         ("2002:7f00:1::1", "2002:7f00:1::/64"),
         ("64:ff9b::127.0.0.1", "64:ff9b::/64"),
         ("", ""),

@@ -36,7 +36,7 @@ from tele.rbac.certificate import PERMIT_AGENT_FORWARDING, PERMIT_PORT_FORWARDIN
 from tele.rbac.policy import Policy
 
 HOUR = timedelta(hours=1)
-#: Nobody looks at it: it was checked.
+#: It is not read: it was checked.
 NO_CERTIFICATE: Any = None
 
 

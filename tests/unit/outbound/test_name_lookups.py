@@ -42,7 +42,7 @@ class Reactor(MemoryReactorClock):
         function(*args)
 
     def getThreadPool(self) -> Any:
-        raise AssertionError("the pool of everybody is used")
+        raise AssertionError("the shared pool is used")
 
 
 def found(*hosts: str) -> list[tuple[Any, ...]]:
@@ -58,7 +58,7 @@ def found(*hosts: str) -> list[tuple[Any, ...]]:
     ]
 
 
-def look(names: NameResolver, host: str) -> list[Any]:
+def resolve(names: NameResolver, host: str) -> list[Any]:
     results: list[Any] = []
     Deferred.fromCoroutine(names.resolve("alice", host, 22)).addBoth(results.append)
     return results
@@ -69,9 +69,9 @@ def test_an_address_is_not_resolved(host: str) -> None:
     """A literal address needs no thread and no name server."""
 
     def get(*_: Any) -> Any:
-        raise AssertionError("it was looked up")
+        raise AssertionError("it was resolved")
 
-    ((address,),) = look(NameResolver(Reactor(), get), host)
+    ((address,),) = resolve(NameResolver(Reactor(), get), host)
     assert (address.host, address.port) == (host, 22)
 
 
@@ -79,7 +79,7 @@ def test_a_name_has_so_many_addresses() -> None:
     """However many its server answers, so many connections are tried and no more (attack)."""
     reactor = Reactor()
     names = NameResolver(reactor, lambda *_: found(*(f"192.0.2.{n}" for n in range(200))))
-    results = look(names, "many.example")
+    results = resolve(names, "many.example")
     reactor.turn()
     assert len(results[0]) == ADDRESSES_LIMIT
     names.close()
@@ -96,7 +96,7 @@ def test_a_name_without_address(error: Exception | None) -> None:
         return []
 
     names = NameResolver(reactor, get)
-    results = look(names, "nowhere.example")
+    results = resolve(names, "nowhere.example")
     reactor.turn()
     assert isinstance(results[0], Failure)
     assert results[0].check(DNSLookupError)

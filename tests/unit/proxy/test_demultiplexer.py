@@ -197,17 +197,17 @@ def test_half_a_hello_does_not_wait_for_ever() -> None:
 @pytest.mark.parametrize("record", [1, 100])
 def test_a_slow_hello_costs_its_length(record: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice as long a ClientHello, byte by byte in small records, is twice the work (attack)."""
-    looked = []
+    lengths = []
     feed = ClientHelloReader.feed
 
     def counted(self: ClientHelloReader, data: bytes) -> object:
-        looked.append(len(data))
+        lengths.append(len(data))
         return feed(self, data)
 
     monkeypatch.setattr(ClientHelloReader, "feed", counted)
 
     def cost(size: int) -> int:
-        looked.clear()
+        lengths.clear()
         message = b"\x01" + (8 * 1024).to_bytes(3, "big") + bytes(size)
         pieces = [message[at : at + record] for at in range(0, size, record)]
         data = b"".join(b"\x16\x03\x01" + len(p).to_bytes(2, "big") + p for p in pieces)
@@ -215,7 +215,7 @@ def test_a_slow_hello_costs_its_length(record: int, monkeypatch: pytest.MonkeyPa
         for at in range(len(data)):
             transport.feed(data[at : at + 1])
         assert not transport.aborted
-        return sum(looked)
+        return sum(lengths)
 
     assert cost(2000) <= 2 * cost(1000)
 

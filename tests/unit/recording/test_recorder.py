@@ -323,7 +323,7 @@ def test_what_never_began_leaves_nothing(place: Place, monkeypatch: pytest.Monke
     assert place.spool.folders() == []
 
 
-# -- what is heard --------------------------------------------------------------------
+# -- what is tapped -------------------------------------------------------------------
 class Exit:
     """How a program ended."""
 
@@ -333,7 +333,7 @@ class Exit:
         self.core = False
 
 
-def heard(
+def tapped(
     place: Place, *, terminal: bool, content: bool = True, record_input: bool = False
 ) -> tuple[ProgramTap, Callable[[], list[Frame]]]:
     begin = start()
@@ -355,7 +355,7 @@ def total(frames: list[Frame], kind: FrameKind) -> int:
 
 def test_a_terminal_is_recorded_whole(place: Place) -> None:
     """However much it shows."""
-    tap, ended = heard(place, terminal=True)
+    tap, ended = tapped(place, terminal=True)
     for _ in range(10):
         tap.output(memoryview(bytes(1_000_000)))
     frames = ended()
@@ -365,7 +365,7 @@ def test_a_terminal_is_recorded_whole(place: Place) -> None:
 
 def test_other_output_is_recorded_up_to_a_limit(place: Place) -> None:
     """What is beyond the limit is counted in a gap."""
-    tap, ended = heard(place, terminal=False)
+    tap, ended = tapped(place, terminal=False)
     for _ in range(10):
         tap.output(memoryview(bytes(1_000_000)))
     tap.error(memoryview(b"oops"))
@@ -378,10 +378,10 @@ def test_other_output_is_recorded_up_to_a_limit(place: Place) -> None:
 
 def test_input_only_if_asked_for(place: Place) -> None:
     """What users type, their passwords among it, is not recorded by default."""
-    tap, ended = heard(place, terminal=True)
+    tap, ended = tapped(place, terminal=True)
     tap.input(memoryview(b"secret"))
     assert total(ended(), FrameKind.INPUT) == 0
-    tap, ended = heard(place, terminal=True, record_input=True)
+    tap, ended = tapped(place, terminal=True, record_input=True)
     tap.input(memoryview(b"ls\n"))
     assert total(ended(), FrameKind.INPUT) == 3
 
@@ -444,7 +444,7 @@ def test_the_end_of_a_session_is_reported_before_its_upload_is_complete(place: P
     """What takes a while to upload does not pass for a session that runs; a short one costs
     no call more.
     """
-    for count, told in ((1, False), (4, True)):
+    for count, reported in ((1, False), (4, True)):
         auth = Auth()
         uploader = uploading(place, auth)
         auth.away = True
@@ -460,7 +460,7 @@ def test_the_end_of_a_session_is_reported_before_its_upload_is_complete(place: P
         place.recover(auth)
         assert auth.manifest is not None
         ends = [at for at, name in enumerate(auth.calls) if name == "update_recording"]
-        assert bool(ends) is (told or auth.calls.count("put_chunk") > 1)
+        assert bool(ends) is (reported or auth.calls.count("put_chunk") > 1)
         assert all(at < auth.calls.index("put_chunk") for at in ends)
         assert auth.ended == (manifest_end(auth) if ends else None)
 
@@ -521,7 +521,7 @@ def test_what_is_refused_for_good_is_put_aside(place: Place) -> None:
     place.clock.advance(60)
     assert place.spool.folders() == []
     assert (place.spool.root / f"refused-{begin.id}" / "manifest.json").exists()
-    assert "update_recording" in auth.calls, "auth is told that nobody will complete it"
+    assert "update_recording" in auth.calls, "auth learns that it stays incomplete"
     auth.refuse = None
     place.open().close("done")
     assert auth.manifest is not None

@@ -194,14 +194,14 @@ def test_a_recording_that_failed_to_open_is_tried_again(place: Place, disk: Disk
 
     recorder: Any = Later()
     tape = ConnectionTape(recorder, start(), lambda: 0)
-    heard: list[Any] = []
+    results: list[Any] = []
     for _ in range(2):
-        Deferred.fromCoroutine(tape.ready()).addErrback(lambda f: heard.append(f.value))
+        Deferred.fromCoroutine(tape.ready()).addErrback(lambda f: results.append(f.value))
     opening[0].errback(Unavailable("the session cannot be recorded: Too many open files"))
-    assert [str(error)[-19:] for error in heard] == ["Too many open files"] * 2
-    Deferred.fromCoroutine(tape.ready()).addCallback(heard.append)
+    assert [str(error)[-19:] for error in results] == ["Too many open files"] * 2
+    Deferred.fromCoroutine(tape.ready()).addCallback(results.append)
     opening[1].callback(place.open())
-    assert heard[2:] == [None]
+    assert results[2:] == [None]
     tape.close("done")
 
 

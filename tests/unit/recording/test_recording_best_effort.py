@@ -59,9 +59,9 @@ class World:
         )
 
     def ready(self) -> Any:
-        heard: list[Any] = []
-        Deferred.fromCoroutine(self.tape.ready()).addBoth(heard.append)
-        return getattr(heard[0], "value", heard[0])
+        results: list[Any] = []
+        Deferred.fromCoroutine(self.tape.ready()).addBoth(results.append)
+        return getattr(results[0], "value", results[0])
 
     def started(self) -> bool:
         return self.tape.started
@@ -178,12 +178,12 @@ def test_a_connection_that_ends_while_its_recording_is_opened(
     world = World(place, strict=strict)
     opening: Deferred[Any] = Deferred()
     world.tape._recorder = Opening(opening)
-    heard: list[Any] = []
-    Deferred.fromCoroutine(world.tape.ready()).addErrback(heard.append)
+    results: list[Any] = []
+    Deferred.fromCoroutine(world.tape.ready()).addErrback(results.append)
     world.tape.close("gone")
     recording = place.open(world.begin)
     opening.callback(recording)
-    assert heard[0].check(Unavailable)
+    assert results[0].check(Unavailable)
     assert recording.closing
     assert world.frames()[-1].kind is FrameKind.END
 
@@ -193,8 +193,8 @@ def test_all_waiting_programs_continue(place: Place) -> None:
     world = World(place, strict=False)
     opening: Deferred[Any] = Deferred()
     world.tape._recorder = Opening(opening)
-    heard: list[Any] = []
+    results: list[Any] = []
     for _ in range(3):
-        Deferred.fromCoroutine(world.tape.ready()).addBoth(heard.append)
+        Deferred.fromCoroutine(world.tape.ready()).addBoth(results.append)
     opening.errback(FULL)
-    assert heard == [None] * 3
+    assert results == [None] * 3

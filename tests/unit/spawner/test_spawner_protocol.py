@@ -388,7 +388,7 @@ def test_why_a_session_did_not_start_is_reported_after_its_end() -> None:
         serving.add(child)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         serving.reap(process.pid)
-        process.returncode = 1  # reaped: nobody else's number now
+        process.returncode = 1  # reaped: its number is free now
         with pytest.raises(BlockingIOError):
             ours.recv(MAX_MESSAGE)
         os.write(writing, b"\nshell\0not for logging in")

@@ -384,7 +384,7 @@ def test_another_reader_does_not_split_the_database(tmp_path: Path, turns: Turns
     what is written afterwards is in the file, for it and for the next start.
     """
 
-    def look() -> int:
+    def count_elsewhere() -> int:
         done = subprocess.run(
             [sys.executable, "-c", _LOOK, tmp_path / "s"], check=True, capture_output=True
         )
@@ -393,7 +393,7 @@ def test_another_reader_does_not_split_the_database(tmp_path: Path, turns: Turns
     store = SqliteBackend(tmp_path / "s", turns)
     for number in range(1, 4):
         turns.wait(store.commit(Put(f"/a/{number}", b"x")))
-        assert look() == number
+        assert count_elsewhere() == number
     turns.wait(store.close())
     again = SqliteBackend(tmp_path / "s", turns)
     assert len(keys(turns, again)) == 3

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tele.terminal.emulator import Emulator
 from tele.terminal.screen import COLUMNS_LIMIT, HISTORY_LINES, ROWS_LIMIT, Screen, draw
 
-#: All that :func:`draw` may write beside characters: a look, and a column.
+#: All that :func:`draw` may write beside characters: attributes, and a column.
 ALLOWED = re.compile(r"\x1b\[[0-9;]*m|\x1b\[[0-9]+G")
 #: Pieces of what programs write, for the search for counterexamples.
 PIECES = st.sampled_from(
@@ -88,7 +88,7 @@ def test_what_is_shown(data: bytes, lines: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sgr", "look"),
+    ("sgr", "style"),
     [
         ("1;31", "1;31"),
         ("1;22;4;24", ""),
@@ -102,11 +102,11 @@ def test_what_is_shown(data: bytes, lines: list[str]) -> None:
         ("4;4:0", ""),
     ],
 )
-def test_attributes(sgr: str, look: str) -> None:
+def test_attributes(sgr: str, style: str) -> None:
     """Colours and attributes are kept; an unknown one changes nothing."""
     emulator = Emulator(Screen(20, 1))
     emulator.feed(f"\x1b[{sgr}mx".encode())
-    assert emulator.screen.lines[0].styles[0] == look
+    assert emulator.screen.lines[0].styles[0] == style
 
 
 @given(st.lists(PIECES, max_size=40), st.lists(st.integers(0, 400), max_size=5))
