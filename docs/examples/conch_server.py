@@ -92,7 +92,7 @@ class Factory(factory.SSHFactory):
 
     def __init__(self, host_key: str, authorized_keys: str) -> None:
         with open(authorized_keys, "rb") as lines:
-            known = InMemorySSHKeyDB({b"anybody": list(readAuthorizedKeyFile(lines))})
+            known = InMemorySSHKeyDB({b"alice": list(readAuthorizedKeyFile(lines))})
         self.portal = Portal(Realm(), [SSHPublicKeyChecker(known)])
         self.key = keys.Key.fromFile(host_key)
 

@@ -132,7 +132,7 @@ def test_the_spawner_is_stand_alone() -> None:
     assert done.stdout == "['__main__', 'tele'] []\n"
 
 
-def test_only_embedders_let_in_without_a_certificate() -> None:
+def test_only_embedders_accept_logins_without_a_certificate() -> None:
     """No part of tele knows the classes that ask a Conch program's own checkers."""
     for name, imports in TREE.imports.items():
         if not name.startswith(("tele.conch.compat", "tele.embed.ssh.")):

@@ -152,7 +152,7 @@ def test_the_example_of_a_conch_program_works(tmp_path: Path) -> None:
             def ssh(key: str) -> subprocess.CompletedProcess[str]:
                 options = (
                     f"Port={port}", f"IdentityFile={key}", "IdentitiesOnly=yes", "BatchMode=yes",
-                    "UserKnownHostsFile=known_hosts", "HostKeyAlias=example", "User=anybody",
+                    "UserKnownHostsFile=known_hosts", "HostKeyAlias=example", "User=alice",
                 )  # fmt: skip
                 given = [word for option in options for word in ("-o", option)]
                 return subprocess.run(

@@ -4,7 +4,7 @@
 
     python tests/faults/full_disks.py --rounds 12
 
-While it is full an administrator gets in, at auth and at the node; whatever is refused is refused
+While it is full an administrator logs in, at auth and at the node; whatever is refused is refused
 with the reason. Each part has a disk of its own (a loop device: this needs root).
 """
 

@@ -26,8 +26,8 @@ from tele.wire import numbers as n
 from tele.wire.fields import string, uint32
 
 UNREAD = 256 * 1024
-EVERYBODY = PenaltyRules(exempt=(ip_network("0.0.0.0/0"),))
-WORLD = ChannelWorld(limits=Limits(unread_octets=UNREAD, penalties=EVERYBODY))
+NO_PENALTIES = PenaltyRules(exempt=(ip_network("0.0.0.0/0"),))
+WORLD = ChannelWorld(limits=Limits(unread_octets=UNREAD, penalties=NO_PENALTIES))
 #: What one connection may make us keep: its windows, and what channels and requests cost.
 MOST = 16 << 20
 

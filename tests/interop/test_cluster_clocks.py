@@ -79,7 +79,7 @@ def is_complete(cluster: Cluster, recording_id: str) -> bool:
 @pytest.mark.parametrize("hours", [-3, 3], ids=["back", "forward"])
 @pytest.mark.parametrize("part", ["node", "proxy", "auth"])
 def test_a_clock_that_is_set_disturbs_nothing(cluster: Cluster, part: str, hours: int) -> None:
-    """Whichever clock is set, and in which direction: sessions go on, new users get in,
+    """Whichever clock is set, and in which direction: sessions go on, new users log in,
     the node is online, the recording is complete and verifies, and the step is in the audit.
     """
     before = len(events(cluster, "clock.step"))

@@ -70,7 +70,7 @@ def certificate(cluster: Cluster, keys: Keys, *words: str) -> tuple[str, ...]:
     return ("-i", str(keys.folder / "k"), "-o", f"CertificateFile={keys.folder}/k-cert.pub")
 
 
-def test_a_good_certificate_is_let_in(cluster: Cluster, keys: Keys) -> None:
+def test_a_valid_certificate_is_accepted(cluster: Cluster, keys: Keys) -> None:
     """The login from which the others differ in one respect."""
     done = direct(cluster, *certificate(cluster, keys))
     assert (done.returncode, done.stdout) == (0, b"reached\n"), done.stderr

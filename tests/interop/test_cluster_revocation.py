@@ -183,7 +183,7 @@ def test_a_lock_ends_and_refuses_what_it_names(
         if target == "node":  # it asks again after two minutes, or at its start
             cluster.kill("node")
             cluster.start("node")
-    wait_for(lambda: bob.ssh(cluster.host, "echo in").stdout == b"in\n", "bob to be let in", 90)
+    wait_for(lambda: bob.ssh(cluster.host, "echo in").stdout == b"in\n", "bob to be accepted", 90)
     assert events(cluster, "lock.create")[-1]["name"] == name
     assert events(cluster, "lock.delete")[-1]["name"] == name
 
@@ -256,7 +256,7 @@ def test_a_given_role_that_denies_ends_sessions(cluster: Cluster, bob: ClusterUs
     refused = bob.ssh(cluster.host, "true")
     assert (refused.returncode, b"role suspended denies" in refused.stderr) == (255, True)
     cluster.tele("users", "update", "bob", "--remove-role", "suspended")
-    wait_for(lambda: bob.ssh(cluster.host, "true").returncode == 0, "bob to be let in")
+    wait_for(lambda: bob.ssh(cluster.host, "true").returncode == 0, "bob to be accepted")
 
 
 def test_what_a_role_gives_no_more_begins_no_more(cluster: Cluster) -> None:
@@ -309,7 +309,7 @@ def test_cached_locks_hold_without_auth(cluster: Cluster, bob: ClusterUser) -> N
         cluster.start("auth")
     wait_for(cluster.online, "the node to be online", 90)
     cluster.tele("locks", "rm", name, *local(cluster))
-    wait_for(lambda: bob.ssh(cluster.host, "true").returncode == 0, "bob to be let in", 90)
+    wait_for(lambda: bob.ssh(cluster.host, "true").returncode == 0, "bob to be accepted", 90)
 
 
 def test_locks_are_resources_too(cluster: Cluster, bob: ClusterUser) -> None:

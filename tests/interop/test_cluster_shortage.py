@@ -116,7 +116,7 @@ def test_idle_connections(alice: Cluster, limit: int) -> None:
             clients.append(client)
             wait_for(
                 lambda mark=mark, client=client: mark.exists() or client.poll() is not None,
-                "ssh to be let in or refused",
+                "ssh to be accepted or refused",
             )
         assert 10 < sum(client.poll() is None for client in clients) <= 40
         taken = descriptors(alice)

@@ -113,7 +113,7 @@ def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
     apply_role(alice, "nothing")
     bob, carol = alice.person("bob", "helpers"), alice.person("carol", "access")
     node = Node(alice, what)
-    wait_for(lambda: bob.ssh(bob.host, "true", check=False).returncode == 0, "bob to get in")
+    wait_for(lambda: bob.ssh(bob.host, "true", check=False).returncode == 0, "a login of bob")
     words = ["ssh", "-tt", "-F", str(carol.ssh_config), carol.host]
     command = "stty -echo; echo begun; for n in 1 2 3; do read x; echo line $n; done"
     running = subprocess.Popen(
@@ -176,7 +176,7 @@ def test_logins_on_a_full_disk(alice: Cluster, what: str) -> None:
     node = Node(alice, what)
     for person in (carol, dave):
         wait_for(
-            lambda p=person: p.ssh(p.host, "true", check=False).returncode == 0, "all to get in"
+            lambda p=person: p.ssh(p.host, "true", check=False).returncode == 0, "logins of all"
         )
     wait_for(lambda: idle(node), "all recordings to be at auth")
 
@@ -195,14 +195,14 @@ def test_logins_on_a_full_disk(alice: Cluster, what: str) -> None:
         return b"cannot be recorded" in done.stderr or b"no room left" in done.stderr
 
     wait_for(refused, "a session that has to be recorded to be refused")
-    wait_for(lambda: goes_on(dave, "dave"), "the user who makes room to get in")
+    wait_for(lambda: goes_on(dave, "dave"), "a login of the user with break_glass")
     node.clear()
     wait_for(lambda: carol.ssh(carol.host, "true", check=False).returncode == 0, "all to be well")
 
 
 @pytest.mark.parametrize("what", ["blocks", "inodes"])
 def test_logins_where_all_freed_space_is_taken(alice: Cluster, what: str) -> None:
-    """When something takes even the reserves users get in as long as auth takes their events;
+    """When something takes even the reserves users log in as long as auth takes their events;
     with auth away only those do who are to make room, and all is on record when it is back.
     """
     (alice.folder / "role.yaml").write_text(
@@ -213,7 +213,7 @@ def test_logins_where_all_freed_space_is_taken(alice: Cluster, what: str) -> Non
     node = Node(alice, what)
     for person in (bob, dave):
         wait_for(
-            lambda p=person: p.ssh(p.host, "true", check=False).returncode == 0, "all to get in"
+            lambda p=person: p.ssh(p.host, "true", check=False).returncode == 0, "logins of all"
         )
     wait_for(lambda: idle(node), "all recordings to be at auth")
     for _ in range(12):

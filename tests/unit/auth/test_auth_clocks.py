@@ -122,7 +122,7 @@ def guessed(count: int, guard: Guard = UNHARMED, at: datetime = NOON) -> Guard:
 
 
 def test_a_wait_is_as_long_as_it_was_when_the_clock_is_set_back() -> None:
-    """No client waits for hours because of that, and none gets in sooner."""
+    """No client waits for hours because of that, and none is accepted sooner."""
     guard = guessed(FAILURES)
     early = NOON - timedelta(hours=3)
     outcome, guard = guard.attempt("n", True, early)

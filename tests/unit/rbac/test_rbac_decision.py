@@ -73,7 +73,7 @@ EVERYWHERE = {"*": ("*",)}
 ROOT = Conditions(logins=("root",), node_labels=EVERYWHERE)
 
 
-def test_the_preset_lets_in_as_ones_own_logins() -> None:
+def test_the_preset_permits_ones_own_logins() -> None:
     """``access`` with the trait ``logins: root`` is root everywhere, and no other login."""
     answer = ask(ACCESS)
     assert isinstance(answer, Grant)
