@@ -75,7 +75,9 @@ class NodeAvatar(ConchUser):
         self._running: dict[Program, None] = {}
         self._reactor = reactor
         self._tape = tape
-        self._programs: Any = programs if tape is None else RecordedPrograms(programs, tape)
+        self._programs: NodePrograms | RecordedPrograms = (
+            programs if tape is None else RecordedPrograms(programs, tape)
+        )
         self._plain = programs
         self._audit = audit
         self._began = reactor.seconds()

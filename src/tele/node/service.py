@@ -185,8 +185,7 @@ class NodeService(Service):
         """Return the protocol for a client that connects through a tunnel."""
         if not self.running:
             return None
-        protocol: IProtocol = self.factory.build_vouched(peer_address(remote_addr))
-        return protocol
+        return self.factory.build_vouched(peer_address(remote_addr))
 
     def _tunnels_changed(self) -> None:
         if self._agents is None:

@@ -34,8 +34,7 @@ async def dial_server(endpoint: IStreamClientEndpoint, preface: bytes) -> Stream
     probe = _VersionProbe(preface)
     factory = Factory.forProtocol(lambda: probe)
     factory.noisy = False
-    connecting: Any = endpoint.connect(factory)
-    await connecting
+    await endpoint.connect(factory)
     return await probe.answered
 
 

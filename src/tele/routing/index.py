@@ -16,12 +16,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import chain, islice
-from typing import Any
+from typing import TypeVar
 
 from tele.errors import InvalidInput, NotFound, Unreachable, quoted
 from tele.model.api.hosts import HostChanges
 from tele.model.codec import format_time
 from tele.model.presence import Host, Status
+
+K = TypeVar("K")
 
 #: Labels that a selector may have.
 SELECTOR_LIMIT = 16
@@ -181,7 +183,7 @@ class NodeIndex:
         return matching, False
 
 
-def _drop(index: dict[Any, dict[str, Host]], key: Any, host_id: str) -> None:
+def _drop(index: dict[K, dict[str, Host]], key: K, host_id: str) -> None:
     hosts = index.get(key)
     if hosts is not None:
         hosts.pop(host_id, None)

@@ -217,7 +217,7 @@ class Agent:
         self.addresses = addresses
         self._turn = 0
         self._error = ""
-        self._handle: Any = None
+        self._handle: IProtocol | None = None
         self._since = 0.0
         self._short_lived = 0
         self._duplicates = 0

@@ -140,7 +140,7 @@ class SSHServerFactory(Server):
                 return True
         return False
 
-    def build_vouched(self, addr: IAddress) -> Any:
+    def build_vouched(self, addr: IAddress) -> SSHServerTransport | None:
         """Accept a connection that a proxy of the cluster relays.
 
         Unauthenticated ones are counted apart from those that connect directly.
