@@ -175,7 +175,7 @@ def test_the_time_that_a_host_reports_is_shown_beside_auths() -> None:
     for minutes, expected in ((0, False), (4, False), (60 * 24, True), (-60, True)):
         claimed = now - timedelta(minutes=minutes)
         row = {"started": format_time(claimed), "received": format_time(now)}
-        assert ("(told " in started_ago(row)) is expected
+        assert ("(reported " in started_ago(row)) is expected
         event = {"time": format_time(now), "claimed": format_time(claimed)}
         assert bool(_earlier(event)) is (expected or minutes > 1)
     assert started_ago({"started": format_time(now), "received": None}).endswith(" ago")

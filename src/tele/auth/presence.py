@@ -62,13 +62,13 @@ class Announcement:
 
     host_id: str
     presence: Presence
-    heard: datetime
+    received: datetime
     labels: Mapping[str, str] = Factory(dict)
     source: str = ""
 
     def same(self, other: Announcement | None) -> bool:
         """Whether only the time differs."""
-        return other is not None and evolve(other, heard=self.heard) == self
+        return other is not None and evolve(other, received=self.received) == self
 
 
 Receiver = Callable[[HostChanges], None]
@@ -98,7 +98,7 @@ class Hosts:
         self._clock = clock
         self._forget_after = forget_after
         self._repository = Repository(backend, HOSTS, Announcement)
-        self._heard: dict[HostRole, dict[str, Announcement]] = {role: {} for role in HostRole}
+        self._announced: dict[HostRole, dict[str, Announcement]] = {role: {} for role in HostRole}
         #: When that was by ``clock.seconds()``.
         self._moments: dict[HostRole, dict[str, float]] = {role: {} for role in HostRole}
         self._online: dict[HostRole, set[str]] = {role: set() for role in HostRole}
@@ -116,7 +116,7 @@ class Hosts:
         self._settled_at = self._clock.seconds() + RETURN_TIME.total_seconds()
         self._stop_watching = (await self._backend.watch(HOSTS, self._changed)).stop
         for entry in await self._repository.list():
-            age = max(0.0, (now(self._clock) - entry.value.heard).total_seconds())
+            age = max(0.0, (now(self._clock) - entry.value.received).total_seconds())
             self._take(entry.value.presence.role, entry.value, self._clock.seconds() - age)
         self._later("check", CHECK_SECONDS, self._check_silent)
 
@@ -141,7 +141,7 @@ class Hosts:
     # -- announcements ----------------------------------------------------------------
     async def observe(self, role: HostRole, announcement: Announcement) -> None:
         """Take an announcement; it is durable on return if it changes anything."""
-        changed = not announcement.same(self._heard[role].get(announcement.host_id))
+        changed = not announcement.same(self._announced[role].get(announcement.host_id))
         self._take(role, announcement, self._clock.seconds())
         if changed:
             await self._backend.commit(self._put(role, announcement))
@@ -167,7 +167,7 @@ class Hosts:
     async def _flush(self) -> None:
         while self._unstored and not self._disk_full():
             batch = list(islice(self._unstored, BATCH))
-            announcements = [(role, self._heard[role].get(host_id)) for role, host_id in batch]
+            announcements = [(role, self._announced[role].get(host_id)) for role, host_id in batch]
             for key in batch:
                 self._unstored.pop(key, None)
             try:
@@ -187,7 +187,7 @@ class Hosts:
 
     def known(self, role: HostRole, host_id: str) -> bool:
         """Whether a host has announced itself within ``forget_after``."""
-        return host_id in self._heard[role]
+        return host_id in self._announced[role]
 
     def is_online(self, role: HostRole, host_id: str) -> bool:
         """Whether a host is online."""
@@ -196,14 +196,13 @@ class Hosts:
 
     def last_seen(self, role: HostRole, host_id: str) -> datetime | None:
         """Return the time of a host's last announcement, or None."""
-        announcement = self._heard[role].get(host_id)
-        return None if announcement is None else announcement.heard
+        announcement = self._announced[role].get(host_id)
+        return None if announcement is None else announcement.received
 
     def has_proxy_at(self, address: str) -> bool:
         """Whether a proxy calls auth from this address."""
-        return any(
-            announcement.source == address for announcement in self._heard[HostRole.PROXY].values()
-        )
+        proxies = self._announced[HostRole.PROXY].values()
+        return any(announcement.source == address for announcement in proxies)
 
     def all(self, role: HostRole) -> tuple[Host, ...]:
         """Return all hosts of a role, by name, with their status now."""
@@ -214,14 +213,14 @@ class Hosts:
         order = self._order[role]
         name, _, host_id = place.partition("/")
         for at in range(bisect_right(order, (name, host_id)), len(order)):
-            yield self._show(role, self._heard[role][order[at][1]])
+            yield self._show(role, self._announced[role][order[at][1]])
 
     def watch(self, role: HostRole, receiver: Receiver) -> Deferred[None]:
         """Call ``receiver`` with the hosts of ``role``, and with each change.
 
         The first call is made before this returns. Cancel the Deferred to end it.
         """
-        watcher = _Watcher(receiver, list(self._heard[role]))
+        watcher = _Watcher(receiver, list(self._announced[role]))
         self._watchers[role][watcher] = None
 
         def ended(_: Deferred[None]) -> None:
@@ -240,7 +239,7 @@ class Hosts:
         watcher.receiver(HostChanges(self._shown(role, page), (), first, not watcher.left))
 
     def _shown(self, role: HostRole, ids: Iterable[str]) -> tuple[Host, ...]:
-        announcements = (self._heard[role].get(host_id) for host_id in ids)
+        announcements = (self._announced[role].get(host_id) for host_id in ids)
         return tuple(
             self._show(role, announcement)
             for announcement in announcements
@@ -257,7 +256,7 @@ class Hosts:
             labels=announcement.labels,
             mode=presence.mode,
             status=Status.ONLINE if self.is_online(role, announcement.host_id) else Status.OFFLINE,
-            last_seen=announcement.heard,
+            last_seen=announcement.received,
             version=presence.version,
             rotation=presence.rotation,
             tunnels=presence.tunnels,
@@ -271,7 +270,7 @@ class Hosts:
         role = HostRole(role_name)
         if change.item is not None:
             self._stored(role, decode(Announcement, change.item.value))
-        elif (announcement := self._heard[role].pop(host_id, None)) is not None:
+        elif (announcement := self._announced[role].pop(host_id, None)) is not None:
             self._moments[role].pop(host_id, None)
             self._unplace(role, announcement)
             self._online[role].discard(host_id)
@@ -280,15 +279,16 @@ class Hosts:
 
     def _stored(self, role: HostRole, announcement: Announcement) -> None:
         """Take an announcement that this auth stored itself, or that another auth received."""
-        known = self._heard[role].get(announcement.host_id)
+        known = self._announced[role].get(announcement.host_id)
         # A slightly older one is outdated. If it is much older, a clock was set back.
-        if known is None or not timedelta(0) <= known.heard - announcement.heard < OFFLINE_AFTER:
+        age = None if known is None else known.received - announcement.received
+        if age is None or not timedelta(0) <= age < OFFLINE_AFTER:
             self._take(role, announcement, self._clock.seconds())
 
     def _take(self, role: HostRole, announcement: Announcement, moment: float) -> None:
-        before = self._heard[role].get(announcement.host_id)
+        before = self._announced[role].get(announcement.host_id)
         self._moments[role][announcement.host_id] = moment
-        self._heard[role][announcement.host_id] = announcement
+        self._announced[role][announcement.host_id] = announcement
         if before is None or before.presence.name != announcement.presence.name:
             if before is not None:
                 self._unplace(role, before)
@@ -321,7 +321,7 @@ class Hosts:
             changed, self._unnotified[role] = sorted(ids), set()
             for start in range(0, len(changed), PAGE):
                 some = changed[start : start + PAGE]
-                gone = tuple(host_id for host_id in some if host_id not in self._heard[role])
+                gone = tuple(host_id for host_id in some if host_id not in self._announced[role])
                 changes = HostChanges(self._shown(role, some), gone)
                 for watcher in list(self._watchers[role]):
                     watcher.receiver(changes)

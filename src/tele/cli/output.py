@@ -216,4 +216,4 @@ def started_ago(row: Any) -> str:
     started, received = (datetime.fromisoformat(row[k]) for k in ("started", "received"))
     if abs((received - started).total_seconds()) < MUCH_LATER:
         return began
-    return f"{began} (told {ago(row['received'])})"
+    return f"{began} (reported {ago(row['received'])})"

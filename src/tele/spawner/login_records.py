@@ -6,8 +6,8 @@ for a locked file is short (any user may lock what they may read).
 Invariants:
 
 * Standard library only: the spawner loads it.
-* Only what is there is written: a system without these files wants none. Nothing of it
-  keeps anybody from logging in.
+* Only what is there is written: a system without these files wants none. Nothing in them
+  prevents a login.
 * A host is the address of the client; its name is not looked up.
 """
 

@@ -293,9 +293,9 @@ def test_a_report_costs_the_events_that_it_causes(
 def test_no_node_is_overdue_because_auth_was_away(world: World, node: Sessions) -> None:
     """After days without auth a node has time to reconnect before its sessions end."""
     one = node.start()
-    world.parts.hosts._heard[HostRole.NODE][HOST_ID] = evolve(
-        world.parts.hosts._heard[HostRole.NODE][HOST_ID],
-        heard=now(world.clock) - timedelta(days=3),
+    world.parts.hosts._announced[HostRole.NODE][HOST_ID] = evolve(
+        world.parts.hosts._announced[HostRole.NODE][HOST_ID],
+        received=now(world.clock) - timedelta(days=3),
     )
     world.clock.advance(CHECK_SECONDS)
     assert node.ends() == []

@@ -29,7 +29,7 @@ class Health:
 
 @frozen
 class ClusterInfo:
-    """What anybody may know before trusting: check a pin against it."""
+    """What an unauthenticated client may know: it checks a pin against it."""
 
     cluster: str
     version: str
@@ -85,7 +85,7 @@ class RenewRequest:
 
 @frozen
 class Announced:
-    """Auth heard it. ``rotation`` is what the host should have reached.
+    """Auth received it. ``rotation`` is what the host should have reached.
 
     ``labels`` are those that the cluster bound to the host; they win over its own. ``time`` is
     auth's date.
@@ -98,7 +98,7 @@ class Announced:
 
 @frozen
 class Proxy:
-    """A proxy that lives. ``addresses`` are for everybody, ``peer`` for other proxies.
+    """An online proxy. ``addresses`` are for all clients, ``peer`` for other proxies.
 
     ``peer_header``: what comes to ``peer`` has to begin with a header of the PROXY protocol.
     """

@@ -93,7 +93,7 @@ class OpenRecordings:
 class ListRecordings:
     """Recordings, newest first, optionally filtered; those of ``id``, the beginning of one, by id.
 
-    ``node`` is a name or an id. ``since`` and ``until`` count by when auth heard of them. A page
+    ``node`` is a name or an id. ``since`` and ``until`` count by when auth received them. A page
     may have fewer than ``limit``, or none, and still say how to go on.
     """
 
