@@ -8,13 +8,17 @@ tele runs is recorded, if the mode of the cluster is to record; sshd records not
 
 download, upload   zeros through a command, aes128-gcm; limit: cpu_s/GB at most 0.9, MB/s 1.1
 start              sessions started one after the other; limit: ms and cpu_ms at most 1
-logins             by a light client (limit: logins/s at least 5), and by ssh that runs ``true``
+logins             by a light client (limit: logins/s at least 5), and by ssh that runs ``true``,
+                   at a rate that is the client's; cpu_ms and ssh_cpu_ms are the server's for each
 idle               memory of connections that do nothing (limit: at most 16 KiB each for tele), and
                    sessions started beside none and beside them (limit: the same)
 echo               a key on a terminal and back, alone and beside a bulk download on the connection
 terminal           a text file on a terminal; limit: MB/s at least 1
-get, put           one file by sftp
-scp_down, scp_up   a tree of small files by scp
+get, put           one file by sftp; limit: MB/s at least 1
+scp_get, scp_put   one file by scp, with the login; limit: MB/s at least 1
+scp_down, scp_up, sftp_down, sftp_up
+                   a tree of files of 1 to 10 KiB by scp or sftp, with the login; cpu_ms is for each
+                   file; limit: files/s at least 1
 """
 
 from __future__ import annotations
@@ -70,7 +74,10 @@ def measures(
         count = options.connections if server.name == "tele" else options.sshd_connections
         return sessions.idle(server, fleet, count, options.starts)
 
-    size, files = options.megabytes, options.files
+    def small_files(server: Server, copy: Callable[..., None], *, up: bool) -> Figures:
+        return transfers.small_files(server, shared, options.files, copy, up=up)
+
+    size = options.megabytes
     return {
         "idle": idle,
         "download": lambda server: transfers.bulk_down(server, size),
@@ -81,8 +88,12 @@ def measures(
         "terminal": terminal,
         "get": lambda server: transfers.sftp(server, shared, size, up=False),
         "put": lambda server: transfers.sftp(server, shared, size, up=True),
-        "scp_down": lambda server: transfers.small_files(server, shared, files, up=False),
-        "scp_up": lambda server: transfers.small_files(server, shared, files, up=True),
+        "scp_get": lambda server: transfers.scp(server, shared, size, up=False),
+        "scp_put": lambda server: transfers.scp(server, shared, size, up=True),
+        "scp_down": lambda server: small_files(server, transfers.run_scp, up=False),
+        "scp_up": lambda server: small_files(server, transfers.run_scp, up=True),
+        "sftp_down": lambda server: small_files(server, transfers.run_sftp, up=False),
+        "sftp_up": lambda server: small_files(server, transfers.run_sftp, up=True),
     }
 
 
@@ -101,7 +112,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=100, help="sessions started")
     parser.add_argument("--keys", type=int, default=300, help="keys typed")
     parser.add_argument("--text-megabytes", type=int, default=40, help="shown on a terminal")
-    parser.add_argument("--files", type=int, default=2000, help="files of a kilobyte for scp")
+    parser.add_argument("--files", type=int, default=1000, help="small files for scp and sftp")
     parser.add_argument("--big", action="store_true", help="1000 MB, 10,000 files, 200 MB of text")
     parser.add_argument("--mode", default="node", help="recording mode of the cluster")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Which servers are compared? A tele node and OpenSSH's sshd, both on loopback, same keys.
+"""Which servers are compared? A tele node and OpenSSH's sshd, at one address, same keys.
 
 Both accept user certificates of one authority and have a host certificate, so that a
 login costs both the same kind of work.
@@ -24,6 +24,19 @@ from attrs import frozen
 
 BIN = Path(sys.executable).parent
 TICKS = os.sysconf("SC_CLK_TCK")
+LOOPBACK = "127.0.0.1"
+#: Processes of a connection end after the client does.
+SETTLE_SECONDS = 1.0
+#: Runs a program and waits for its orphans: a process of each of sshd's connections becomes one,
+#: and its CPU would be counted nowhere.
+REAPER = """\
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+child = os.spawnv(os.P_NOWAIT, sys.argv[1], sys.argv[1:])
+signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+while os.wait()[0] != child:
+    pass
+"""
 
 
 @frozen
@@ -45,16 +58,21 @@ class Spent:
 
 @frozen
 class Server:
-    """A running server: its port, its process, and how ssh is told to log in."""
+    """A running server: its port, its process, and how ssh is told to log in.
+
+    ``within`` is a command that runs clients elsewhere, in another network namespace.
+    """
 
     name: str
     port: int
     pid: int
     options: tuple[str, ...]
+    host: str = LOOPBACK
+    within: tuple[str, ...] = ()
 
     def command(self, *words: str, options: tuple[str, ...] = ()) -> list[str]:
         """The ssh command that runs ``words`` there."""
-        return ["ssh", *self.where("-p"), *options, "127.0.0.1", *words]
+        return [*self.within, "ssh", *self.where("-p"), *options, self.host, *words]
 
     def where(self, port: str) -> list[str]:
         """What ssh, sftp or scp has to be told; ``port`` is how it calls that option."""
@@ -87,15 +105,16 @@ class Server:
         return {p.pid: p.own + (p.ended if ended else 0) for p in self.processes()}
 
     def spend(self, doing: Callable[[], None], *, ended: bool = False) -> Spent:
-        """Measure what ``doing`` costs.
-
-        The processes that do the work have to live when it returns: sshd does not wait for
-        those of a connection, so that their CPU is lost with them.
+        """Measure what ``doing`` costs: CPU of processes that live when it returns, or with
+        ``ended`` also of those that end with it.
         """
         before, began = self.cpu(ended=ended), time.monotonic()
         doing()
         wall = time.monotonic() - began
-        after = self.cpu(ended=ended)
+        if ended:
+            time.sleep(SETTLE_SECONDS)
+            return Spent(wall, sum(self.cpu(ended=True).values()) - sum(before.values()))
+        after = self.cpu()
         return Spent(wall, sum(cpu - before.get(pid, 0.0) for pid, cpu in after.items()))
 
     def memory(self) -> int:
@@ -108,22 +127,24 @@ class Server:
         return total
 
 
-def free_port() -> int:
-    """Ask the kernel for a port on 127.0.0.1."""
+def free_port(host: str = LOOPBACK) -> int:
+    """Ask the kernel for a port."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def wait_listening(port: int, process: subprocess.Popen[bytes], seconds: float = 30) -> None:
+def wait_listening(
+    port: int, process: subprocess.Popen[bytes], host: str = LOOPBACK, seconds: float = 30
+) -> None:
     """Wait until ``port`` answers; raises RuntimeError when the server has ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if probe.connect_ex((host, port)) == 0:
                 return
         time.sleep(0.05)
     raise RuntimeError(f"{process.args!r} does not listen on {port}")
@@ -173,16 +194,18 @@ def account() -> Iterator[str]:
 
 
 @contextmanager
-def sshd(folder: Path, options: tuple[str, ...], user_authority: Path) -> Iterator[Server]:
+def sshd(
+    folder: Path, options: tuple[str, ...], user_authority: Path, host: str = LOOPBACK
+) -> Iterator[Server]:
     """OpenSSH's sshd with a host key and the cluster's user authority."""
-    port = free_port()
+    port = free_port(host)
     for name in ("host", "host-ca"):
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name))
     authority, public = str(folder / "host-ca"), str(folder / "host.pub")
-    run("ssh-keygen", "-q", "-s", authority, "-h", "-I", "bench", "-n", "127.0.0.1", public)
+    run("ssh-keygen", "-q", "-s", authority, "-h", "-I", "bench", "-n", host, public)
     config = folder / "sshd_config"
     config.write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\n"
+        f"Port {port}\nListenAddress {host}\nHostKey {folder}/host\n"
         f"HostCertificate {folder}/host-cert.pub\nPidFile none\n"
         f"TrustedUserCAKeys {user_authority}\nAuthorizedKeysFile none\n"
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\n"
@@ -193,10 +216,13 @@ def sshd(folder: Path, options: tuple[str, ...], user_authority: Path) -> Iterat
     if program is None:
         raise RuntimeError("sshd is not installed: apt-get install openssh-server")
     Path("/run/sshd").mkdir(exist_ok=True)
-    process = subprocess.Popen([program, "-D", "-e", "-f", str(config)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-ISc", REAPER, program, "-D", "-e", "-f", str(config)],
+        stderr=subprocess.DEVNULL,
+    )
     try:
-        wait_listening(port, process)
-        yield Server("sshd", port, process.pid, options)
+        wait_listening(port, process, host)
+        yield Server("sshd", port, process.pid, options, host)
     finally:
         stop(process)
 
@@ -258,13 +284,13 @@ def auth(folder: Path, mode: str, login: str) -> Iterator[Fleet]:
 
 
 @contextmanager
-def node(fleet: Fleet, name: str = "tele") -> Iterator[Server]:
+def node(fleet: Fleet, name: str = "tele", host: str = LOOPBACK) -> Iterator[Server]:
     """A tele node of the fleet."""
-    port = free_port()
+    port = free_port(host)
     config = fleet.folder / "node.yaml"
     config.write_text(
         f"version: v1\ndata_dir: {fleet.folder}/node\nnode:\n  name: bench\n"
-        f"  listen: 127.0.0.1:{port}\n"
+        f"  listen: {host}:{port}\n"
         f"  join: {{auth: '127.0.0.1:{fleet.auth_port}', token_file: {fleet.token_file},"
         f" ca_pin: '{fleet.pin}'}}\n"
     )
@@ -274,8 +300,8 @@ def node(fleet: Fleet, name: str = "tele") -> Iterator[Server]:
         stdout=log, stderr=log, cwd=fleet.folder,
     )  # fmt: skip
     try:
-        wait_listening(port, process)
-        yield Server(name, port, process.pid, fleet.options)
+        wait_listening(port, process, host)
+        yield Server(name, port, process.pid, fleet.options, host)
     finally:
         stop(process)
         log.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from servers import Server, Spent, run
@@ -99,17 +100,12 @@ def write_text(path: Path, megabytes: int) -> None:
 
 
 def sftp(server: Server, shared: Path, megabytes: int, *, up: bool) -> dict[str, float]:
-    """Get or put one file with OpenSSH's sftp."""
+    """Get or put one file with OpenSSH's sftp, after the login."""
     size = megabytes * 1_000_000
-    given, taken = shared / "given", shared / f"taken.{server.name}"
-    if not given.exists() or given.stat().st_size != size:
-        with given.open("wb") as file:
-            file.truncate(size)
-        given.chmod(0o644)
-    taken.unlink(missing_ok=True)
+    given, taken = large_file(server, shared, size)
     batch = f"{'put' if up else 'get'} {given} {taken}\n!echo done\n"
     client = subprocess.Popen(
-        ["sftp", "-q", "-b", "-", *server.where("-P"), "127.0.0.1"],
+        ["sftp", "-q", "-b", "-", *server.where("-P"), server.host],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -128,32 +124,70 @@ def sftp(server: Server, shared: Path, megabytes: int, *, up: bool) -> dict[str,
         spent = server.spend(copy)
         assert client.stdin is not None
         client.stdin.close()
-    if taken.stat().st_size != size:
-        raise RuntimeError(f"{server.name}: {taken.stat().st_size} of {size} bytes arrived")
-    taken.unlink()
+    remove(server, taken, size)
     return rates(spent, size)
 
 
-def small_files(server: Server, shared: Path, count: int, *, up: bool) -> dict[str, float]:
-    """Copy a tree of files of a kilobyte with scp."""
+def large_file(server: Server, shared: Path, size: int) -> tuple[Path, Path]:
+    """Return a file of ``size`` bytes, and where to copy it."""
+    given, taken = shared / "given", shared / f"taken.{server.name}"
+    if not given.exists() or given.stat().st_size != size:
+        with given.open("wb") as file:
+            file.truncate(size)
+        given.chmod(0o644)
+    taken.unlink(missing_ok=True)
+    return given, taken
+
+
+def remove(server: Server, taken: Path, size: int) -> None:
+    """Remove a copy, which has to be complete."""
+    arrived = taken.stat().st_size
+    taken.unlink()
+    if arrived != size:
+        raise RuntimeError(f"{server.name}: {arrived} of {size} bytes arrived")
+
+
+def scp(server: Server, shared: Path, megabytes: int, *, up: bool) -> dict[str, float]:
+    """Copy one file with OpenSSH's scp; the login counts."""
+    size = megabytes * 1_000_000
+    given, taken = large_file(server, shared, size)
+    spent = server.spend(lambda: run_scp(server, given, taken, up=up), ended=True)
+    remove(server, taken, size)
+    return rates(spent, size)
+
+
+def run_scp(server: Server, given: Path, taken: Path, *, up: bool) -> None:
+    """Run OpenSSH's scp; here and there are the same machine."""
+    there = f"{server.host}:"
+    source, target = (f"{given}", f"{there}{taken}") if up else (f"{there}{given}", f"{taken}")
+    run("scp", "-q", "-r", *server.where("-P"), source, target)
+
+
+def run_sftp(server: Server, given: Path, taken: Path, *, up: bool) -> None:
+    """Run OpenSSH's sftp, for a tree."""
+    batch = f"{'put' if up else 'get'} -r {given} {taken}\n"
+    words = ["sftp", "-q", "-b", "-", *server.where("-P"), server.host]
+    done = subprocess.run(words, input=batch.encode(), check=False, capture_output=True)
+    if done.returncode:
+        raise RuntimeError(f"{server.name}: sftp failed: {done.stderr.decode()}")
+
+
+def small_files(
+    server: Server, shared: Path, count: int, copy: Callable[..., None], *, up: bool
+) -> dict[str, float]:
+    """Copy a tree of files of 1 to 10 KiB with ``copy``: ``run_scp`` or ``run_sftp``."""
     given, taken = shared / f"tree{count}", shared / f"tree.{server.name}"
     if not given.exists():
         given.mkdir()
         for number in range(count):
             folder = given / f"{number // 100}"
             folder.mkdir(exist_ok=True)
-            (folder / f"{number}").write_bytes(number.to_bytes(4, "big") * 256)
+            content = number.to_bytes(4, "big") * 256
+            (folder / f"{number}").write_bytes(content * (1 + number % 10))
     shutil.rmtree(taken, ignore_errors=True)
-    source, target = str(given), f"127.0.0.1:{taken}"
-    if not up:
-        source, target = f"127.0.0.1:{given}", str(taken)
-
-    def copy() -> None:
-        run("scp", "-q", "-r", *server.where("-P"), source, target)
-
-    spent = server.spend(copy)
+    spent = server.spend(lambda: copy(server, given, taken, up=up), ended=True)
     arrived = sum(1 for path in taken.rglob("*") if path.is_file())
     if arrived != count:
         raise RuntimeError(f"{server.name}: {arrived} of {count} files arrived")
     shutil.rmtree(taken)
-    return {"files/s": count / spent.wall}
+    return {"files/s": count / spent.wall, "cpu_ms": spent.cpu / count * 1000}

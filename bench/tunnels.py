@@ -5,9 +5,10 @@
 Prints JSON: for each measure the medians of both over interleaved rounds, and tele's over
 OpenSSH's. CPU is that of the one in the middle: the proxy, or the sshd that is jumped through.
 
-jump     through a proxy, and through an sshd (ssh -J), to the same node; target: at least as fast
-tunnel   through a proxy to a node that dialled it, and through an sshd to an sshd that is behind
-         ``ssh -R``; target: at least as fast
+jump     through a proxy, and through an sshd (ssh -J), to the same node: bulk data, and logins by
+         ssh; limit: MB/s and logins/s at least 1, cpu_s/GB and ssh_cpu_ms (of a login) at most 0.8
+tunnel   the same through a proxy to a node that dialled it, and through an sshd to an sshd that is
+         behind ``ssh -R``; limit: MB/s and logins/s at least 1
 agents   so many nodes with a tunnel to one proxy: its memory and its CPU when idle, and how long it
          takes until all reconnect after it was killed and started again
 """
@@ -142,11 +143,10 @@ def both(options: argparse.Namespace, ours: Server, theirs: Server) -> dict[str,
     def one(server: Server) -> Figures:
         down = transfers.bulk_down(server, size)
         up = transfers.bulk_up(server, size)
-        logins = sessions.ssh_logins(server, options.logins, options.parallel)
         return {
             **{f"down_{key}": value for key, value in down.items()},
             **{f"up_{key}": value for key, value in up.items()},
-            "ssh_logins/s": logins,
+            **sessions.ssh_logins(server, options.logins, options.parallel),
         }
 
     return measure((reachable(ours), reachable(theirs)), options.rounds, one)
@@ -209,7 +209,11 @@ def main() -> None:
     options = read_options()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    report: dict[str, object] = {"cpus": os.cpu_count(), "python": sys.version.split()[0]}
+    report: dict[str, object] = {
+        "cpus": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "rounds": options.rounds,
+    }
     with tempfile.TemporaryDirectory(prefix="tele-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)
