@@ -7,6 +7,7 @@ over sshd's. Absolute figures are of this machine; limits are for the ratios. Ev
 tele runs is recorded, if the mode of the cluster is to record; sshd records nothing.
 
 download, upload   zeros through a command, aes128-gcm; limit: cpu_s/GB at most 0.9, MB/s 1.1
+download_blocks    the same as download, of a command that writes 1 MiB at a time instead of 4 KiB
 start              sessions started one after the other; limit: ms and cpu_ms at most 1
 logins             by a light client (limit: logins/s at least 5), and by ssh that runs ``true``,
                    at a rate that is the client's; cpu_ms and ssh_cpu_ms are the server's for each
@@ -81,6 +82,7 @@ def measures(
     return {
         "idle": idle,
         "download": lambda server: transfers.bulk_down(server, size),
+        "download_blocks": lambda server: transfers.bulk_down(server, size, 1 << 20),
         "upload": lambda server: transfers.bulk_up(server, size),
         "start": lambda server: sessions.start(server, fleet, options.starts),
         "logins": lambda server: sessions.logins(server, fleet, options.logins, options.parallel),

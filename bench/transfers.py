@@ -47,10 +47,17 @@ def download(server: Server, size: int, words: str, *options: str) -> dict[str, 
     return rates(spent, size)
 
 
-def bulk_down(server: Server, megabytes: int) -> dict[str, float]:
-    """Fetch zeros from a command."""
+def bulk_down(server: Server, megabytes: int, block: int = 0) -> dict[str, float]:
+    """Fetch zeros from a command that writes 4 KiB at a time, as most do, or ``block`` bytes.
+
+    A server that is faster than the command sends a packet for each time, and all that is behind
+    the server handles it.
+    """
     size = megabytes * 1_000_000
-    return download(server, size, f"head -c {size} /dev/zero")
+    words = f"head -c {size} /dev/zero"
+    if block:
+        words = f"dd if=/dev/zero bs={block} count={size} iflag=count_bytes 2>/dev/null"
+    return download(server, size, words)
 
 
 def bulk_up(server: Server, megabytes: int) -> dict[str, float]:

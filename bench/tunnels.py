@@ -141,7 +141,7 @@ def both(options: argparse.Namespace, ours: Server, theirs: Server) -> dict[str,
     size = options.megabytes
 
     def one(server: Server) -> Figures:
-        down = transfers.bulk_down(server, size)
+        down = transfers.bulk_down(server, size, options.block)
         up = transfers.bulk_up(server, size)
         return {
             **{f"down_{key}": value for key, value in down.items()},
@@ -197,6 +197,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--only", default="jump,tunnel,agents", help="measures to take")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--megabytes", type=int, default=400)
+    parser.add_argument(
+        "--block", type=int, default=0, help="bytes of each write of the source; 4 KiB"
+    )
     parser.add_argument("--logins", type=int, default=60)
     parser.add_argument("--parallel", type=int, default=8)
     parser.add_argument("--agents", type=int, default=2000)
