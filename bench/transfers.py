@@ -48,7 +48,7 @@ def download(server: Server, size: int, words: str, *options: str) -> dict[str, 
 
 
 def bulk_down(server: Server, megabytes: int, block: int = 0) -> dict[str, float]:
-    """Fetch zeros from a command that writes 4 KiB at a time, as most do, or ``block`` bytes.
+    """Fetch zeros from a command that writes 4 KiB at a time, as stdio does, or ``block``.
 
     A server that is faster than the command sends a packet for each time, and all that is behind
     the server handles it.
