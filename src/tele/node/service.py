@@ -112,6 +112,7 @@ class NodeService(Service):
             on_denied=self._audit.denied,
             on_refused=self._audit.refused,
             shared=self._proxies.__contains__,
+            part=HostRole.NODE.value,
         )
         self._drain = Drain(reactor, lambda: self.factory.present)
         self._client_addresses = ClientAddressVerifier(
