@@ -161,22 +161,23 @@ class NodeService(Service):
 
     # -- connections through proxies --------------------------------------------------
     def _take_preface(self, transport: SSHServerTransport, data: bytes) -> int | None:
-        size = preface_size(data)
-        if size:
-            try:
-                client, proxy = self._client_addresses.verify(
-                    data[:size], *self._member.clock.dates, elapsed=self._reactor.seconds()
-                )
-            except ProtocolError as error:
-                self._audit.denied(
-                    DeniedAttempt("", transport.remote_addr(), "proxy", "proxy", str(error))
-                )
-                if isinstance(error, WrongDestination):
-                    # Another node claims this address. That is no fault of the proxy: its
-                    # clients for this node are not penalised for it.
-                    transport.fault = None
-                raise
-            transport.vouched_for(client.remote_addr, proxy)
+        try:
+            size = preface_size(data)
+            if not size:
+                return size
+            client, proxy = self._client_addresses.verify(
+                data[:size], *self._member.clock.dates, elapsed=self._reactor.seconds()
+            )
+        except ProtocolError as error:
+            self._audit.denied(
+                DeniedAttempt("", transport.remote_addr(), "proxy", "proxy", str(error))
+            )
+            if isinstance(error, WrongDestination):
+                # Another node claims this address. That is no fault of the proxy: its
+                # clients for this node are not penalised for it.
+                transport.fault = None
+            raise
+        transport.vouched_for(client.remote_addr, proxy)
         return size
 
     def _end_refused(self) -> None:
