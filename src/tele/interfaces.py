@@ -232,7 +232,8 @@ class Joined:
 class IJoinMethod(Interface):
     """A proof, other than a join token, that a host may become a member.
 
-    A host that joins with the token ``NAME:PROOF`` is checked by the method NAME.
+    A host that joins with the token ``NAME:PROOF`` is checked by the method NAME. Auth makes no
+    token that begins like this.
     """
 
     name = Attribute("str: what stands before the colon; a-z, 0-9 and hyphens")
@@ -242,7 +243,8 @@ class IJoinMethod(Interface):
 
         Fails with :class:`tele.errors.AccessDenied`, with the same text for every cause. The
         caller is not authenticated: the work for a wrong proof has to be bounded. Whether a proof
-        may be used twice is for the method to decide.
+        may be used twice is for the method to decide. Another exception refuses the host, too, and
+        is logged: the host does not learn its text.
         """
 
 

@@ -65,6 +65,8 @@ def test_only_a_node_may_act_as_others_and_leaves_sessions_alone() -> None:
         assert service(part)["ProtectSystem"] == "strict"
     node = service("node")
     assert (node["KillMode"], node["Delegate"]) == ("process", "yes")
+    # All sessions are tasks of this unit: it is not to be the limit of all users together.
+    assert node["TasksMax"] == "infinity"
     confining = ("Protect", "Private", "Restrict", "NoNew", "Capability", "SystemCall", "UMask")
     assert [name for name in node if name.startswith(confining)] == []
 

@@ -12,12 +12,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from own_reactor import OwnReactor, own_reactor
 from tele.admission.limits import Limits
 from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, LocalAuthority
+from tele.auth.presence import Announcement, Hosts
 from tele.auth.service import AuthService
 from tele.certs.check import LATEST
 from tele.certs.keys import PrivateKey
@@ -57,6 +59,19 @@ def free_port() -> int:
         asked.bind(("127.0.0.1", 0))
         port: int = asked.getsockname()[1]
         return port
+
+
+def keep_announcements(monkeypatch: pytest.MonkeyPatch) -> list[Presence]:
+    """Return a list of what hosts say to auth about themselves from now on."""
+    announced: list[Presence] = []
+    observe = Hosts.observe
+
+    def heard(hosts: Hosts, role: HostRole, announcement: Announcement) -> Any:
+        announced.append(announcement.presence)
+        return observe(hosts, role, announcement)
+
+    monkeypatch.setattr(Hosts, "observe", heard)
+    return announced
 
 
 ME = pwd.getpwuid(os.geteuid()).pw_name

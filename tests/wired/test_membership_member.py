@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,13 @@ class World:
         """Open what the machine remembers."""
         return DirectoryStore(self.folder, HostRole.NODE)
 
-    def start(self, store: MemberStore | None = None, **settings: Any) -> Member:
-        """Start a membership."""
+    def start(
+        self,
+        store: MemberStore | None = None,
+        before: Callable[[Member], None] = lambda _: None,
+        **settings: Any,
+    ) -> Member:
+        """Start a membership; ``before`` is called with it first."""
         settings.setdefault("pins", (self.auth.pin,))
         member = Member(
             self.clock,
@@ -62,6 +67,7 @@ class World:
             dice=lambda: 0.5,
         )
         self.members.append(member)
+        before(member)
         member.startService()
         return member
 
@@ -121,6 +127,24 @@ def test_joining(world: World) -> None:
     assert identity.ssh_certificate.key.blob == identity.keys.ssh.public.blob
     assert member.autonomous == timedelta(hours=24)
     assert "PRIVATE" not in repr(identity)
+
+
+def test_held_announcements(world: World) -> None:
+    """A host that does not know yet what it has to say says nothing, and then says it once."""
+    world.stop(world.start())
+    world.auth.announced.clear()
+    member = world.start(before=Member.hold_announcements)
+    assert result(member.ready()) is None
+    member.announce_soon()
+    world.clock.advance(60)
+    assert world.auth.announced == []
+    member.release_announcements()
+    member.release_announcements()
+    assert len(world.auth.announced) == 1
+    world.clock.advance(5)
+    assert len(world.auth.announced) == 1
+    world.clock.advance(25)
+    assert len(world.auth.announced) == 2
 
 
 def test_secrets_on_disk(world: World) -> None:

@@ -13,7 +13,14 @@ import pytest
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
-from small_cluster import ME, SmallCluster, set_options, small_cluster
+from small_cluster import (
+    ME,
+    SmallCluster,
+    free_port,
+    keep_announcements,
+    set_options,
+    small_cluster,
+)
 from tele.certs.keys import PrivateKey
 from tele.errors import AccessDenied, Unavailable
 from tele.membership.store import DirectoryStore
@@ -186,6 +193,20 @@ def test_command_labels_count(cluster: SmallCluster) -> None:
     put_role(cluster, "auditor", RoleSpec(deny=Conditions(node_labels={"kind": ("secret",)})))
     node = cluster.node(commands=(LabelCommand("kind", ("echo", "secret")),))
     assert cluster.ssh("alice", node, "true").returncode == 255
+
+
+def test_a_restarted_node_keeps_its_labels(
+    cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is announced when the commands of its labels have run: no role is applied without them."""
+    commands = (LabelCommand("kind", ("sh", "-c", "sleep 0.3; echo secret")),)
+    port = free_port()
+    cluster.stop_node(cluster.node(labels={"env": "test"}, commands=commands, port=port))
+    announced = keep_announcements(monkeypatch)
+    cluster.node(labels={"env": "test"}, commands=commands, port=port)
+    cluster.reactor.until(lambda: bool(announced))
+    assert announced[0].labels == {"env": "test", "kind": "secret"}
+    assert announced[0].addresses == (f"127.0.0.1:{port}",)
 
 
 def test_forwarding(cluster: SmallCluster) -> None:

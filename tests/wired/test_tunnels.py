@@ -13,7 +13,14 @@ from attrs import evolve
 from twisted.conch.error import ConchError
 from twisted.internet.protocol import Protocol
 
-from small_cluster import ME, SmallCluster, SmallProxy, TunnelNode, small_cluster
+from small_cluster import (
+    ME,
+    SmallCluster,
+    SmallProxy,
+    TunnelNode,
+    keep_announcements,
+    small_cluster,
+)
 from tele.conch.client.transport import connect
 from tele.conch.connection.stream import open_stream
 from tele.errors import AccessDenied
@@ -249,6 +256,19 @@ def test_a_proxy_that_restarts(cluster: SmallCluster) -> None:
     cluster.reactor.until(lambda: node.proxies == (again.member.host_id,))
     wait_known(cluster, again, "nat1")
     assert cluster.jump("alice", again, "nat1", "true").returncode == 0
+
+
+def test_a_restarted_node_keeps_its_tunnels(
+    cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is announced when it has one again: no other proxy believes that it cannot be reached."""
+    proxy = cluster.proxy()
+    cluster.stop_tunnel_node(cluster.tunnel_node(proxy))
+    announced = keep_announcements(monkeypatch)
+    cluster.tunnel_node(proxy)
+    cluster.reactor.until(lambda: any(each.role is HostRole.NODE for each in announced))
+    nodes = [each for each in announced if each.role is HostRole.NODE]
+    assert nodes[0].tunnels == (proxy.member.host_id,)
 
 
 def test_a_session_outlives_renewed_certificates(cluster: SmallCluster) -> None:

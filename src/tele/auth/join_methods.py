@@ -1,11 +1,14 @@
 """How may a host join, beside by a token? By the methods that auth is configured with.
 
-A join token ``NAME:PROOF`` belongs to the method NAME. Without such a method it is a token as any
-other.
+A join token ``NAME:PROOF`` belongs to the method NAME. Without such a method it is unknown.
 
 Invariants:
 
 * No method is used that is not configured (``auth.join_methods``).
+* No token begins like that of a method, whether there is one of that name or not: a method that is
+  configured later takes no token away.
+* What a method raises, and an answer that is none, refuses the host, with an event. The host does
+  not learn what it was: the log has it.
 * Only nodes and proxies join, whatever a method answers, and nodes get no labels but such as a node
   may announce.
 """
@@ -17,14 +20,24 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from attrs import Factory, frozen
+from twisted.internet.defer import CancelledError, maybeDeferred
 
 from tele.errors import AccessDenied, InvalidInput, TeleError, quoted
 from tele.interfaces import IJoinMethod, JoinAttempt
+from tele.log import make_logger
 from tele.model.api.members import JoinRequest
 from tele.model.identity import HostRole
 from tele.model.presence import LABEL_LIMIT, LABELS_LIMIT
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
+
+_log: Final = make_logger(__name__)
+
+
+def method_of(token: str) -> str:
+    """Return the name of the join method that ``token`` is for; nothing if it is a token."""
+    name, colon, _ = token.partition(":")
+    return name if colon and _NAME.fullmatch(name) else ""
 
 
 @frozen
@@ -51,23 +64,38 @@ class JoinMethods:
 
     async def check(self, request: JoinRequest, remote_addr: str) -> Admission | None:
         """Return what the method of a request gives; None if the request is for no method."""
-        name, colon, proof = request.token.partition(":")
-        method = self._methods.get(name) if colon else None
+        name = method_of(request.token)
+        method = self._methods.get(name)
         if method is None:
             return None
         if request.role is HostRole.AUTH:
             raise AccessDenied("hosts join as node or proxy only", "token")
-        joined = await method.check(
-            JoinAttempt(proof, request.name, request.role, request.keys.ssh, remote_addr)
-        )
-        labels = _checked(name, joined.labels) if request.role is HostRole.NODE else {}
-        return Admission(labels, method=name)
+        attempt = JoinAttempt(
+            request.token.removeprefix(f"{name}:"), request.name, request.role, request.keys.ssh,
+            remote_addr,
+        )  # fmt: skip
+        try:
+            joined = await maybeDeferred(method.check, attempt)
+            # A proxy has no labels.
+            labels = joined.labels if request.role is HostRole.NODE else {}
+            is_fit = _is_fit(labels)
+        except (TeleError, CancelledError):
+            raise
+        except Exception:
+            _log.failure("join method failed", method=name, host=request.name)
+            raise AccessDenied(
+                f"the join method {name} failed; the log of auth says why", "token"
+            ) from None
+        if not is_fit:
+            _log.error("join method gave labels that no node can have", method=name)
+            raise AccessDenied(
+                f"the join method {name} gave labels that a node cannot have", "token"
+            )
+        return Admission(dict(labels), method=name)
 
 
-def _checked(method: str, labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the labels that a method gives. Raises :class:`TeleError` if no node can have them."""
+def _is_fit(labels: Mapping[str, str]) -> bool:
+    """Whether a node can have these labels."""
     texts = [text for label in labels.items() for text in label]
     fit = all(isinstance(text, str) and len(text) <= LABEL_LIMIT for text in texts)
-    if not fit or not all(labels) or len(labels) > LABELS_LIMIT:
-        raise TeleError(f"join method {quoted(method)} gave labels that a node cannot have")
-    return dict(labels)
+    return fit and all(labels) and len(labels) <= LABELS_LIMIT

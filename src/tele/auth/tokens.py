@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from attrs import Factory, evolve, frozen
 
 from tele.auth.issuing import is_host_name
-from tele.auth.join_methods import Admission
+from tele.auth.join_methods import Admission, method_of
 from tele.auth.repository import Repository
 from tele.certs.names import own_addresses
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, quoted
@@ -98,6 +98,12 @@ class Tokens:
             raise InvalidInput(
                 f"a token has at least {SHORTEST_SECRET} characters, so that it cannot be guessed;"
                 " leave it out and auth makes one"
+            )
+        if method := method_of(secret):
+            raise InvalidInput(
+                f"a token cannot begin with {quoted(method + ':')}: a host that has such a token is"
+                f" checked by the join method {method} (auth.join_methods); use another character"
+                " than the colon, or leave the token out and auth makes one"
             )
         now = self._now()
         stored = StoredToken(

@@ -12,7 +12,7 @@ from zope.interface.interface import InterfaceClass
 import tele.plugins
 from tele.config.reading import Loaded, load
 from tele.config.values import Chosen
-from tele.errors import InvalidInput, quoted
+from tele.errors import InvalidInput, TeleError, quoted
 from tele.interfaces import (
     IArchiveFactory,
     IAuditSinkFactory,
@@ -22,6 +22,9 @@ from tele.interfaces import (
     ISubsystemFactory,
     Surroundings,
 )
+from tele.log import make_logger
+
+_log = make_logger(__name__)
 
 #: Which interface the factory of each key's plugin provides.
 _FACTORIES: Mapping[str, InterfaceClass] = {
@@ -54,4 +57,12 @@ def choose(interface: InterfaceClass, chosen: Chosen, surroundings: Surroundings
         raise InvalidInput(
             f"no plugin for {quoted(chosen.kind)}; there are {', '.join(sorted(known))}"
         )
-    return known[chosen.kind].make(chosen.arguments, surroundings)
+    try:
+        return known[chosen.kind].make(chosen.arguments, surroundings)
+    except TeleError:
+        raise
+    except Exception as error:
+        _log.failure("plugin failed", kind=chosen.kind)
+        raise TeleError(
+            f"the plugin {chosen.kind} cannot be made: {type(error).__name__}; the log has more"
+        ) from error

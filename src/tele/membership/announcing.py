@@ -4,6 +4,7 @@ Invariants:
 
 * Every 30 seconds, a little less at random; soon after a change; at once when auth answers again.
 * An announcement that fails is made again sooner than the next one would be.
+* None is made while they are held: a host that starts is announced when it knows what it is.
 """
 
 from __future__ import annotations
@@ -50,10 +51,22 @@ class Announcer:
         self._on_answer = on_answer
         self._wakeup = Wakeup(clock)
         self._timer: IDelayedCall | None = None
+        self._is_held = False
+        self._released = Wakeup(clock)
+
+    def hold(self) -> None:
+        """Make no announcement before :meth:`release`; for a host that has not started."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """Announce from now on. May be called twice."""
+        if self._is_held:
+            self._is_held = False
+            self._released.set()
 
     def soon(self) -> None:
-        """Announce within a second."""
-        if self._timer is None:
+        """Announce within a second; the first announcement has what changes before it."""
+        if self._timer is None and not self._is_held:
             self._timer = self._clock.callLater(SOON, self._wake)
 
     def _wake(self) -> None:
@@ -70,6 +83,8 @@ class Announcer:
         """Announce until cancelled."""
         period = ANNOUNCE_PERIOD.total_seconds()
         failures = 0
+        if self._is_held:
+            await self._released.wait()
         while True:
             try:
                 asked = self._clock.seconds()

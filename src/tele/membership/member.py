@@ -157,6 +157,16 @@ class Member(KnownCluster, Service):
         if self._authority is not None and self._enrolment.is_outdated():
             self._enrolment.renewal.check()
 
+    def hold_announcements(self) -> None:
+        """Announce nothing before :meth:`release_announcements`: for a host that does not know yet
+        what it has to say. Auth shows what it said before its restart.
+        """
+        self._announcer.hold()
+
+    def release_announcements(self) -> None:
+        """Announce from now on. May be called twice."""
+        self._announcer.release()
+
     def on_change(self, observer: Callable[[], None]) -> None:
         """Call ``observer`` whenever identity or state were replaced."""
         self._observers.append(observer)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from attrs import evolve
 from twisted.conch.avatar import ConchUser
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from zope.interface import implementer
 
 from tele.conch.connection.permissions import IPermissions
@@ -226,8 +226,13 @@ class NodeAvatar(ConchUser):
             program = await self._programs.start(
                 self._with_agent(request), channel_number, launching
             )
-        except TeleError as error:
-            self._audit.emit(name, self.context, error=cut(str(error)), **fields)
+        except CancelledError:
+            raise
+        except Exception as error:
+            # What a plugin raises may hold anything: the log has it.
+            known = isinstance(error, TeleError)
+            text = str(error) if known else f"{type(error).__name__}, see the log of the node"
+            self._audit.emit(name, self.context, error=cut(text), **fields)
             raise
         self._interactive = self._interactive or request.pty is not None
         fields |= self._unrecorded()

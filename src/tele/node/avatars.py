@@ -66,7 +66,7 @@ class AvatarFactory:
             self._tape(context),
             self._audit,
             ForwardingResources(
-                UserSockets(settings.spawning, grant.login),
+                UserSockets(settings.spawning, grant.login, grant.identity.user),
                 self._names,
                 account,
                 self.slots,

@@ -3,7 +3,8 @@
 Invariants:
 
 * The spawner is started before anything listens; labels are known before roles are applied to
-  them; no login succeeds before the node is a member.
+  them, and before auth is told of them; no login succeeds before the node is a member.
+* A node that was a member before its restart is announced when clients reach it.
 * Keys, trust and roles are looked up when they are used: a renewal needs no restart.
 * A start that fails says why in one sentence and leaves nothing running.
 """
@@ -12,12 +13,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IProtocol
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IProtocol
 
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.server.credentials import DeniedAttempt, make_portal
@@ -43,6 +44,9 @@ from tele.reactor import Reactor
 from tele.sockets.direct import listen, peer_address
 from tele.spawner.accounts import own_login
 from tele.tunnel.client_address import ClientAddressVerifier, WrongDestination, preface_size
+
+#: How long the first announcement after a restart waits for a tunnel.
+FIRST_TUNNEL: Final = 5.0
 
 _log = make_logger(__name__)
 
@@ -108,6 +112,7 @@ class NodeService(Service):
             on_denied=self._audit.denied,
             on_refused=self._audit.refused,
             shared=self._proxies.__contains__,
+            part=HostRole.NODE.value,
         )
         self._drain = Drain(reactor, lambda: self.factory.present)
         self._client_addresses = ClientAddressVerifier(
@@ -115,9 +120,12 @@ class NodeService(Service):
         )
         self.factory.preface = self._take_preface
         if ingress.listen is not None and ingress.listen[1]:
-            # A member that is started again announces itself at once; a node that has no address
-            # then has no route until the next announcement.
+            # A new member is announced, and gets a certificate, before it listens.
             presence.addresses = (ingress.advertise(ingress.listen[1]),)
+        # Until labels and tunnels are known auth shows those from before a restart: without a label
+        # roles would deny, and without a tunnel there would be no route.
+        member.hold_announcements()
+        self._first_tunnel: IDelayedCall | None = None
         member.on_change(self._member_changed)
         member.report_sessions(lambda: realm.sessions)
         self._labels.on_change(self._labels_changed)
@@ -153,22 +161,23 @@ class NodeService(Service):
 
     # -- connections through proxies --------------------------------------------------
     def _take_preface(self, transport: SSHServerTransport, data: bytes) -> int | None:
-        size = preface_size(data)
-        if size:
-            try:
-                client, proxy = self._client_addresses.verify(
-                    data[:size], *self._member.clock.dates, elapsed=self._reactor.seconds()
-                )
-            except ProtocolError as error:
-                self._audit.denied(
-                    DeniedAttempt("", transport.remote_addr(), "proxy", "proxy", str(error))
-                )
-                if isinstance(error, WrongDestination):
-                    # Another node claims this address. That is no fault of the proxy: its
-                    # clients for this node are not penalised for it.
-                    transport.fault = None
-                raise
-            transport.vouched_for(client.remote_addr, proxy)
+        try:
+            size = preface_size(data)
+            if not size:
+                return size
+            client, proxy = self._client_addresses.verify(
+                data[:size], *self._member.clock.dates, elapsed=self._reactor.seconds()
+            )
+        except ProtocolError as error:
+            self._audit.denied(
+                DeniedAttempt("", transport.remote_addr(), "proxy", "proxy", str(error))
+            )
+            if isinstance(error, WrongDestination):
+                # Another node claims this address. That is no fault of the proxy: its
+                # clients for this node are not penalised for it.
+                transport.fault = None
+            raise
+        transport.vouched_for(client.remote_addr, proxy)
         return size
 
     def _end_refused(self) -> None:
@@ -192,8 +201,15 @@ class NodeService(Service):
             return
         self._presence.tunnels = self._agents.proxy_ids
         self._member.announce_soon()
+        self._announce_if_reached()
         if self._presence.tunnels and not self._tunnelled.called:
             self._tunnelled.callback(None)
+
+    def _announce_if_reached(self) -> None:
+        """Make the first announcement, if it has all that it will have."""
+        listens = self._ingress.listen is None or self._port is not None
+        if listens and (self._agents is None or self._presence.tunnels):
+            self._member.release_announcements()
 
     # -- life -------------------------------------------------------------------------
     def startService(self) -> None:
@@ -208,10 +224,16 @@ class NodeService(Service):
         except OSError as error:
             raise TeleError(f"the spawner cannot be started: {error.strerror}") from None
         await self._labels.start()
-        await self._member.ready()
+        ready = self._member.ready()
+        if not ready.called:
+            # What a new member decides by is in auth's answer to its announcement.
+            self._member.release_announcements()
+        await ready
         self._realm.review()
         if self._agents is not None:
             self._identity = self._member.identity
+            release = self._member.release_announcements
+            self._first_tunnel = self._reactor.callLater(FIRST_TUNNEL, release)
             self._agents.start()
         if self._ingress.listen is None:
             await self._tunnelled
@@ -232,6 +254,7 @@ class NodeService(Service):
         bound: int = host.port
         self._presence.addresses = (self._ingress.advertise(bound),)
         self._member.announce_soon()
+        self._announce_if_reached()
         _log.info(
             "node serves", address=str(Address(interface or "*", bound)), accounts=_accounts()
         )
@@ -250,6 +273,8 @@ class NodeService(Service):
         if self._starting is not None:
             self._starting.cancel()
         self._labels.stop()
+        if self._first_tunnel is not None and self._first_tunnel.active():
+            self._first_tunnel.cancel()
         if self._agents is not None:
             self._agents.stop()
         if self._port is not None:

@@ -182,6 +182,19 @@ class Spawning:
             for descriptor in descriptors:
                 os.close(descriptor)
 
+    def kill_later(self, running: Running, seconds: float) -> None:
+        """Kill what still runs after ``seconds``."""
+        if running.exited.called:
+            return
+        timer = self._reactor.callLater(seconds, running.kill)
+
+        def ended(how: Exit) -> Exit:
+            if timer.active():
+                timer.cancel()
+            return how
+
+        running.exited.addCallback(ended)
+
     def _start(self, launch: Launch, descriptors: Sequence[int]) -> Deferred[Running]:
         if self._link is None:
             return _failed(Unavailable("this node cannot start sessions now; try again"))

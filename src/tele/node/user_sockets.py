@@ -1,18 +1,26 @@
 """How does the node get sockets that are made as the user?
 
-Invariant: the node touches no path. A child of the spawner, which became the account for good,
-connects or listens, and passes the socket back.
+Invariants:
+
+* The node touches no path. A child of the spawner, which became the account for good, connects or
+  listens, and passes the socket back.
+* A child that is not needed any more and does not end is killed: the account may have stopped it.
 """
 
 from __future__ import annotations
 
 import socket as sockets
+from collections.abc import Callable
+from typing import Final
 
 from attrs import frozen
 
 from tele.errors import Unavailable
 from tele.node.spawning import Launch, Spawning
 from tele.spawner.spawn_messages import receive
+
+#: Seconds that a child has to remove its path and end.
+LINGER: Final = 10.0
 
 
 @frozen
@@ -21,49 +29,55 @@ class UserListener:
 
     path: bytes
     socket: sockets.socket
-    _holder: sockets.socket
-
-    def close(self) -> None:
-        """Let the child remove the path. The socket is closed by its owner."""
-        self._holder.close()
+    #: Lets the child remove the path and end. The socket is closed by its owner.
+    close: Callable[[], None]
 
 
 @frozen
 class UserSockets:
-    """Makes UNIX sockets as ``login``.
+    """Makes UNIX sockets as ``login``; those of a ``user`` are bounded.
 
     All of it fails as :meth:`tele.node.spawning.Spawning.start` does, with the system's reason.
     """
 
     _spawning: Spawning
     _login: str
+    _user: str = ""
 
     async def connect(self, path: bytes) -> sockets.socket:
         """Return a socket that is connected to ``path``."""
-        control, made, _ = await self._ask("connect", path)
-        control.close()
-        return made
+        made = await self._ask("connect", path)
+        made.close()
+        return made.socket
 
     async def listen(self, path: bytes) -> UserListener:
         """Listen at ``path``, where nothing may be."""
-        control, made, _ = await self._ask("listen", path)
-        return UserListener(path, made, control)
+        return await self._ask("listen", path)
 
     async def listen_for_agent(self) -> UserListener:
         """Listen in a fresh private folder."""
-        control, made, path = await self._ask("agent")
-        return UserListener(path, made, control)
+        return await self._ask("agent")
 
-    async def _ask(self, kind: str, *words: bytes) -> tuple[sockets.socket, sockets.socket, bytes]:
-        """Return the child's other end, the socket and its path."""
+    async def _ask(self, kind: str, *words: bytes) -> UserListener:
+        """Return what a child of this kind makes."""
         try:
             ours, theirs = sockets.socketpair(sockets.AF_UNIX, sockets.SOCK_SEQPACKET)
         except OSError as error:
             raise Unavailable(f"the node cannot make a socket: {error.strerror}") from None
         ours.setblocking(False)
         try:
-            launch = Launch(kind, self._login, words)
-            await self._spawning.start(launch, (theirs.detach(),))
+            variables = {"TELE_USER": self._user.encode()} if self._user else {}
+            launch = Launch(kind, self._login, words, variables)
+            running = await self._spawning.start(launch, (theirs.detach(),))
+        except BaseException:
+            ours.close()
+            raise
+
+        def close() -> None:
+            ours.close()
+            self._spawning.kill_later(running, LINGER)
+
+        try:
             # It was sent before we were told that it started.
             path, descriptors, flags = receive(ours, 1)
             if not descriptors and flags & sockets.MSG_CTRUNC:
@@ -71,6 +85,6 @@ class UserSockets:
             if not descriptors:
                 raise Unavailable("the socket did not arrive")
         except BaseException:
-            ours.close()
+            close()
             raise
-        return ours, sockets.socket(fileno=descriptors[0]), path
+        return UserListener(path, sockets.socket(fileno=descriptors[0]), close)

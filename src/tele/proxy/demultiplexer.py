@@ -194,7 +194,7 @@ class Demultiplexer(Factory):
         self.routes = routes
         self.admission = admission
         self.proxy_protocol = proxy_protocol
-        self.lines = RateLimitedLog(admission.clock)
+        self.lines = RateLimitedLog(admission.clock, "proxy")
 
     def buildProtocol(self, addr: IAddress | None) -> Undecided | None:
         """Return the protocol of a new connection; it has no reference to the factory, since it is

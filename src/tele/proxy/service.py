@@ -23,7 +23,7 @@ from tele.membership.audit_reporter import AuditReporter
 from tele.membership.member import Member
 from tele.model.addresses import Address
 from tele.model.authority import AuthorityKind
-from tele.model.identity import HostIdentity
+from tele.model.identity import HostIdentity, HostRole
 from tele.outbound.dialer import Dialer
 from tele.proxy.audit import JumpAudit
 from tele.proxy.auth_reach import AuthEndpoints
@@ -182,6 +182,7 @@ class ProxyService(Service):
             limits=self._limits,
             algorithms=self._algorithms,
             shared=tunnels.has_nodes_at,
+            part=HostRole.PROXY.value,
         )
 
     # -- hosts that are refused -------------------------------------------------------

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from tele.errors import TeleError, Unavailable
 from tele.interfaces import IRecorder, IRecording
@@ -194,7 +194,7 @@ class ConnectionTape:
 
     def _close(self, recording: IRecording, reason: str) -> None:
         self._recording = None
-        recording.close(reason).addErrback(
+        maybeDeferred(recording.close, reason).addErrback(
             lambda failure: log.error("recording not closed", error=failure.value)
         )
 

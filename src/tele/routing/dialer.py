@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakSet
 
@@ -30,6 +31,7 @@ from tele.conch.connection.channel import Channel
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.relay import RelayChannel, StreamEnd
 from tele.errors import TeleError, Unreachable
+from tele.log import make_logger
 from tele.model.api.members import Proxy
 from tele.model.presence import Host
 from tele.routing.direct import dial_server
@@ -38,6 +40,7 @@ from tele.routing.plan import Direct, PeerProxy, Route, ThisTunnel, routes
 from tele.tunnel.acceptor import Tunnels
 from tele.tunnel.messages import ClientAddress
 from tele.tunnel.relayed_channels import OPEN_SECONDS, open_client_splice, open_client_stream
+from tele.tunnel.versions import advice
 
 #: How long an attempt may take when another one can follow, in seconds.
 ATTEMPT_SECONDS: Final = 3.0
@@ -45,6 +48,8 @@ ATTEMPT_SECONDS: Final = 3.0
 AVOID_SECONDS: Final = 60.0
 #: Nodes of which such addresses are remembered.
 AVOID_LIMIT: Final = 10_000
+
+_log: Final = make_logger(__name__)
 
 T = TypeVar("T")
 #: Returns the endpoint of an address of a node, whose id comes first.
@@ -113,6 +118,8 @@ class NodeDialer:
         self._dial_node = dial
         #: By node: addresses that did not answer, and until when they are tried last.
         self._avoided: dict[str, dict[str, float]] = {}
+        #: By node: what the log says of its version.
+        self._told: dict[str, str] = {}
         #: Connections to nodes' own addresses, by host id; nodes without any are removed at times.
         self._direct: dict[str, WeakSet[StreamEnd]] = {}
         self._direct_after_check = 0
@@ -191,7 +198,8 @@ class NodeDialer:
         endpoint = self._dial_node(host.id, address)
         removals = self._removals[host.id]
         try:
-            stream = await dial_server(endpoint, self._sign(client))
+            refused = partial(self._refused, host, address)
+            stream = await dial_server(endpoint, self._sign(client), refused)
         except CancelledError:
             raise  # a time-out, or the client disconnected: not the fault of the address
         except Exception:
@@ -206,6 +214,18 @@ class NodeDialer:
             self._direct_after_check = len(self._direct)
         self._direct.setdefault(host.id, WeakSet()).add(stream)
         return stream
+
+    def _refused(self, host: Host, address: str, version: bytes) -> None:
+        """A node closed a connection before the login: log it if one side has to be upgraded."""
+        hint = advice("node", version, "proxy")
+        if not hint or self._told.get(host.id) == hint:
+            return
+        self._told.pop(host.id, None)
+        if len(self._told) >= AVOID_LIMIT:
+            del self._told[next(iter(self._told))]
+        self._told[host.id] = hint
+        _log.warn("node closed a connection before the login", node=host.name, address=address,
+                  error=f"it may not understand this proxy{hint}")  # fmt: skip
 
     def _avoid(self, host: Host, address: str) -> None:
         avoided = {a: self._avoided[host.id][a] for a in self._unreachable(host)}

@@ -53,6 +53,7 @@ from tele.spawner.session_child import (
     read_own,
     write_own,
 )
+from tele.spawner.socket_processes import SocketProcesses
 from tele.spawner.spawn_messages import (
     MAX_DESCRIPTORS,
     MAX_MESSAGE,
@@ -96,6 +97,7 @@ class Spawner:
         self._serial = 0
         self._signals = Signals()
         self._hosts = LoginHosts(self._groups, self)
+        self._sockets = SocketProcesses()
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._wake = -1
@@ -237,6 +239,9 @@ class Spawner:
             raise ValueError("no such operation")
 
     def _start(self, number: int, start: Start, data: bytes, fds: list[int]) -> None:
+        if full := self._sockets.refusal(start):
+            self._cannot_start(number, full)
+            return
         outcome: tuple[int, ...] = ()
         monitored = self._context.is_monitored(start.kind)
         group = None if monitored else self._hosts.hand_over(number, start, data, fds)
@@ -254,6 +259,7 @@ class Spawner:
         _close(*outcome[1:])
         channel = prepared.channel.detach()
         self.add(Child(number, prepared.pid, channel, prepared.group, *outcome[:1]))
+        self._sockets.add(prepared.pid, start)
         self._refill()
         if not monitored and self._hosts.is_wanted(start):
             self._host(start)
@@ -396,6 +402,7 @@ class Spawner:
         except ChildProcessError:
             return False
         child = self._by_pid.pop(pid, None)
+        self._sockets.reaped(pid)
         if child is not None:
             self._read_outcome(child)
             if child.status is None:

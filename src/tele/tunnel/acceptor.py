@@ -40,6 +40,7 @@ from tele.tunnel.relayed_channels import (
     MemberConnection,
     open_client_splice,
 )
+from tele.tunnel.versions import advice
 from tele.wire import numbers as n
 
 log = make_logger(__name__)
@@ -239,15 +240,27 @@ class AgentAvatar(MemberAvatar):
         self._auth = auth
         tunnels.add_connection(host, remote_addr[0])
         self._streams = 0
+        #: Whether the log says that the node has another version.
+        self._is_other_version = False
         self.channelLookup = {AUTH: self._open_auth}
 
     def gotGlobalRequest(self, requestType: bytes, data: bytes) -> int:
         """Accept ``TUNNEL``; refuse all other requests."""
         if requestType != TUNNEL or self.conn is None:
+            self._note_version(requestType)
             return 0
         instance = Hello.decode(data).instance
         self._tunnels.attach(Tunnel(self.host, self._remote_addr, instance, self.conn))
         return 1
+
+    def _note_version(self, request_type: bytes) -> None:
+        """Log which side to upgrade, if that is why a request of the node is not known."""
+        if self.conn is None or self._is_other_version or not request_type.endswith(b"@tele"):
+            return
+        hint = advice("node", self.conn.transport.otherVersionString, "proxy")
+        if hint:
+            self._is_other_version = True
+            log.warn("request of a node refused", node=self.host.name, error=f"unknown{hint}")
 
     def _open_auth(
         self, remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any

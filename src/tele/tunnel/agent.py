@@ -45,6 +45,7 @@ from tele.model.identity import HostIdentity
 from tele.sockets.direct import peer_address
 from tele.tunnel.messages import CLIENT, LEAVING, TUNNEL, ClientAddress, Hello
 from tele.tunnel.relayed_channels import CHANNELS_LIMIT
+from tele.tunnel.versions import advice
 
 log = make_logger(__name__)
 
@@ -78,6 +79,8 @@ class AgentConnection(SSHConnection):
         self._host_id = host_id
         self._serve = serve
         self._ending = False
+        #: Whether the log says that the proxy has another version.
+        self._is_other_version = False
         #: Whether it is over.
         self.has_ended = False
         self._end: IDelayedCall | None = None
@@ -90,6 +93,11 @@ class AgentConnection(SSHConnection):
     def getChannel(self, channelType: bytes, windowSize: int, maxPacket: int, data: bytes) -> Any:
         """Return the channel of a client."""
         if channelType != CLIENT:
+            hint = advice("proxy", self.transport.otherVersionString, "node")
+            if hint and not self._is_other_version:
+                self._is_other_version = True
+                log.warn("channel of the proxy refused", proxy=self.proxy_id,
+                         error=f"unknown type{hint}")  # fmt: skip
             raise ConchError("a tunnel has client channels only", UNKNOWN_CHANNEL_TYPE)
         client = ClientAddress.decode(data)
         if client.host_id != self._host_id:
@@ -315,7 +323,8 @@ class Agent:
             await welcome.addTimeout(LOGIN_SECONDS, context.reactor)
         except Exception:
             made.transport.loseConnection()
-            raise Unreachable(f"proxy at {address} accepts no tunnels") from None
+            hint = advice("proxy", made.transport.otherVersionString, "node")
+            raise Unreachable(f"proxy at {address} accepts no tunnels{hint}") from None
         finally:
             self.requesting = ""
         return made

@@ -9,7 +9,8 @@ Invariants:
 
 * A signed client address is for one node, is valid for :data:`VALID_SECONDS` either way, and is
   accepted once: a copy is useless.
-* Without one, the connection counts as its TCP peer's.
+* Without one, the connection counts as its TCP peer's. A line of another version is an error that
+  says which side to upgrade, and nothing is accepted on such a connection.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from tele.tunnel.messages import ClientAddress
 from tele.wire.fields import Reader, string
 
 PREFACE: Final = b"TELE-CLIENT "
+#: What the lines of all versions begin with, and the line of versions before this one.
+_FAMILY: Final = b"TELE-"
+_FORMER: Final = b"TELE-VISITOR "
 #: The longest line, its end included.
 LIMIT: Final = 4096
 VALID_SECONDS: Final = 300.0
@@ -55,10 +59,19 @@ def sign_client_address(
 def preface_size(data: bytes) -> int | None:
     """Return the length of the line at the start of ``data``; 0: there is none.
 
-    None: it is incomplete. Raises :class:`ProtocolError` if it is too long.
+    None: it is incomplete. Raises :class:`ProtocolError` if it is too long, or of another version.
     """
     if not data.startswith(PREFACE):
-        return None if PREFACE.startswith(data) else 0
+        if PREFACE.startswith(data) or _FORMER.startswith(data):
+            return None
+        if not data.startswith(_FAMILY):
+            return 0
+        older = data.startswith(_FORMER)
+        raise ProtocolError(
+            "the proxy has an older version than this host: upgrade the proxy"
+            if older
+            else "the proxy has a newer version than this host: upgrade this host"
+        )
     end = data.find(b"\n", 0, LIMIT)
     if end >= 0:
         return end + 1

@@ -21,10 +21,12 @@ from twisted.python.failure import Failure
 
 from tele.conch.connection.channel import Channel
 from tele.conch.connection.connection import SSHConnection
+from tele.conch.connection.refusals import UNKNOWN_CHANNEL_TYPE, ChannelRefused
 from tele.conch.connection.splice import open_splice
 from tele.conch.connection.stream import open_stream
 from tele.errors import Unreachable
 from tele.tunnel.messages import CLIENT, LEAVING, TUNNEL, ClientAddress
+from tele.tunnel.versions import advice
 
 #: How long a node has to confirm a client's channel, in seconds.
 OPEN_SECONDS: Final = 10.0
@@ -130,11 +132,17 @@ def _channels_exhausted(name: str) -> Deferred[Any]:
 
 def _with_timeout(opening: Deferred[Any], connection: SSHConnection, name: str) -> Deferred[Any]:
     opening.addTimeout(OPEN_SECONDS, connection.transport.clock)
-    return opening.addErrback(_explained, name)
+    return opening.addErrback(_explained, name, connection)
 
 
-def _explained(failure: Failure, name: str) -> Failure:
+def _explained(failure: Failure, name: str, connection: SSHConnection) -> Failure:
     error = failure.value
+    if isinstance(error, ChannelRefused) and error.data == UNKNOWN_CHANNEL_TYPE:
+        line = connection.transport.otherVersionString
+        raise Unreachable(
+            f"the tunnel of node {name} takes no channels of this version"
+            f"{advice('other side of the tunnel', line, 'proxy')}"
+        ) from None
     if isinstance(error, CancelledError):
         return failure
     if isinstance(error, DeferredTimeout):

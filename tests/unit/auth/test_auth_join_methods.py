@@ -9,6 +9,8 @@ import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
+from twisted.plugin import IPlugin
 from zope.interface import implementer
 
 import tele.plugins
@@ -140,15 +142,19 @@ def test_a_method_gives_no_labels_that_a_node_cannot_have(
             return succeed(Joined(labels))
 
     use(world, Generous())
-    with pytest.raises(TeleError, match="'generous' gave labels"):
+    with pytest.raises(AccessDenied, match="generous gave labels"):
         world.join("generous:x")
     assert not world.events("node.join")
+    assert len(world.events("auth.denied")) == 1
     world.join("generous:x", role=HostRole.PROXY, name="p1")
 
 
-@pytest.mark.parametrize("error", [ValueError("no number"), AccessDenied("unknown", "token")])
+@pytest.mark.parametrize("error", [ValueError("secret 7"), AccessDenied("unknown", "token")])
 def test_a_method_that_raises_admits_no_host(world: World, error: Exception) -> None:
-    """Whether it raises at once or later: what is no answer is no admission (attack)."""
+    """Whether it raises at once or later: what is no answer is no admission, and an event (attack).
+
+    The caller does not learn what a method raised that is not an error of tele.
+    """
 
     @implementer(IJoinMethod)
     class Broken:
@@ -160,11 +166,48 @@ def test_a_method_that_raises_admits_no_host(world: World, error: Exception) -> 
             raise error
 
     use(world, Broken())
-    for proof in ("now", "later"):
-        with pytest.raises(type(error)):
-            world.join(f"broken:{proof}")
+    with capturedLogs() as logs:
+        for proof in ("now", "later"):
+            with pytest.raises(AccessDenied) as denied:
+                world.join(f"broken:{proof}")
+            assert "secret" not in str(denied.value)
     assert not world.events("node.join")
-    assert len(world.events("auth.denied")) == (2 if isinstance(error, AccessDenied) else 0)
+    events = world.events("auth.denied")
+    assert [each.fields["operation"] for each in events] == ["join", "join"]
+    assert not any("secret" in repr(each.fields) for each in events)
+    failures = [each["log_failure"].value for each in logs if "log_failure" in each]
+    assert failures == ([] if isinstance(error, AccessDenied) else [error, error])
+
+
+@pytest.mark.parametrize("answer", [None, {"rack": "r1"}, succeed(None), Joined(None)])  # type: ignore[arg-type]
+def test_an_answer_that_is_none_admits_no_host(world: World, answer: Any) -> None:
+    """A method that returns something else than it should refuses the host, with an event."""
+
+    @implementer(IJoinMethod)
+    class Wrong:
+        name = "wrong"
+
+        def check(self, attempt: JoinAttempt) -> Any:
+            return answer
+
+    use(world, Wrong())
+    with capturedLogs(), pytest.raises(AccessDenied, match="the join method wrong failed"):
+        world.join("wrong:x")
+    assert not world.events("node.join")
+    assert len(world.events("auth.denied")) == 1
+
+
+@pytest.mark.parametrize("methods", [[], [Badge()]])
+def test_a_token_that_a_method_would_take_is_not_made(world: World, methods: list[Any]) -> None:
+    """It could not be used beside the method ``badge``, nor after that is configured."""
+    use(world, *methods)
+    for token in ("badge:0123456789abcdef", "other:0123456789abcdef"):
+        with pytest.raises(InvalidInput, match=r"cannot begin with '(badge|other):'.*join method"):
+            world.token(token=token)
+    for n, token in enumerate(("0123456789:abcdef", "Badge:0123456789", ":badge0123456789")):
+        assert world.token(token=token) == token
+        world.join(token, f"5b8b6f2e-6a0c-4c8e-9a53-00000000000{n}")
+    assert len(world.events("node.join")) == 3
 
 
 def test_a_token_still_counts_beside_a_method(world: World) -> None:
@@ -176,6 +219,27 @@ def test_a_token_still_counts_beside_a_method(world: World) -> None:
     assert "method" not in event.fields
     with pytest.raises(AccessDenied):
         world.join(token, "5b8b6f2e-6a0c-4c8e-9a53-000000000002", name="web2")
+
+
+def test_a_plugin_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Auth does not start, in one sentence; what the plugin raised is in the log."""
+
+    @implementer(IPlugin, IJoinMethodFactory)
+    class Broken:
+        kind = "broken"
+        help = "broken"
+
+        def make(self, arguments: str, surroundings: Any) -> Any:
+            raise KeyError(arguments)
+
+    monkeypatch.setattr("tele.embed.plugins.getPlugins", lambda *_: [Broken()])
+    surroundings = Surroundings(Clock(), tmp_path)
+    with (
+        capturedLogs() as logs,
+        pytest.raises(TeleError, match="the plugin broken cannot be made: KeyError"),
+    ):
+        choose(IJoinMethodFactory, Chosen("broken", "x"), surroundings)
+    assert [type(each["log_failure"].value) for each in logs] == [KeyError]
 
 
 def test_two_methods_of_one_name_are_refused(world: World) -> None:

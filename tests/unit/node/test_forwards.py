@@ -147,7 +147,7 @@ def test_what_is_forbidden_while_it_is_made_does_not_listen() -> None:
             listening: Deferred[Any] = asked()
             context.grant = evolve(context.grant, port_forwarding=False, agent_forwarding=False)
             made.restrict()
-            slow.callback(UserListener(b"/x", ours, holder))
+            slow.callback(UserListener(b"/x", ours, holder.close))
             failed: list[Any] = []
             listening.addErrback(failed.append)
             assert "not allowed any more" in str(failed[0].value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from attrs import Factory, define, evolve
 from twisted.internet.defer import Deferred, succeed
@@ -20,6 +20,7 @@ from tele.node.forwards import ForwardingResources
 from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserSockets
 from tele.outbound.name_lookup import NameResolver
+from tele.recording.tee import ConnectionTape
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 
@@ -39,13 +40,18 @@ class FakePrograms:
     """Stands for the programs of a node."""
 
     started: list[ProgramRequest] = Factory(list)
+    error: Exception | None = None
 
     def start(self, request: ProgramRequest, *_: Any) -> Deferred[Any]:
+        if self.error is not None:
+            raise self.error
         self.started.append(request)
         return succeed(None)
 
 
-def avatar_of(grant: Grant, programs: FakePrograms, audit: FakeAudit) -> NodeAvatar:
+def avatar_of(
+    grant: Grant, programs: FakePrograms, audit: FakeAudit, tape: ConnectionTape | None = None
+) -> NodeAvatar:
     """Return the avatar of a connection."""
     clock = MemoryReactorClock()
     unused: Any = None
@@ -55,7 +61,7 @@ def avatar_of(grant: Grant, programs: FakePrograms, audit: FakeAudit) -> NodeAva
     resources = ForwardingResources(sockets, NameResolver(clock), account, Slots(waiting=10))
     ours: Any = programs
     reporter: Any = audit
-    return NodeAvatar(clock, context, ours, None, reporter, resources)
+    return NodeAvatar(clock, context, ours, tape, reporter, resources)
 
 
 def test_a_terminal_that_is_not_permitted_any_more() -> None:
@@ -80,6 +86,48 @@ def test_a_terminal_that_is_not_permitted_any_more() -> None:
     avatar.start(request, 3)
     assert programs.started[-1].pty is not None
     avatar.logged_out()
+
+
+def test_a_plugin_that_raises() -> None:
+    """A session that does not start because a recorder or a subsystem raises is an event, too; what
+    it raised may be anything and is in the log only.
+    """
+    identity = UserIdentity("alice", "c", LATER)
+    grant = Grant(identity, login="alice", roles=("access",), expires=LATER)
+    audit = FakeAudit()
+    avatar = avatar_of(grant, FakePrograms(error=KeyError("secret 7")), audit)
+    failed: list[Any] = []
+    avatar.start(ProgramRequest("subsystem", b"greeting"), 1).addErrback(failed.append)
+    assert isinstance(failed[0].value, KeyError)
+    ((name, fields),) = audit.events
+    assert (name, fields["error"]) == ("subsystem", "KeyError, see the log of the node")
+    avatar.logged_out()
+
+
+def test_a_recording_that_cannot_be_closed() -> None:
+    """A recorder that raises when a session ends does not keep its end out of the audit."""
+
+    class Recording:
+        paused = False
+
+        def write(self, _: Any) -> None: ...
+
+        def close(self, _: str) -> Any:
+            raise KeyError("secret 7")
+
+    class Recorder:
+        def open(self, _: Any) -> Deferred[Any]:
+            return succeed(Recording())
+
+    identity = UserIdentity("alice", "c", LATER)
+    grant = Grant(identity, login="alice", roles=("access",), expires=LATER)
+    audit, recorder, start = FakeAudit(), Recorder(), None
+    tape = ConnectionTape(cast(Any, recorder), cast(Any, start), lambda: 0)
+    Deferred.fromCoroutine(tape.ready())
+    avatar = avatar_of(grant, FakePrograms(), audit, tape)
+    avatar.logged_out()
+    ((name, fields),) = audit.events
+    assert (name, fields["recorded"]) == ("session.end", True)
 
 
 def test_rules_that_change_during_a_login() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import ConnectError
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 
 from tele.conch.connection.relay import StreamEnd
 from tele.errors import AccessDenied, InvalidInput, Unreachable
@@ -29,6 +31,7 @@ from tele.tunnel.acceptor import (
 )
 from tele.tunnel.messages import ClientAddress
 from tele.tunnel.relayed_channels import OPEN_SECONDS, open_client_splice
+from tele.tunnel.versions import advice
 
 HOST = Host(
     id="0d9d28a3-4ff5-4b3b-8e5c-6ad0e0f1a111",
@@ -195,6 +198,37 @@ def test_the_version_of_an_ssh_server_reaches_the_client() -> None:
         assert not ended
         made.protocol.dataReceived(piece)
     assert ended[0]._early == [b"SSH-2.0-x\r\n"]
+
+
+def test_a_node_of_another_version_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it closes connections before a login; a client that leaves is no sign of that."""
+    world = World()
+    world.answers = "connected"
+    monkeypatch.setattr(dialer_module, "advice", partial(advice, version="0.3.0"))
+
+    def end(
+        version: str, client_first: bool = False, answer: bytes = b"", sent: int = 1500
+    ) -> list[Any]:
+        with capturedLogs() as logs:
+            _, ended = world.connect()
+            made = world.dialled[-1].protocol
+            made.dataReceived(f"SSH-2.0-OpenSSH_tele_{version}\r\n".encode() + bytes(900))
+            stream = ended[0]
+            stream.dataReceived(answer)
+            stream.send(memoryview(bytes(sent)))
+            if client_first:
+                stream.end_writes()
+            stream.connectionLost()
+        return [(each["node"], each["error"]) for each in logs if "node" in each]
+
+    assert end("0.2.0", client_first=True, sent=0) == []
+    assert end("0.2.0", answer=bytes(5000)) == []
+    assert end("0.3.0") == []
+    ((node, error),) = end("0.2.0")
+    assert (node, error.partition("; ")[2]) == ("web1", "upgrade the node")
+    assert end("0.2.0") == []
+    ((_, error),) = end("0.4.0", client_first=True)
+    assert error.endswith("upgrade this proxy")
 
 
 def test_a_node_that_is_removed_while_it_is_dialled_gets_no_client() -> None:

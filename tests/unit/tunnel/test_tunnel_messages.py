@@ -188,6 +188,18 @@ def rogue_certificate(world: World) -> Any:
     return _proxy_certificate()(world.authority, world.key)
 
 
+def test_a_line_of_another_version() -> None:
+    """It is refused as soon as it shows, and the error says which side to upgrade."""
+    for piece in (b"TELE-", b"TELE-C", b"TELE-VISITOR"):
+        assert preface_size(piece) is None
+    with pytest.raises(ProtocolError, match="older version than this host: upgrade the proxy"):
+        preface_size(b"TELE-VISITOR x")
+    for line in (b"TELE-X", b"TELE-CLIENT2 x\r\n", b"TELE-\r\nSSH-2.0-x\r\n"):
+        with pytest.raises(ProtocolError, match="newer version than this host: upgrade this host"):
+            preface_size(line)
+    assert preface_size(b"TELNET") == 0
+
+
 def test_where_a_preface_ends() -> None:
     """Other data has none; one without an end is refused."""
     assert preface_size(b"SSH-2.0-x\r\n") == 0

@@ -87,8 +87,10 @@ class RateLimitedLog:
     Each source has a share: one that causes many lines hides no other.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, part: str = "") -> None:
         self._clock = clock
+        #: What each line has.
+        self.fields: Mapping[str, str] = {"part": part} if part else {}
         each = RateLimiter(SOURCE_LINES_BURST, SOURCE_LINES_PER_SECOND)
         self._limiter = ReportLimiter(RateLimiter(LINES_BURST, LINES_PER_SECOND), each)
 
@@ -102,8 +104,8 @@ class RateLimitedLog:
         if omitted is None:
             return
         if omitted:
-            log.info("log lines of unauthenticated clients omitted", count=omitted)
-        log.info(text, **fields)
+            log.info("log lines of unauthenticated clients omitted", count=omitted, **self.fields)
+        log.info(text, **{**self.fields, **fields})
 
 
 @frozen
@@ -128,8 +130,11 @@ class ConnectionAdmission:
         draw: Callable[[], float],
         shared: Callable[[str], bool],
         on_refused: Callable[[Refused], None],
+        part: str = "",
     ) -> None:
-        self.lines = RateLimitedLog(clock)
+        self.lines = RateLimitedLog(clock, part)
+        #: What says in the log which server it is, if a process has several.
+        self.log_fields = self.lines.fields
         self.startups = Startups(limits, draw)
         #: Connections that a proxy of the cluster relays, counted apart. None is refused before
         #: all places are taken.
@@ -290,6 +295,7 @@ class ConnectionAdmission:
             "connections refused",
             count=refused.count,
             addresses=", ".join(refused.sources),
+            **self.log_fields,
         )
         self._on_refused(refused)
 

@@ -61,7 +61,8 @@ class SSHServerFactory(Server):
     it. ``shared`` returns whether many users connect from an address, such as a proxy's; such an
     address gets no penalties. With ``host_trust`` members of the cluster may log in with their
     host certificates, under their host ids; the realm gets
-    :class:`~tele.conch.server.credentials.MemberCredentials`.
+    :class:`~tele.conch.server.credentials.MemberCredentials`. ``part`` names the server in lines of
+    the log, where a process has several.
     """
 
     protocol = SSHServerTransport
@@ -83,6 +84,7 @@ class SSHServerFactory(Server):
         on_refused: Callable[[Refused], None] = lambda _: None,
         shared: Callable[[str], bool] = lambda _: False,
         draw: Callable[[], float] = _DICE.random,
+        part: str = "",
     ) -> None:
         self.portal = portal
         self.host_keys = host_keys
@@ -94,7 +96,7 @@ class SSHServerFactory(Server):
         self.match_login = match_login
         self.host_trust = host_trust
         self.on_denied = on_denied
-        self.admission = ConnectionAdmission(clock, self.limits, draw, shared, on_refused)
+        self.admission = ConnectionAdmission(clock, self.limits, draw, shared, on_refused, part)
         self.rekey_pace = RekeyPace()
         #: Reads what precedes a version line; returns its length, None if it needs more.
         self.preface: Callable[[SSHServerTransport, bytes], int | None] | None = None

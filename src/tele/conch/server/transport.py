@@ -8,7 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from twisted.conch.ssh import transport as conch
@@ -262,6 +262,11 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         if self.isAuthenticated:
             return super().lines
         return self.factory.admission.lines.of(self.remote_addr()[0])
+
+    @property
+    def log_fields(self) -> Mapping[str, str]:
+        """See :class:`Transport`. One process may be node and proxy."""
+        return {**super().log_fields, **self.factory.admission.log_fields}
 
     def take_preface(self, data: bytes) -> int | None:
         """See :class:`Transport`. A proxy sends its client's address before the version line."""

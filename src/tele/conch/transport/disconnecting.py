@@ -10,6 +10,8 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.admission.limits import Limits
@@ -44,7 +46,7 @@ class Disconnecting(SmallMessages):
             return
         described = desc.decode("utf-8", "replace") if isinstance(desc, bytes) else desc
         text = printable_lines(described).encode("utf-8")[:TEXT_LIMIT]
-        log.debug("disconnecting", peer=self.peer_name(), reason=reason, error=text)
+        log.debug("disconnecting", reason=reason, error=text, **self.log_fields)
         self.closing = True
         self.incoming.stop()
         self.outgoing.send(n.DISCONNECT, uint32(reason) + string(text) + string(b""))
@@ -83,7 +85,7 @@ class Disconnecting(SmallMessages):
     def _grace_is_over(self) -> None:
         self._timer = None
         self.lines.info("connection closed: not authenticated in time",
-                        peer=self.peer_name(), seconds=self.limits.login_grace)  # fmt: skip
+                        **self.log_fields, seconds=self.limits.login_grace)  # fmt: skip
         self.grace_over()
         self._abort()
 
@@ -92,8 +94,8 @@ class Disconnecting(SmallMessages):
 
     def peer_timed_out(self, seconds: float) -> None:
         """The peer has answered nothing for ``seconds``: end the connection."""
-        log.info("connection closed: keepalive requests not answered",
-                 peer=self.peer_name(), seconds=round(seconds))  # fmt: skip
+        self.lines.info("connection closed: keepalive requests not answered",
+                        **self.log_fields, seconds=round(seconds))  # fmt: skip
         self._abort()
 
     # -- by the peer ------------------------------------------------------------------
@@ -118,6 +120,7 @@ class Disconnecting(SmallMessages):
         """Return host and port of our end; empty for what has none."""
         return _address(None if self.transport is None else self.transport.getHost())
 
-    def peer_name(self) -> str:
+    @property
+    def log_fields(self) -> Mapping[str, str]:
         """See :class:`SmallMessages`."""
-        return str(Address(*self.remote_addr()))
+        return {"peer": str(Address(*self.remote_addr()))}

@@ -7,6 +7,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from twisted.conch.ssh.transport import SSHTransportBase
@@ -30,8 +31,9 @@ class SmallMessages(SSHTransportBase):
     incoming: Incoming
     outgoing: Outgoing
 
-    def peer_name(self) -> str:
-        """Return the address of the peer for the log, as ``host:port``."""
+    @property
+    def log_fields(self) -> Mapping[str, str]:
+        """Whose connection it is, in lines of the log: ``peer``, and the ``part`` that serves."""
         raise NotImplementedError
 
     def ssh_UNIMPLEMENTED(self, packet: bytes) -> None:
@@ -65,15 +67,15 @@ class SmallMessages(SSHTransportBase):
 
     def receiveError(self, reasonCode: int, description: bytes) -> None:
         """The peer disconnects for this reason."""
-        log.debug("peer disconnects", peer=self.peer_name(), error=description)
+        log.debug("peer disconnects", error=description, **self.log_fields)
 
     def receiveUnimplemented(self, seqnum: int) -> None:
         """The peer does not implement the message in our packet ``seqnum``."""
-        log.debug("message not implemented by the peer", peer=self.peer_name(), packet=seqnum)
+        log.debug("message not implemented by the peer", packet=seqnum, **self.log_fields)
 
     def receiveDebug(self, alwaysDisplay: bool, message: bytes, lang: bytes) -> None:
         """A debug message of the peer."""
-        log.debug("debug message of the peer", peer=self.peer_name(), text=message)
+        log.debug("debug message of the peer", text=message, **self.log_fields)
 
     # -- for Conch -------------------------------------------------------------------
     def isEncrypted(self, direction: str = "out") -> bool:

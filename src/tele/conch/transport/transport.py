@@ -186,10 +186,10 @@ class Transport(BufferReceiver, Disconnecting):
         try:
             self.incoming.feed(source, end)
         except ProtocolError as error:
-            self.lines.info("connection closed", peer=self.peer_name(), error=str(error))
+            self.lines.info("connection closed", **self.log_fields, error=str(error))
             self.sendDisconnect(error.disconnect_code, str(error))
         except Exception:
-            log.failure("message handling failed", peer=self.peer_name())
+            log.failure("message handling failed", **self.log_fields)
             self.crashed()
             self.sendDisconnect(n.BY_APPLICATION, b"internal error")
         else:

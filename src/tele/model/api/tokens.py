@@ -20,7 +20,8 @@ REPLACES_LIMIT: Final = 32
 
 @frozen
 class NewToken:
-    """``token`` empty: auth makes one (recommended). ``max_uses`` 0: until it expires.
+    """``token`` empty: auth makes one (recommended). It does not begin as that of a join method
+    (``name:``). ``max_uses`` 0: until it expires.
 
     ``labels`` bind: a host that joins with it always has them, whatever it says. Its
     certificates are for the ``addresses``, too (host names or IP addresses). It may take the
