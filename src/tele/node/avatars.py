@@ -20,13 +20,14 @@ from tele.model.resources import RecordingMode
 from tele.model.session import RecordingStart
 from tele.node.avatar import NodeAvatar
 from tele.node.forwards import WAITING_LIMIT, ForwardingResources
-from tele.node.programs import ConnectionContext, NodePrograms
+from tele.node.programs import NodePrograms
 from tele.node.settings import SessionSettings
 from tele.node.subsystems import by_name
 from tele.node.user_sockets import UserSockets
 from tele.outbound.name_lookup import NameResolver
 from tele.reactor import Reactor
 from tele.recording.tee import ConnectionTape
+from tele.sessions.context import ConnectionContext
 
 #: In nanoseconds, as frames of recordings have them.
 SECOND: Final = 1_000_000_000

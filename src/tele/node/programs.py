@@ -36,13 +36,14 @@ from tele.conch.session.programs import (
 from tele.errors import InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem, SubsystemSession
 from tele.log import make_logger
-from tele.model.access import INTERNAL_SFTP, Grant
+from tele.model.access import INTERNAL_SFTP
 from tele.model.addresses import Address
 from tele.model.session import Launched
 from tele.node.spawning import Launch, Running, Spawning
 from tele.node.subsystems import SpokenProgram
 from tele.node.terminal import open_terminal, set_size
 from tele.reactor import Reactor
+from tele.sessions.context import ConnectionContext
 from tele.spawner.spawn_messages import CLIENT_ENVIRONMENT
 
 log = make_logger(__name__)
@@ -56,32 +57,6 @@ _SFTP: Final = Launched("subsystem", b"sftp", files=True)
 STARTING: Final = 6
 RUNNING: Final = 4
 _TERM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
-
-
-@define
-class ConnectionContext:
-    """The ends of a connection and what may be done on it; addresses are (host, port).
-
-    ``grant`` is decided again when the rules of the cluster change.
-    """
-
-    grant: Grant
-    session_id: str
-    remote_addr: tuple[str, int]
-    local_addr: tuple[str, int]
-
-    @property
-    def event_fields(self) -> Mapping[str, Any]:
-        """See :class:`tele.membership.audit_reporter.EventSubject`."""
-        identity = self.grant.identity
-        return {
-            "user": identity.user,
-            "login": self.grant.login,
-            "roles": self.grant.roles,
-            "session_id": self.session_id,
-            "login_session": identity.login_session,
-            "remote_addr": str(Address(*self.remote_addr)),
-        }
 
 
 @implementer(IProgram, IHoldsDescriptors)

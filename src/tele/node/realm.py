@@ -35,7 +35,7 @@ from tele.membership.reviewing import Review
 from tele.model.access import CertificateLimits, Denied, Grant
 from tele.model.identity import UserIdentity
 from tele.node.avatar import NodeAvatar
-from tele.node.programs import ConnectionContext
+from tele.sessions.context import ConnectionContext
 from tele.spawner.accounts import Refused, check_open, check_sessions, find_account
 from tele.workers import Workers
 

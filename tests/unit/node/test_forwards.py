@@ -23,9 +23,9 @@ from tele.model.identity import UserIdentity
 from tele.node.forward_record import ACCEPTED_BURST, ForwardRecords
 from tele.node.forwards import ForwardingResources, Forwards
 from tele.node.ports import LOOPBACK, addresses_for
-from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserListener, UserSockets
 from tele.outbound.name_lookup import NameResolver
+from tele.sessions.context import ConnectionContext
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 ACCOUNT = DescriptorBudget(shares_of(1024)).account("alice")

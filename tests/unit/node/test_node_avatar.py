@@ -17,9 +17,9 @@ from tele.model.access import Denied, Grant, Reason
 from tele.model.identity import UserIdentity
 from tele.node.avatar import NodeAvatar
 from tele.node.forwards import ForwardingResources
-from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserSockets
 from tele.outbound.name_lookup import NameResolver
+from tele.sessions.context import ConnectionContext
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 
