@@ -35,12 +35,12 @@ from tele.loop import Expiry
 from tele.membership.audit_reporter import AuditReporter, cut
 from tele.model.access import Denied, Grant, Reason
 from tele.model.session import Launched
-from tele.node.forward_record import ForwardRecords
 from tele.node.forwards import ForwardingResources, Forwards
 from tele.node.programs import NodePrograms, Program
 from tele.reactor import Reactor
 from tele.recording.tee import ConnectionTape, RecordedPrograms
 from tele.sessions.context import ConnectionContext
+from tele.sessions.forward_record import ForwardRecords
 from tele.spawner.control_groups import EXPELLED_GRACE
 
 #: Shared by all connections, and never changed.

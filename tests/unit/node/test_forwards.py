@@ -20,12 +20,12 @@ from tele.conch.session.session_forwarding import DisplayRequest
 from tele.errors import AccessDenied, InvalidInput, TeleError
 from tele.model.access import GatewayPorts, Grant
 from tele.model.identity import UserIdentity
-from tele.node.forward_record import ACCEPTED_BURST, ForwardRecords
 from tele.node.forwards import ForwardingResources, Forwards
 from tele.node.ports import LOOPBACK, addresses_for
 from tele.node.user_sockets import UserListener, UserSockets
 from tele.outbound.name_lookup import NameResolver
 from tele.sessions.context import ConnectionContext
+from tele.sessions.forward_record import ACCEPTED_BURST, ForwardRecords
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 ACCOUNT = DescriptorBudget(shares_of(1024)).account("alice")
