@@ -41,8 +41,8 @@ from tele.log import LogFormat, set_up_logging
 from tele.model.access import Grant
 from tele.model.identity import HostRole
 from tele.node.programs import NodePrograms
-from tele.node.realm import context_of
 from tele.node.spawning import Spawning
+from tele.sessions.context import ConnectionContext
 from tele.sockets.direct import listen
 from tele.spawner.spawn_messages import Options
 
@@ -94,7 +94,7 @@ class Realm:
         )
         programs = NodePrograms(
             self._spawning,
-            context_of(grant, avatarId, "s-1"),
+            ConnectionContext.of(grant, avatarId, "s-1"),
             process_budget().account("u"),
             LOOP,
         )

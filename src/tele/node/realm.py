@@ -35,7 +35,6 @@ from tele.membership.reviewing import Review
 from tele.model.access import CertificateLimits, Denied, Grant
 from tele.model.identity import UserIdentity
 from tele.node.avatar import NodeAvatar
-from tele.sessions.context import ConnectionContext
 from tele.spawner.accounts import Refused, check_open, check_sessions, find_account
 from tele.workers import Workers
 
@@ -237,10 +236,3 @@ class NodeRealm:
             login.limits,
             session_id,
         )
-
-
-def context_of(
-    grant: Grant, credentials: CertificateCredentials, session_id: str
-) -> ConnectionContext:
-    """Return the ends of a connection."""
-    return ConnectionContext(grant, session_id, credentials.remote_addr, credentials.local_addr)

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import define
 
+from tele.conch.server.credentials import CertificateCredentials
 from tele.model.access import Grant
 from tele.model.addresses import Address
 
@@ -22,6 +23,13 @@ class ConnectionContext:
     session_id: str
     remote_addr: tuple[str, int]
     local_addr: tuple[str, int]
+
+    @classmethod
+    def of(
+        cls, grant: Grant, credentials: CertificateCredentials, session_id: str
+    ) -> ConnectionContext:
+        """Return the ends of a connection that logged in with ``credentials``."""
+        return cls(grant, session_id, credentials.remote_addr, credentials.local_addr)
 
     @property
     def event_fields(self) -> Mapping[str, Any]:
