@@ -93,9 +93,10 @@ class NodeService(Service):
         self._starting: Deferred[int] | None = None
         self._accounts = Accounts(reactor, look_up)
         self.avatars = AvatarFactory(reactor, member, sessions, self._audit, self._names)
-        self._realm = realm = NodeRealm(
+        realm = NodeRealm(
             reactor, member, lambda: self._labels.current, self.avatars.make, self._accounts
         )
+        self._admission = admission = realm.admission
         trust = SSHTrust(member)
         self.factory = SSHServerFactory(
             portal=make_portal(realm),
@@ -119,7 +120,7 @@ class NodeService(Service):
             # then has no route until the next announcement.
             presence.addresses = (ingress.advertise(ingress.listen[1]),)
         member.on_change(self._member_changed)
-        member.report_sessions(lambda: realm.sessions)
+        member.report_sessions(lambda: admission.sessions)
         self._labels.on_change(self._labels_changed)
 
     # -- membership -------------------------------------------------------------------
@@ -129,7 +130,7 @@ class NodeService(Service):
         return looking.addCallback(lambda addresses: [each.host for each in addresses])
 
     def _member_changed(self) -> None:
-        self._realm.review()
+        self._admission.review()
         self._learn_proxies()
         self._end_refused()
         if self._agents is None:
@@ -141,7 +142,7 @@ class NodeService(Service):
         self._agents.check()
 
     def _labels_changed(self) -> None:
-        self._realm.review()
+        self._admission.review()
         self._member.announce_soon()
 
     def _learn_proxies(self) -> None:
@@ -209,7 +210,7 @@ class NodeService(Service):
             raise TeleError(f"the spawner cannot be started: {error.strerror}") from None
         await self._labels.start()
         await self._member.ready()
-        self._realm.review()
+        self._admission.review()
         if self._agents is not None:
             self._identity = self._member.identity
             self._agents.start()
@@ -256,7 +257,7 @@ class NodeService(Service):
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)
         await self._drain.start(self._grace, "the node is shutting down")
-        self._realm.stop()
+        self._admission.stop()
         self._names.close()
         self._accounts.close()
         await self._spawning.close()
