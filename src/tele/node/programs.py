@@ -28,7 +28,6 @@ from tele.capacity.descriptors import Account, Lease
 from tele.conch.session.programs import (
     Exit,
     IHoldsDescriptors,
-    IProgram,
     ISessionPrograms,
     ProgramRequest,
     PtyRequest,
@@ -44,6 +43,7 @@ from tele.node.subsystems import SpokenProgram
 from tele.node.terminal import open_terminal, set_size
 from tele.reactor import Reactor
 from tele.sessions.context import ConnectionContext
+from tele.sessions.ending import IExpellable
 from tele.spawner.spawn_messages import CLIENT_ENVIRONMENT
 
 log = make_logger(__name__)
@@ -59,10 +59,10 @@ RUNNING: Final = 4
 _TERM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 
 
-@implementer(IProgram, IHoldsDescriptors)
+@implementer(IExpellable, IHoldsDescriptors)
 @define(eq=False)
 class Program:
-    """One running program; see :class:`tele.conch.session.programs.IProgram`."""
+    """One running program; see :class:`tele.sessions.ending.IExpellable`."""
 
     stdin: int | None
     stdout: int | None

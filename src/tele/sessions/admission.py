@@ -39,8 +39,10 @@ class AdmittedSession(Protocol):
     """What is decided about: the connection of a user."""
 
     context: ConnectionContext
-    #: Why access ended, once it has.
-    ended: Denied | None
+
+    @property
+    def ended(self) -> Denied | None:
+        """Why access ended, once it has."""
 
     @property
     def grant(self) -> Grant:
