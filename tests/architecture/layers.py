@@ -43,6 +43,7 @@ LAYERS: Final[Mapping[str, int]] = {
     "membership": 11,
     "tunnel": 11,
     "routing": 12,
+    "sessions": 12,
     "auth": 13,
     "node": 13,
     "proxy": 13,

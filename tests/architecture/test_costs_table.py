@@ -23,7 +23,7 @@ from tele.conch.session import channel as session
 from tele.conch.session import session_requests
 from tele.model import addresses
 from tele.model.resources import MAX_FORWARDS
-from tele.node import forward_record, forwards, realm
+from tele.node import forwards, realm
 from tele.outbound import name_lookup
 from tele.proxy import (
     admission,
@@ -34,6 +34,7 @@ from tele.proxy import (
     user_limits,
 )
 from tele.routing import dialer, finder, index
+from tele.sessions import forward_record
 from tele.spawner import sftp_server
 from tele.tunnel import acceptor, client_address, relayed_channels
 from tele.wire import fields, proxy_header, version

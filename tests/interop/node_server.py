@@ -40,8 +40,9 @@ from tele.conch.transport.exchange import HostKeys
 from tele.log import LogFormat, set_up_logging
 from tele.model.access import Grant
 from tele.model.identity import HostRole
-from tele.node.programs import ConnectionContext, NodePrograms
+from tele.node.programs import NodePrograms
 from tele.node.spawning import Spawning
+from tele.sessions.context import ConnectionContext
 from tele.sockets.direct import listen
 from tele.spawner.spawn_messages import Options
 
@@ -91,8 +92,12 @@ class Realm:
             permit_pty=NO_PTY not in checked.identity.roles,
             force_command=checked.force_command,
         )
-        context = ConnectionContext(grant, "s-1", avatarId.remote_addr, avatarId.local_addr)
-        programs = NodePrograms(self._spawning, context, process_budget().account("u"), LOOP)
+        programs = NodePrograms(
+            self._spawning,
+            ConnectionContext.of(grant, avatarId, "s-1"),
+            process_budget().account("u"),
+            LOOP,
+        )
         return succeed((IConchUser, User(grant, programs), lambda: None))
 
 

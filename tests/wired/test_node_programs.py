@@ -21,8 +21,9 @@ from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.model.access import Grant
 from tele.model.identity import UserIdentity
 from tele.node.labels import LabelCommand, Labels
-from tele.node.programs import ConnectionContext, NodePrograms, Program
+from tele.node.programs import NodePrograms, Program
 from tele.node.spawning import Launch, Spawning
+from tele.sessions.context import ConnectionContext
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 LATER = datetime(2099, 1, 1, tzinfo=UTC)

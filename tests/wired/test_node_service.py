@@ -274,7 +274,7 @@ def test_expired_node(cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) ->
     node = cluster.node()
     identity = node.member.identity
     ended = cluster.reactor.seconds() + (identity.expires - identity.issued).total_seconds() + 60
-    monkeypatch.setattr("tele.node.realm.now", lambda _: identity.expires)
+    monkeypatch.setattr("tele.sessions.admission.now", lambda _: identity.expires)
     assert ended > cluster.reactor.seconds()
     done = cluster.ssh("alice", node, "echo in")
     assert (done.returncode, done.stdout) == (255, b"")

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from attrs import evolve
 from twisted.conch.avatar import ConchUser
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from tele.conch.connection.permissions import IPermissions
@@ -28,19 +28,18 @@ from tele.conch.forwarding.local import (
 )
 from tele.conch.forwarding.remote import REQUESTS, IListener, answer_request
 from tele.conch.session.channel import SessionChannel
-from tele.conch.session.programs import Exit, ISessionPrograms, ProgramRequest
+from tele.conch.session.programs import ISessionPrograms, ProgramRequest
 from tele.conch.session.session_forwarding import ISessionForwards
-from tele.errors import AccessDenied, TeleError
-from tele.loop import Expiry
-from tele.membership.audit_reporter import AuditReporter, cut
-from tele.model.access import Denied, Grant, Reason
-from tele.model.session import Launched
-from tele.node.forward_record import ForwardRecords
+from tele.membership.audit_reporter import AuditReporter
+from tele.model.access import Denied, Grant
 from tele.node.forwards import ForwardingResources, Forwards
-from tele.node.programs import ConnectionContext, NodePrograms, Program
+from tele.node.programs import NodePrograms
 from tele.reactor import Reactor
-from tele.recording.tee import ConnectionTape, RecordedPrograms
-from tele.spawner.control_groups import EXPELLED_GRACE
+from tele.recording.tee import ConnectionTape
+from tele.sessions.audited import AuditedSession
+from tele.sessions.context import ConnectionContext
+from tele.sessions.ending import SessionEnding
+from tele.sessions.forward_record import ForwardRecords
 
 #: Shared by all connections, and never changed.
 _CHANNELS: Final[dict[bytes, Any]] = {
@@ -70,19 +69,11 @@ class NodeAvatar(ConchUser):
         super().__init__()
         self._lease = forwarding.account.take()
         self.context = context
-        #: Why access ended, once it has.
-        self.ended: Denied | None = None
-        self._running: dict[Program, None] = {}
         self._reactor = reactor
+        self._ending = SessionEnding(reactor, context.grant)
+        self._session = AuditedSession(reactor, context, programs, tape, audit, self._ending)
         self._tape = tape
-        self._programs: NodePrograms | RecordedPrograms = (
-            programs if tape is None else RecordedPrograms(programs, tape)
-        )
-        self._plain = programs
         self._audit = audit
-        self._began = reactor.seconds()
-        self._expiry = Expiry(reactor, context.grant.expires)
-        self._interactive = False
         self._forwarding = forwarding
         self._made_forwards: Forwards | None = None
         self.channelLookup = _CHANNELS
@@ -113,10 +104,15 @@ class NodeAvatar(ConchUser):
                 self.context,
                 self._forwarding,
                 ForwardRecords(self._reactor, self.context, self._audit, self._tape),
-                self._check,
+                self._ending.check,
                 lambda: self.conn,
             )
         return self._made_forwards
+
+    @property
+    def ended(self) -> Denied | None:
+        """Why access ended, once it has."""
+        return self._ending.denied
 
     @property
     def grant(self) -> Grant:
@@ -143,119 +139,27 @@ class NodeAvatar(ConchUser):
 
     def expelled(self, denied: Denied) -> None:
         """Access has ended: so does the connection, with the reason as its last message."""
-        self.ended = denied
-        programs = list(self._running)
-        for program in programs:
-            program.expel()
-        if self.conn is not None:
-            self.conn.transport.evict(denied.message)
-        if programs:
-            self._reactor.callLater(EXPELLED_GRACE, self._kill)
-
-    def _kill(self) -> None:
-        for program in list(self._running):
-            program.kill()
+        self._ending.expel(denied, self.conn)
 
     def logged_in(self) -> None:
         """The user is logged in."""
-        self._audit.emit("session.start", self.context)
+        self._session.logged_in()
 
     def logged_out(self) -> None:
         """The connection has ended."""
         self._lease.release()
         if self._made_forwards is not None:
             self._made_forwards.close()
-        seconds = round(self._reactor.seconds() - self._began, 3)
-        recorded = self._tape is not None and self._tape.started
-        ended = self.ended
-        if self._tape is not None:
-            self._tape.close("the connection ended" if ended is None else cut(ended.message))
-        why = {} if ended is None else {"error": cut(ended.message), "reason": ended.reason.value}
-        self._audit.emit(
-            "session.end",
-            self.context,
-            seconds=seconds,
-            interactive=self._interactive,
-            recorded=recorded,
-            **self._unrecorded(),
-            **why,
-        )
-
-    def _unrecorded(self) -> dict[str, str]:
-        """Return the fields of an event of a session that is not recorded from its start."""
-        problem = "" if self._tape is None else self._tape.problem
-        return {"unrecorded": cut(problem)} if problem else {}
-
-    def _check(self) -> None:
-        if self.ended is not None:
-            raise AccessDenied(self.ended.message, self.ended.reason.value)
-        if self._expiry.has_passed:
-            raise AccessDenied(
-                "the certificate has expired since you logged in: log in again",
-                Reason.EXPIRED.value,
-            )
+        self._session.logged_out()
 
     # -- programs ---------------------------------------------------------------------
     def env_allowed(self, name: str) -> bool:
         """See :class:`tele.conch.session.programs.ISessionPrograms`."""
-        return self._plain.env_allowed(name)
+        return self._session.env_allowed(name)
 
     def start(self, request: ProgramRequest, channel_number: int) -> Deferred[Any]:
         """See :class:`tele.conch.session.programs.ISessionPrograms`."""
-        return Deferred.fromCoroutine(self._start(request, channel_number))
-
-    async def _start(self, request: ProgramRequest, channel_number: int) -> Any:
-        name = "subsystem" if request.kind == "subsystem" else "exec"
-        fields = {
-            "kind": request.kind,
-            "command": cut(request.command.decode("utf-8", "backslashreplace")),
-            "pty": request.pty is not None,
-        }
-        if self.grant.force_command is not None:
-            fields["forced"] = cut(self.grant.force_command)
-
-        def launching(launched: Launched) -> None:
-            if "forced" not in fields and launched.command != request.command:
-                fields["runs"] = cut(launched.command.decode("utf-8", "backslashreplace"))
-
-        try:
-            self._check()
-            if request.pty is not None and not self.grant.permit_pty:
-                # The grant may have changed since the terminal was requested.
-                raise AccessDenied("a terminal is not permitted", "pty")
-            program = await self._programs.start(
-                self._with_agent(request), channel_number, launching
-            )
-        except CancelledError:
-            raise
-        except Exception as error:
-            # What a plugin raises may hold anything: the log has it.
-            known = isinstance(error, TeleError)
-            text = str(error) if known else f"{type(error).__name__}, see the log of the node"
-            self._audit.emit(name, self.context, error=cut(text), **fields)
-            raise
-        self._interactive = self._interactive or request.pty is not None
-        fields |= self._unrecorded()
-        if isinstance(program, Program) and program.cgroup:
-            fields["cgroup"] = program.cgroup
-        self._audit.emit(name, self.context, **fields)
-        if isinstance(program, Program):
-            self._follow(program)
-        return program
-
-    def _follow(self, program: Program) -> None:
-        """Keep a running program, to end it when access ends."""
-        self._running[program] = None
-
-        def ended(how: Exit) -> Exit:
-            self._running.pop(program, None)
-            return how
-
-        program.exited.addCallback(ended)
-        if self.ended is not None:
-            # Access ended while it was being started.
-            program.expel()
-
-    def _with_agent(self, request: ProgramRequest) -> ProgramRequest:
         made = self._made_forwards
-        return request if made is None else evolve(request, agent=made.agent_path)
+        if made is not None:
+            request = evolve(request, agent=made.agent_path)
+        return self._session.start(request, channel_number)

@@ -6,30 +6,24 @@ Invariant: names and waiting connections have a share for each user, over all co
 from __future__ import annotations
 
 import uuid
-from typing import Final
 
 from tele.admission.slots import Slots
 from tele.conch.server.credentials import CertificateCredentials
-from tele.interfaces import IRecorder
-from tele.loop import now
 from tele.membership.audit_reporter import AuditReporter
 from tele.membership.member import Member
 from tele.model.access import Grant
-from tele.model.addresses import Address
 from tele.model.resources import RecordingMode
-from tele.model.session import RecordingStart
 from tele.node.avatar import NodeAvatar
 from tele.node.forwards import WAITING_LIMIT, ForwardingResources
-from tele.node.programs import ConnectionContext, NodePrograms
+from tele.node.programs import NodePrograms
 from tele.node.settings import SessionSettings
 from tele.node.subsystems import by_name
 from tele.node.user_sockets import UserSockets
 from tele.outbound.name_lookup import NameResolver
 from tele.reactor import Reactor
 from tele.recording.tee import ConnectionTape
-
-#: In nanoseconds, as frames of recordings have them.
-SECOND: Final = 1_000_000_000
+from tele.sessions.context import ConnectionContext
+from tele.sessions.tape import make_tape
 
 
 class AvatarFactory:
@@ -55,9 +49,7 @@ class AvatarFactory:
     def make(self, grant: Grant, credentials: CertificateCredentials) -> NodeAvatar:
         """Return the avatar for a grant. Raises :class:`Unavailable` if its user has no share."""
         settings = self._settings
-        context = ConnectionContext(
-            grant, str(uuid.uuid4()), credentials.remote_addr, credentials.local_addr
-        )
+        context = ConnectionContext.of(grant, credentials, str(uuid.uuid4()))
         account = settings.budget.account(grant.identity.user)
         return NodeAvatar(
             self._reactor,
@@ -78,29 +70,4 @@ class AvatarFactory:
         recorder = self._settings.recorder
         if recorder is None or self._member.state.recording.mode is RecordingMode.OFF:
             return None
-        return self._recorded(context, recorder)
-
-    def _recorded(self, context: ConnectionContext, recorder: IRecorder) -> ConnectionTape:
-        host = self._member.identity.host
-        grant = context.grant
-        start = RecordingStart(
-            id=context.session_id,
-            kind="ssh",
-            cluster=host.cluster,
-            user=grant.identity.user,
-            login=grant.login,
-            roles=grant.roles,
-            login_session=grant.identity.login_session,
-            node=host.name,
-            node_id=host.host_id,
-            remote_addr=str(Address(*context.remote_addr)),
-            started=now(self._reactor),
-        )
-        began = self._reactor.seconds()
-        return ConnectionTape(
-            recorder,
-            start,
-            lambda: int((self._reactor.seconds() - began) * SECOND),
-            record_input=grant.record_input,
-            strict=grant.record_strictly and not grant.break_glass,
-        )
+        return make_tape(self._reactor, recorder, context, self._member.identity.host)

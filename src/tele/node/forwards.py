@@ -46,12 +46,12 @@ from tele.errors import AccessDenied, Unavailable, quoted
 from tele.membership.audit_reporter import cut
 from tele.model.access import GatewayPorts
 from tele.model.addresses import Address
-from tele.node.forward_record import ForwardRecord, ForwardRecords
 from tele.node.ports import addresses_for, listen_for_display, listen_on
-from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserListener, UserSockets
 from tele.outbound.name_lookup import NameResolver
 from tele.reactor import Reactor
+from tele.sessions.context import ConnectionContext
+from tele.sessions.forward_record import ForwardRecord, ForwardRecords
 from tele.sockets.direct import adopt
 from tele.spawner.display_child import find_xauth
 from tele.wire.fields import string, uint32

@@ -28,7 +28,6 @@ from tele.capacity.descriptors import Account, Lease
 from tele.conch.session.programs import (
     Exit,
     IHoldsDescriptors,
-    IProgram,
     ISessionPrograms,
     ProgramRequest,
     PtyRequest,
@@ -36,13 +35,15 @@ from tele.conch.session.programs import (
 from tele.errors import InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem, SubsystemSession
 from tele.log import make_logger
-from tele.model.access import INTERNAL_SFTP, Grant
+from tele.model.access import INTERNAL_SFTP
 from tele.model.addresses import Address
 from tele.model.session import Launched
 from tele.node.spawning import Launch, Running, Spawning
 from tele.node.subsystems import SpokenProgram
 from tele.node.terminal import open_terminal, set_size
 from tele.reactor import Reactor
+from tele.sessions.context import ConnectionContext
+from tele.sessions.ending import IExpellable
 from tele.spawner.spawn_messages import CLIENT_ENVIRONMENT
 
 log = make_logger(__name__)
@@ -58,36 +59,10 @@ RUNNING: Final = 4
 _TERM: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}", re.ASCII)
 
 
-@define
-class ConnectionContext:
-    """The ends of a connection and what may be done on it; addresses are (host, port).
-
-    ``grant`` is decided again when the rules of the cluster change.
-    """
-
-    grant: Grant
-    session_id: str
-    remote_addr: tuple[str, int]
-    local_addr: tuple[str, int]
-
-    @property
-    def event_fields(self) -> Mapping[str, Any]:
-        """See :class:`tele.membership.audit_reporter.EventSubject`."""
-        identity = self.grant.identity
-        return {
-            "user": identity.user,
-            "login": self.grant.login,
-            "roles": self.grant.roles,
-            "session_id": self.session_id,
-            "login_session": identity.login_session,
-            "remote_addr": str(Address(*self.remote_addr)),
-        }
-
-
-@implementer(IProgram, IHoldsDescriptors)
+@implementer(IExpellable, IHoldsDescriptors)
 @define(eq=False)
 class Program:
-    """One running program; see :class:`tele.conch.session.programs.IProgram`."""
+    """One running program; see :class:`tele.sessions.ending.IExpellable`."""
 
     stdin: int | None
     stdout: int | None

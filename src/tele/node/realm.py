@@ -2,14 +2,8 @@
 
 Invariants:
 
-* The certificate was checked before; here the roles decide and give a Grant: at the login, and
-  again whenever the cluster's rules change, for as long as the connection lasts.
-* A connection ends when its user could not log in any more.
-* What the certificate withholds, no role gives back.
-* A login succeeds after its audit event is stored: the event survives the end of this process.
-* No login succeeds without a valid certificate of the node, without storage for its event (the
-  disk, or auth when the disk is full), or with an unknown recording mode. Without storage, users
-  of roles with ``break_glass`` still log in.
+* Who is let in, and may stay, is decided by ``tele.sessions.admission``, about this node and its
+  labels; the account is looked up before, and what counts is what is decided after that.
 * Accounts are looked up in threads of their own, of which each user has a share.
 """
 
@@ -18,23 +12,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from attrs import evolve, frozen
 from twisted.conch.interfaces import IConchUser
 from twisted.cred.portal import IRealm
 from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from tele.certs.check import LATEST
 from tele.conch.server.credentials import CertificateCredentials
 from tele.errors import AccessDenied, Unavailable
-from tele.loop import now
 from tele.membership.member import Member
-from tele.membership.reviewing import Review
-from tele.model.access import CertificateLimits, Denied, Grant
-from tele.model.identity import UserIdentity
+from tele.model.access import Grant
+from tele.model.identity import HostRole
 from tele.node.avatar import NodeAvatar
+from tele.sessions.admission import Login, SessionAdmission, Target
 from tele.spawner.accounts import Refused, check_open, check_sessions, find_account
 from tele.workers import Workers
 
@@ -45,12 +35,6 @@ ACCOUNT_THREADS_PER_USER: Final = 4
 ACCOUNTS_WAITING_PER_USER: Final = 1024
 #: Seconds that a lookup may take, waiting included: less than the time to log in.
 ACCOUNT_SECONDS: Final = 20.0
-#: Seconds that a login waits for its event to be stored: on disk, or by auth if that is full.
-RECORD_SECONDS: Final = 20.0
-NO_STORAGE: Final = (
-    "this node accepts no logins: its disk is full, or too slow for its audit, and auth does not"
-    " take events now"
-)
 
 Answer = tuple[Any, Any, Callable[[], None]]
 
@@ -91,21 +75,6 @@ class Accounts:
         self.workers.close()
 
 
-@frozen
-class Login:
-    """What a decision about a connection depends on. The certificate itself is not kept."""
-
-    identity: UserIdentity
-    login: str
-    limits: CertificateLimits
-
-    @classmethod
-    def of(cls, credentials: CertificateCredentials) -> Login:
-        """Return what ``credentials`` say."""
-        checked = credentials.checked
-        return cls(checked.identity, credentials.login, checked.limits)
-
-
 @implementer(IRealm)
 class NodeRealm:
     """Decides who may log in on this node, and what they may do.
@@ -123,33 +92,12 @@ class NodeRealm:
         make_avatar: Callable[[Grant, CertificateCredentials], NodeAvatar],
         accounts: Accounts,
     ) -> None:
-        self._reactor = reactor
         self._member = member
         self._labels = labels
         self._make_avatar = make_avatar
         self._accounts = accounts
-        self._present: dict[NodeAvatar, Login] = {}
-        self._review = Review(
-            reactor,
-            lambda: member.state,
-            lambda: member.policy,
-            lambda: self._present,
-            self._decide_again,
-            self._all_labels,
-        )
-
-    @property
-    def sessions(self) -> tuple[str, ...]:
-        """The ids of the sessions of all connections."""
-        return tuple(avatar.context.session_id for avatar in self._present)
-
-    def review(self) -> None:
-        """The cluster's state or labels of this node may have changed: decide again about all."""
-        self._review.check()
-
-    def stop(self) -> None:
-        """End the reviews."""
-        self._review.stop()
+        #: Its owner tells it of changes, and stops it.
+        self.admission: Final = SessionAdmission(reactor, member, HostRole.NODE, self._all_labels)
 
     def requestAvatar(self, avatarId: Any, mind: Any, *interfaces: Any) -> Deferred[Answer]:
         """Return the avatar for :class:`CertificateCredentials`, or fail with AccessDenied."""
@@ -158,81 +106,16 @@ class NodeRealm:
     async def _request(self, credentials: CertificateCredentials, interfaces: Any) -> Answer:
         if IConchUser not in interfaces:
             raise Unavailable("this server has SSH users only")
-        login = Login.of(credentials)
-        grant = self._admit(login)
+        admission, login = self.admission, Login.of(credentials, self._target)
+        grant = admission.admit(login)
         # Name services may wait for a network; the reactor must not.
         await self._accounts.check(grant.login, grant.identity.user)
         # That took a while: what counts is what is decided now.
-        avatar = self._make_avatar(self._admit(login), credentials)
-        self._present[avatar] = login
-        avatar.logged_in()
+        avatar = self._make_avatar(admission.admit(login), credentials)
+        return IConchUser, avatar, await admission.enter(avatar, login)
 
-        def logged_out() -> None:
-            self._present.pop(avatar, None)
-            avatar.logged_out()
-
-        try:
-            await self._stored(avatar.grant)
-            if (ended := avatar.ended) is not None:
-                raise AccessDenied(ended.message, ended.reason.value)
-        except BaseException:
-            logged_out()
-            raise
-        return IConchUser, avatar, logged_out
-
-    async def _stored(self, grant: Grant) -> None:
-        """Return when the event of the login is stored: nothing begins before that."""
-        recorded = self._member.recorded(or_refused=grant.break_glass)
-        if not grant.break_glass:
-            recorded.addTimeout(RECORD_SECONDS, self._reactor)
-        try:
-            await recorded
-        except DeferredTimeout:
-            raise Unavailable(NO_STORAGE) from None
+    def _target(self) -> Target:
+        return Target(self._member.host_id, self._all_labels())
 
     def _all_labels(self) -> dict[str, str]:
         return {**self._labels(), **self._member.bound_labels}
-
-    def _admit(self, login: Login) -> Grant:
-        member = self._member
-        if member.identity.expires <= now(self._reactor):
-            raise Unavailable(
-                "the certificate of this node has expired while auth was away; it accepts no logins"
-                " until it has a new one"
-            )
-        if member.expelled:
-            raise Unavailable(f"this node accepts no logins: {member.expelled}")
-        if problem := member.state.recording.problem:
-            raise Unavailable(
-                "this node cannot record sessions as the cluster says, and accepts no logins:"
-                f" {problem}"
-            )
-        decision = self._decide(login, login.identity)
-        if isinstance(decision, Denied):
-            raise AccessDenied(decision.message, decision.reason.value)
-        if not (member.can_record or decision.break_glass):
-            raise Unavailable(NO_STORAGE)
-        return decision
-
-    def _decide_again(self, avatar: NodeAvatar) -> None:
-        """Decide again about a connection; that its certificate has expired does not end it."""
-        login = self._present.get(avatar)
-        if login is None:
-            return  # it ended meanwhile
-        identity = evolve(login.identity, expires=LATEST)
-        decision = self._decide(login, identity, avatar.context.session_id)
-        if isinstance(decision, Denied):
-            avatar.expelled(decision)
-        else:
-            avatar.regranted(evolve(decision, expires=avatar.grant.expires))
-
-    def _decide(self, login: Login, identity: UserIdentity, session_id: str = "") -> Grant | Denied:
-        return self._member.policy.decide(
-            identity,
-            login.login,
-            self._all_labels(),
-            now(self._reactor),
-            self._member.host_id,
-            login.limits,
-            session_id,
-        )

@@ -97,9 +97,10 @@ class NodeService(Service):
         self._starting: Deferred[int] | None = None
         self._accounts = Accounts(reactor, look_up)
         self.avatars = AvatarFactory(reactor, member, sessions, self._audit, self._names)
-        self._realm = realm = NodeRealm(
+        realm = NodeRealm(
             reactor, member, lambda: self._labels.current, self.avatars.make, self._accounts
         )
+        self._admission = admission = realm.admission
         trust = SSHTrust(member)
         self.factory = SSHServerFactory(
             portal=make_portal(realm),
@@ -127,7 +128,7 @@ class NodeService(Service):
         member.hold_announcements()
         self._first_tunnel: IDelayedCall | None = None
         member.on_change(self._member_changed)
-        member.report_sessions(lambda: realm.sessions)
+        member.report_sessions(lambda: admission.sessions)
         self._labels.on_change(self._labels_changed)
 
     # -- membership -------------------------------------------------------------------
@@ -137,7 +138,7 @@ class NodeService(Service):
         return looking.addCallback(lambda addresses: [each.host for each in addresses])
 
     def _member_changed(self) -> None:
-        self._realm.review()
+        self._admission.review()
         self._learn_proxies()
         self._end_refused()
         if self._agents is None:
@@ -149,7 +150,7 @@ class NodeService(Service):
         self._agents.check()
 
     def _labels_changed(self) -> None:
-        self._realm.review()
+        self._admission.review()
         self._member.announce_soon()
 
     def _learn_proxies(self) -> None:
@@ -229,7 +230,7 @@ class NodeService(Service):
             # What a new member decides by is in auth's answer to its announcement.
             self._member.release_announcements()
         await ready
-        self._realm.review()
+        self._admission.review()
         if self._agents is not None:
             self._identity = self._member.identity
             release = self._member.release_announcements
@@ -281,7 +282,7 @@ class NodeService(Service):
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)
         await self._drain.start(self._grace, "the node is shutting down")
-        self._realm.stop()
+        self._admission.stop()
         self._names.close()
         self._accounts.close()
         await self._spawning.close()

@@ -17,15 +17,15 @@ from tele.capacity.descriptors import DescriptorBudget, shares_of
 from tele.conch.forwarding.local import ForwardRequest, LocalRequest, Streams
 from tele.conch.forwarding.remote import PathRequest, PortRequest
 from tele.conch.session.session_forwarding import DisplayRequest
-from tele.errors import AccessDenied, InvalidInput, TeleError
+from tele.errors import AccessDenied, InvalidInput
 from tele.model.access import GatewayPorts, Grant
 from tele.model.identity import UserIdentity
-from tele.node.forward_record import ACCEPTED_BURST, ForwardRecords
 from tele.node.forwards import ForwardingResources, Forwards
 from tele.node.ports import LOOPBACK, addresses_for
-from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserListener, UserSockets
 from tele.outbound.name_lookup import NameResolver
+from tele.sessions.context import ConnectionContext
+from tele.sessions.forward_record import ACCEPTED_BURST, ForwardRecords
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 ACCOUNT = DescriptorBudget(shares_of(1024)).account("alice")
@@ -181,28 +181,6 @@ def test_addresses(asked: str, no: tuple[str, ...], client: tuple[str, ...] | No
             addresses_for(asked, GatewayPorts.CLIENT)
     else:
         assert addresses_for(asked, GatewayPorts.CLIENT) == client
-
-
-def test_connections_of_others_do_not_fill_the_audit() -> None:
-    """Ten thousand connections to what listens make few events, and one says how many (attack)."""
-    emitted = FakeAudit()
-    clock = Clock()
-    grant = Grant(UserIdentity("alice", "c", LATER), login="a", roles=(), expires=LATER)
-    audit: Any = emitted
-    records = ForwardRecords(clock, ConnectionContext(grant, "s", ("h", 1), ("h", 2)), audit, None)
-    for number in range(10_000):
-        record = records.begin("forwarded-tcpip", accepted=True, bound="127.0.0.1:1")
-        record.opened(number)
-        record.closed(1, 2)
-    assert len([n for n, _ in emitted.events if n == "forward"]) == ACCEPTED_BURST
-    assert len([n for n, _ in emitted.events if n == "forward.end"]) == ACCEPTED_BURST
-    clock.advance(10)
-    records.begin("forwarded-tcpip", accepted=True).refused(TeleError("gone"))
-    assert emitted.events[-1][1]["others_not_listed"] == 10_000 - ACCEPTED_BURST
-    # What the client opens itself is always an event.
-    for number in range(1000):
-        records.begin("direct-tcpip").opened(number)
-    assert [f["kind"] for _, f in emitted.events].count("direct-tcpip") == 1000
 
 
 def test_connections_wait_for_those_before_them() -> None:

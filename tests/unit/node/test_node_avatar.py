@@ -17,10 +17,10 @@ from tele.model.access import Denied, Grant, Reason
 from tele.model.identity import UserIdentity
 from tele.node.avatar import NodeAvatar
 from tele.node.forwards import ForwardingResources
-from tele.node.programs import ConnectionContext
 from tele.node.user_sockets import UserSockets
 from tele.outbound.name_lookup import NameResolver
 from tele.recording.tee import ConnectionTape
+from tele.sessions.context import ConnectionContext
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 
@@ -100,7 +100,7 @@ def test_a_plugin_that_raises() -> None:
     avatar.start(ProgramRequest("subsystem", b"greeting"), 1).addErrback(failed.append)
     assert isinstance(failed[0].value, KeyError)
     ((name, fields),) = audit.events
-    assert (name, fields["error"]) == ("subsystem", "KeyError, see the log of the node")
+    assert (name, fields["error"]) == ("subsystem", "KeyError, see the log of the host")
     avatar.logged_out()
 
 

@@ -75,7 +75,7 @@ class SplicedChannel(Channel):
             self.other.loseConnection()
 
 
-class _Near(SplicedChannel):
+class NearHalf(SplicedChannel):
     """The half that a peer asked for; the other one may have received data already."""
 
     def channelOpen(self, specificData: bytes) -> None:
@@ -87,7 +87,7 @@ class _Near(SplicedChannel):
         self.other.loseConnection()
 
 
-class _Far(SplicedChannel):
+class FarHalf(SplicedChannel):
     """The half that we ask for."""
 
     def __init__(self, name: bytes, **named: Any) -> None:
@@ -127,8 +127,14 @@ def open_splice(
     Fires with the channel to give to that peer, or fails with the other one's refusal; it can
     be cancelled. For an avatar's ``channelLookup`` or a connection's ``channel_<type>``.
     """
-    near = _Near(remoteWindow=remoteWindow, remoteMaxPacket=remoteMaxPacket, avatar=avatar)
-    far = _Far(name)
+    near = NearHalf(remoteWindow=remoteWindow, remoteMaxPacket=remoteMaxPacket, avatar=avatar)
+    return open_halves(connection, near, FarHalf(name), extra)
+
+
+def open_halves(
+    connection: ChannelConnection, near: NearHalf, far: FarHalf, extra: bytes
+) -> Deferred[SplicedChannel]:
+    """Open ``far`` on ``connection``; see :func:`open_splice`."""
     near.other, far.other = far, near
     opened = far.opened  # it may be refused at once
     connection.openChannel(far, extra)

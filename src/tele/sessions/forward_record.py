@@ -18,8 +18,8 @@ from twisted.internet.interfaces import IReactorTime
 from tele.admission.rate_limiter import RateLimiter, ReportLimiter
 from tele.membership.audit_reporter import AuditReporter, cut
 from tele.model.frame import FrameKind
-from tele.node.programs import ConnectionContext
 from tele.recording.tee import ConnectionTape
+from tele.sessions.context import ConnectionContext
 
 #: Events of connections that others made, or that were refused, in one go, and how many more each
 #: second.

@@ -1,0 +1,213 @@
+"""May a user begin a session on a host, and may they stay?
+
+Invariants:
+
+* The certificate was checked before; here the roles decide and give a Grant: at the login, and
+  again whenever the cluster's rules change, for as long as the connection lasts.
+* A connection ends when its user could not log in any more.
+* What the certificate withholds, no role gives back.
+* A login succeeds after its audit event is stored: the event survives the end of this process.
+* No login succeeds without a valid certificate of this member, without storage for its event (the
+  disk, or auth when the disk is full), or with an unknown recording mode. Without storage, users
+  of roles with ``break_glass`` still log in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from attrs import evolve, frozen
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
+
+from tele.certs.check import LATEST
+from tele.conch.server.credentials import CertificateCredentials
+from tele.errors import AccessDenied, Unavailable
+from tele.loop import now
+from tele.membership.member import Member
+from tele.membership.reviewing import Review
+from tele.model.access import CertificateLimits, Denied, Grant
+from tele.model.identity import HostRole, UserIdentity
+from tele.sessions.context import ConnectionContext
+
+#: Seconds that a login waits for its event to be stored: on disk, or by auth if that is full.
+RECORD_SECONDS: Final = 20.0
+
+
+class AdmittedSession(Protocol):
+    """What is decided about: the connection of a user."""
+
+    context: ConnectionContext
+
+    @property
+    def ended(self) -> Denied | None:
+        """Why access ended, once it has."""
+
+    @property
+    def grant(self) -> Grant:
+        """What the user may do now."""
+
+    def logged_in(self) -> None:
+        """The user is logged in, unless the event of that cannot be stored."""
+
+    def logged_out(self) -> None:
+        """The connection has ended."""
+
+    def regranted(self, grant: Grant) -> None:
+        """From now on the user may do this."""
+
+    def expelled(self, denied: Denied) -> None:
+        """The user could not log in any more."""
+
+
+@frozen
+class Target:
+    """A host that users log in to, as roles and locks name it."""
+
+    host_id: str
+    labels: Mapping[str, str]
+
+
+@frozen
+class Login:
+    """What a decision about a connection depends on. The certificate itself is not kept.
+
+    ``target`` returns what is true now of the host that it is for.
+    """
+
+    identity: UserIdentity
+    login: str
+    limits: CertificateLimits
+    target: Callable[[], Target]
+
+    @classmethod
+    def of(cls, credentials: CertificateCredentials, target: Callable[[], Target]) -> Login:
+        """Return what ``credentials`` say."""
+        checked = credentials.checked
+        return cls(checked.identity, credentials.login, checked.limits, target)
+
+
+class SessionAdmission:
+    """Decides about the sessions that a member of the cluster serves.
+
+    :param role: the member's, for what users are told.
+    :param labels: what :class:`Review` compares of the targets: a change of it is a reason to
+        decide again.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        member: Member,
+        role: HostRole,
+        labels: Callable[[], object],
+    ) -> None:
+        self._reactor = reactor
+        self._member = member
+        self._here = f"this {role.value}"
+        self._present: dict[AdmittedSession, Login] = {}
+        self._review = Review(
+            reactor,
+            lambda: member.state,
+            lambda: member.policy,
+            lambda: self._present,
+            self._decide_again,
+            labels,
+        )
+
+    @property
+    def sessions(self) -> tuple[str, ...]:
+        """The ids of the sessions of all connections."""
+        return tuple(session.context.session_id for session in self._present)
+
+    def review(self) -> None:
+        """The cluster's state or the labels may have changed: decide again about all."""
+        self._review.check()
+
+    def stop(self) -> None:
+        """End the reviews."""
+        self._review.stop()
+
+    def admit(self, login: Login) -> Grant:
+        """Return what a login may do now. Raises a TeleError if it is not let in."""
+        member, here = self._member, self._here
+        if member.identity.expires <= now(self._reactor):
+            raise Unavailable(
+                f"the certificate of {here} has expired while auth was away; it accepts no logins"
+                " until it has a new one"
+            )
+        if member.expelled:
+            raise Unavailable(f"{here} accepts no logins: {member.expelled}")
+        if problem := member.state.recording.problem:
+            raise Unavailable(
+                f"{here} cannot record sessions as the cluster says, and accepts no logins:"
+                f" {problem}"
+            )
+        decision = self._decide(login, login.identity)
+        if isinstance(decision, Denied):
+            raise AccessDenied(decision.message, decision.reason.value)
+        if not (member.can_record or decision.break_glass):
+            raise self._no_storage()
+        return decision
+
+    async def enter(self, session: AdmittedSession, login: Login) -> Callable[[], None]:
+        """Let an admitted session begin, once that is stored; return what is called at its end.
+
+        Raises a TeleError if it cannot be stored, or access ended meanwhile: the session is over.
+        """
+        self._present[session] = login
+        session.logged_in()
+
+        def leave() -> None:
+            self._present.pop(session, None)
+            session.logged_out()
+
+        try:
+            await self._stored(session.grant)
+            if (ended := session.ended) is not None:
+                raise AccessDenied(ended.message, ended.reason.value)
+        except BaseException:
+            leave()
+            raise
+        return leave
+
+    async def _stored(self, grant: Grant) -> None:
+        """Return when the event of the login is stored: nothing begins before that."""
+        recorded = self._member.recorded(or_refused=grant.break_glass)
+        if not grant.break_glass:
+            recorded.addTimeout(RECORD_SECONDS, self._reactor)
+        try:
+            await recorded
+        except DeferredTimeout:
+            raise self._no_storage() from None
+
+    def _no_storage(self) -> Unavailable:
+        return Unavailable(
+            f"{self._here} accepts no logins: its disk is full, or too slow for its audit, and auth"
+            " does not take events now"
+        )
+
+    def _decide_again(self, session: AdmittedSession) -> None:
+        """Decide again about a connection; that its certificate has expired does not end it."""
+        login = self._present.get(session)
+        if login is None:
+            return  # it ended meanwhile
+        identity = evolve(login.identity, expires=LATEST)
+        decision = self._decide(login, identity, session.context.session_id)
+        if isinstance(decision, Denied):
+            session.expelled(decision)
+        else:
+            session.regranted(evolve(decision, expires=session.grant.expires))
+
+    def _decide(self, login: Login, identity: UserIdentity, session_id: str = "") -> Grant | Denied:
+        target = login.target()
+        return self._member.policy.decide(
+            identity,
+            login.login,
+            target.labels,
+            now(self._reactor),
+            target.host_id,
+            login.limits,
+            session_id,
+        )

@@ -1,0 +1,139 @@
+"""Which events does a session leave in the audit, from its login to its end?
+
+Invariants:
+
+* Everything that is started is an event, and so is what could not be; it is recorded if there is
+  a recording.
+* An event has what was requested, and what ran if that was something else.
+* A session that is not recorded from its start says why.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from tele.conch.session.programs import ISessionPrograms, ProgramRequest
+from tele.errors import AccessDenied, TeleError
+from tele.membership.audit_reporter import AuditReporter, cut
+from tele.model.session import Launched
+from tele.recording.tee import ConnectionTape, RecordedPrograms
+from tele.sessions.context import ConnectionContext
+from tele.sessions.ending import SessionEnding
+
+
+@implementer(ISessionPrograms)
+class AuditedSession:
+    """The audit of one connection, and of what is started on it.
+
+    :param programs: starts programs, and reports what it launches, as :class:`RecordedPrograms`
+        has it.
+    :param tape: the recording of the connection, if it has one; closed here.
+    :param ending: the end of access; nothing is started after that.
+    """
+
+    __slots__ = (
+        "_audit",
+        "_began",
+        "_context",
+        "_ending",
+        "_interactive",
+        "_programs",
+        "_reactor",
+        "_tape",
+    )
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        context: ConnectionContext,
+        programs: Any,
+        tape: ConnectionTape | None,
+        audit: AuditReporter,
+        ending: SessionEnding,
+    ) -> None:
+        self._reactor = reactor
+        self._context = context
+        self._programs = programs if tape is None else RecordedPrograms(programs, tape)
+        self._tape = tape
+        self._audit = audit
+        self._ending = ending
+        self._began = reactor.seconds()
+        self._interactive = False
+
+    def logged_in(self) -> None:
+        """The user is logged in."""
+        self._audit.emit("session.start", self._context)
+
+    def logged_out(self) -> None:
+        """The connection has ended."""
+        seconds = round(self._reactor.seconds() - self._began, 3)
+        recorded = self._tape is not None and self._tape.started
+        denied = self._ending.denied
+        if self._tape is not None:
+            self._tape.close("the connection ended" if denied is None else cut(denied.message))
+        why = (
+            {} if denied is None else {"error": cut(denied.message), "reason": denied.reason.value}
+        )
+        self._audit.emit(
+            "session.end",
+            self._context,
+            seconds=seconds,
+            interactive=self._interactive,
+            recorded=recorded,
+            **self._unrecorded(),
+            **why,
+        )
+
+    def _unrecorded(self) -> dict[str, str]:
+        """Return the fields of an event of a session that is not recorded from its start."""
+        problem = "" if self._tape is None else self._tape.problem
+        return {"unrecorded": cut(problem)} if problem else {}
+
+    def env_allowed(self, name: str) -> bool:
+        """See :class:`tele.conch.session.programs.ISessionPrograms`."""
+        return bool(self._programs.env_allowed(name))
+
+    def start(self, request: ProgramRequest, channel_number: int) -> Deferred[Any]:
+        """See :class:`tele.conch.session.programs.ISessionPrograms`."""
+        return Deferred.fromCoroutine(self._start(request, channel_number))
+
+    async def _start(self, request: ProgramRequest, channel_number: int) -> Any:
+        name = "subsystem" if request.kind == "subsystem" else "exec"
+        grant = self._context.grant
+        fields = {
+            "kind": request.kind,
+            "command": cut(request.command.decode("utf-8", "backslashreplace")),
+            "pty": request.pty is not None,
+        }
+        if grant.force_command is not None:
+            fields["forced"] = cut(grant.force_command)
+
+        def launching(launched: Launched) -> None:
+            if "forced" not in fields and launched.command != request.command:
+                fields["runs"] = cut(launched.command.decode("utf-8", "backslashreplace"))
+
+        try:
+            self._ending.check()
+            if request.pty is not None and not grant.permit_pty:
+                # The grant may have changed since the terminal was requested.
+                raise AccessDenied("a terminal is not permitted", "pty")
+            program = await self._programs.start(request, channel_number, launching)
+        except CancelledError:
+            raise
+        except Exception as error:
+            # What a plugin raises may hold anything: the log has it.
+            known = isinstance(error, TeleError)
+            text = str(error) if known else f"{type(error).__name__}, see the log of the host"
+            self._audit.emit(name, self._context, error=cut(text), **fields)
+            raise
+        self._interactive = self._interactive or request.pty is not None
+        fields |= self._unrecorded()
+        if cgroup := getattr(program, "cgroup", 0):  # only processes of this machine have one
+            fields["cgroup"] = cgroup
+        self._audit.emit(name, self._context, **fields)
+        self._ending.follow(program)
+        return program

@@ -1,0 +1,46 @@
+"""What does the recording of a connection say at its start, and what of it is recorded?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from tele.interfaces import IRecorder
+from tele.loop import now
+from tele.model.addresses import Address
+from tele.model.identity import HostIdentity
+from tele.model.session import RecordingStart
+from tele.recording.tee import ConnectionTape
+from tele.sessions.context import ConnectionContext
+
+#: In nanoseconds, as frames of recordings have them.
+SECOND: Final = 1_000_000_000
+
+
+def make_tape(
+    clock: IReactorTime, recorder: IRecorder, context: ConnectionContext, host: HostIdentity
+) -> ConnectionTape:
+    """Return the tape of a connection to ``host``, as its grant says; it begins now."""
+    grant = context.grant
+    start = RecordingStart(
+        id=context.session_id,
+        kind="ssh",
+        cluster=host.cluster,
+        user=grant.identity.user,
+        login=grant.login,
+        roles=grant.roles,
+        login_session=grant.identity.login_session,
+        node=host.name,
+        node_id=host.host_id,
+        remote_addr=str(Address(*context.remote_addr)),
+        started=now(clock),
+    )
+    began = clock.seconds()
+    return ConnectionTape(
+        recorder,
+        start,
+        lambda: int((clock.seconds() - began) * SECOND),
+        record_input=grant.record_input,
+        strict=grant.record_strictly and not grant.break_glass,
+    )

@@ -1,0 +1,31 @@
+"""A connection with its grant, and what it leaves in the audit."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from attrs import Factory, define
+
+from tele.model.access import Grant
+from tele.model.identity import UserIdentity
+from tele.sessions.context import ConnectionContext
+
+LATER = datetime(2099, 1, 1, tzinfo=UTC)
+
+
+@define
+class FakeAudit:
+    """Stands for the audit reporter."""
+
+    events: list[tuple[str, dict[str, Any]]] = Factory(list)
+
+    def emit(self, name: str, context: ConnectionContext, **fields: Any) -> None:
+        self.events.append((name, fields))
+
+
+def context(**options: Any) -> ConnectionContext:
+    """Return the connection of a user whose grant has ``options``."""
+    options.setdefault("expires", LATER)
+    grant = Grant(UserIdentity("alice", "c", LATER), login="root", roles=("access",), **options)
+    return ConnectionContext(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
