@@ -39,7 +39,8 @@ from tele.node.forward_record import ForwardRecords
 from tele.node.forwards import ForwardingResources, Forwards
 from tele.node.programs import ConnectionContext, NodePrograms, Program
 from tele.reactor import Reactor
-from tele.recording.tee import ConnectionTape, RecordedPrograms
+from tele.recording.program_tap import RecordedPrograms
+from tele.recording.tee import ConnectionTape
 from tele.spawner.control_groups import EXPELLED_GRACE
 
 #: Shared by all connections, and never changed.
