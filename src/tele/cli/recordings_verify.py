@@ -70,11 +70,12 @@ def verify(recording: str, ca: str | None, form: str, where: Where) -> None:
         )
         click.get_current_context().exit(status)
     if form == "text":
+        _, signer = source.start.recorded_by
         recovered = "; closed after a crash of the node" if verdict.recovered else ""
         print_text(
             f"ok: {source.id}: {verdict.chunks} chunks, {verdict.frames} frames,"
             f" {printable(source.start.user)}>{printable(source.start.login)} on"
-            f" {printable(source.start.node)}, signed by {source.start.node_id}{recovered}"
+            f" {printable(source.start.node)}, signed by {signer}{recovered}"
         )
 
 
