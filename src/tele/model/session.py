@@ -174,7 +174,9 @@ class Manifest:
 
     ``host_certificate`` is the signer's SSH host certificate (one line), ``signature`` an SSH
     signature blob over what :func:`tele.tape.verify.to_sign` returns. ``recovered``: the recorder
-    was killed, and the spool was closed after its restart.
+    was killed, and the spool was closed after its restart. ``sequence`` is the number of frames
+    that the session had, those that were lost included. ``keys`` are the data keys that its chunks
+    are sealed with, ``generation`` counts the manifests of a recording.
     """
 
     id: str
@@ -187,3 +189,6 @@ class Manifest:
     recovered: bool
     host_certificate: str
     signature: bytes = b""
+    sequence: int = field(default=0, metadata=OMITTED)
+    keys: int = field(default=0, metadata=OMITTED)
+    generation: int = field(default=1, metadata=OMITTED)
