@@ -15,7 +15,7 @@ def details(frame: Frame) -> dict[str, Any]:
     """Return the JSON object of a frame; empty if it has none."""
     try:
         value = json.loads(frame.data or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

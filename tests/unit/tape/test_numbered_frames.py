@@ -168,6 +168,14 @@ def test_a_gap_that_states_no_ranges(body: bytes) -> None:
         SequenceCheck().take(Frame(0, 0, FrameKind.GAP, body, 3))
 
 
+def test_a_gap_that_is_nested_deeply_is_no_error_of_the_program() -> None:
+    """It states nothing, so that what is lost is missing."""
+    order = SequenceCheck()
+    order.take(Frame(0, 0, FrameKind.GAP, b'{"frames": ' + b"[" * 100_000, 3))
+    with pytest.raises(BadRecording, match="frames 1 to 3 are missing"):
+        order.end(3)
+
+
 def test_memory_is_bounded() -> None:
     """Numbers with holes everywhere are refused at a limit."""
     order = SequenceCheck()
