@@ -62,7 +62,7 @@ class Recording:
     def when_resumed(self, callback: Callable[[], None]) -> None:
         callback()
 
-    def close(self, reason: str) -> Deferred[None]:
+    def close(self, reason: str, sequence: int = 0) -> Deferred[None]:
         return succeed(None)
 
     def noted(self, kind: FrameKind) -> list[dict[str, object]]:

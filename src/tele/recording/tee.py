@@ -12,16 +12,17 @@ who filled the disk on purpose would learn that it worked.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
 from tele.errors import TeleError, Unavailable
 from tele.interfaces import IRecorder, IRecording
 from tele.log import make_logger
-from tele.model.frame import Frame, FrameKind
+from tele.model.frame import UNNUMBERED, Frame, FrameKind
 from tele.model.session import RecordingStart
+from tele.recording.losses import Losses
 from tele.single_flight import SingleFlight
+from tele.tape.layout import DATA_LIMIT
 from tele.tape.writer import BYTES
 
 log = make_logger(__name__)
@@ -38,13 +39,14 @@ class _Backlog:
     def __init__(self) -> None:
         self.frames: list[Frame] = []
         self._size = 0
-        self._lost: Counter[str] = Counter()
+        self._losses = Losses()
         self._reasons: dict[str, None] = {}
 
     def keep(self, frame: Frame) -> None:
         """Keep or count one frame."""
-        if frame.kind in BYTES or self._size + len(frame.data) > KEPT_LIMIT:
-            self._lost[frame.kind.name.lower()] += len(frame.data)
+        is_over = self._losses.is_full or self._size + len(frame.data) > KEPT_LIMIT
+        if frame.kind in BYTES or is_over:
+            self._losses.lose(frame)
             return
         self._size += len(frame.data)
         self.frames.append(frame)
@@ -53,10 +55,10 @@ class _Backlog:
         """Add a reason of the gap."""
         self._reasons[reason] = None
 
-    def gap(self, time: int) -> Frame:
-        """Return the gap frame for what was lost."""
-        gap_body = {"lost": dict(self._lost), "reason": "; ".join(self._reasons)}
-        return Frame(time, 0, FrameKind.GAP, json.dumps(gap_body).encode())
+    def gap(self, time: int, number: int) -> Frame:
+        """Return the gap frame for what was lost up to the frame ``number``."""
+        body = self._losses.take("; ".join(self._reasons))
+        return Frame(time, 0, FrameKind.GAP, body, number)
 
 
 class ConnectionTape:
@@ -85,6 +87,8 @@ class ConnectionTape:
         self._recording: IRecording | None = None
         self._backlog: _Backlog | None = None
         self._tried = 0
+        #: The number of the last frame; they are given before anything can drop a frame.
+        self._number = 0
         self._ended: str | None = None
 
     async def ready(self) -> None:
@@ -126,7 +130,7 @@ class ConnectionTape:
         backlog, self._backlog = self._backlog, None
         if backlog is None:
             return
-        for frame in (*backlog.frames, backlog.gap(self._elapsed())):
+        for frame in (*backlog.frames, backlog.gap(self._elapsed(), self._number)):
             recording.write(frame)
         log.info("recording of session started late", session_id=self._start.id)
 
@@ -162,11 +166,23 @@ class ConnectionTape:
             self._recording.when_resumed(callback)
 
     def write(self, channel: int, kind: FrameKind, data: bytes) -> None:
-        """Record bytes."""
+        """Record bytes; more than a frame may have become several frames."""
+        if kind in BYTES and len(data) > DATA_LIMIT:
+            for at in range(0, len(data), DATA_LIMIT):
+                self._write(channel, kind, data[at : at + DATA_LIMIT])
+        else:
+            self._write(channel, kind, data)
+
+    def _write(self, channel: int, kind: FrameKind, data: bytes) -> None:
+        if self._recording is None and self._backlog is None:
+            return
+        if kind not in UNNUMBERED:
+            self._number += 1
+        frame = Frame(self._elapsed(), channel, kind, data, self._number)
         if self._recording is not None:
-            self._recording.write(Frame(self._elapsed(), channel, kind, data))
+            self._recording.write(frame)
         elif self._backlog is not None:
-            self._backlog.keep(Frame(self._elapsed(), channel, kind, data))
+            self._backlog.keep(frame)
             self._try_again()
 
     def note(self, channel: int, kind: FrameKind, /, **fields: Any) -> None:
@@ -183,6 +199,6 @@ class ConnectionTape:
 
     def _close(self, recording: IRecording, reason: str) -> None:
         self._recording = None
-        recording.close(reason).addErrback(
+        recording.close(reason, self._number).addErrback(
             lambda failure: log.error("recording not closed", error=failure.value)
         )
