@@ -35,7 +35,7 @@ class Counting:
         """Never paused, so never asked."""
         callback()
 
-    def close(self, reason: str) -> Deferred[None]:
+    def close(self, reason: str, sequence: int = 0) -> Deferred[None]:
         """The session ended."""
         print(f"{self.start.user} as {self.start.login}: {self.written} bytes", flush=True)
         return succeed(None)

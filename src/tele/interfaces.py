@@ -141,13 +141,16 @@ class IRecording(Interface):
     paused = Attribute("bool: the recorder is behind; the session stops reading until it resumes")
 
     def write(frame: Frame) -> None:
-        """Take one frame, in order. Never blocks and never raises."""
+        """Take one frame, in order of their numbers. Never blocks and never raises."""
 
     def when_resumed(callback: Callable[[], None]) -> None:
         """Call ``callback`` once, when ``paused`` turns false."""
 
-    def close(reason: str) -> Deferred[None]:
-        """The session ended. Fires when the recording is safe on this machine."""
+    def close(reason: str, sequence: int = 0) -> Deferred[None]:
+        """The session ended; its last frame had the number ``sequence``.
+
+        Fires when the recording is safe on this machine.
+        """
 
 
 class IRecorder(Interface):

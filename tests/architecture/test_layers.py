@@ -166,7 +166,7 @@ def test_one_importer_of_txaio() -> None:
 
 
 #: Files of the command line that write bytes of recordings, which are not changed.
-REPLAYS = {"tele.cli.play", "tele.cli.recordings"}
+REPLAYS = {"tele.cli.play", "tele.cli.recordings_export"}
 WRITERS = {"click.echo", "click.secho", "print", "sys.stdout.write", "sys.stderr.write"}
 
 

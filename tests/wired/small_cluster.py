@@ -48,7 +48,7 @@ from tele.node.service import NodeService
 from tele.node.settings import Ingress, MakeAgents, SessionSettings
 from tele.node.spawning import Spawning
 from tele.proxy.service import ProxyService
-from tele.recording.archive import DirectoryArchive
+from tele.recording.archives.directory import DirectoryArchive
 from tele.store.sqlite import SqliteBackend
 from tele.tunnel.proxy_choice import preferred
 

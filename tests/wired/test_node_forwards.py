@@ -31,7 +31,7 @@ from tele.model.authority import AuthorityKind
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
 from tele.spawner.program import PREPARED
-from tele.tape.export import details
+from tele.tape.details import details
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
@@ -62,7 +62,7 @@ class Recording:
     def when_resumed(self, callback: Callable[[], None]) -> None:
         callback()
 
-    def close(self, reason: str) -> Deferred[None]:
+    def close(self, reason: str, sequence: int = 0) -> Deferred[None]:
         return succeed(None)
 
     def noted(self, kind: FrameKind) -> list[dict[str, object]]:

@@ -17,7 +17,7 @@ from tele.auth.service import AuthService
 from tele.errors import InvalidInput
 from tele.model.codec import decode, encode
 from tele.model.resources import RecordingMode, RecordingSettings
-from tele.recording.archive import DirectoryArchive
+from tele.recording.archives.directory import DirectoryArchive
 from tele.store.memory import MemoryBackend
 from tele.testing import MemoryRecorder
 

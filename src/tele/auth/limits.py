@@ -17,6 +17,7 @@ from typing import Final
 from attrs import define, field, frozen
 
 from tele.auth.quotas import CHUNK_BYTES, Quota
+from tele.model.identity import HostPlace
 from tele.model.session import Recording
 
 DAY: Final = 86400.0
@@ -54,8 +55,8 @@ class RecordingUse:
     """The use of sessions and users. The time is an argument, in seconds."""
 
     limits: RecordingLimits
-    #: By user, then by the id of the reporting node.
-    _users: dict[str, dict[str, _Used]] = field(factory=dict, init=False)
+    #: By user, then by the host that sends.
+    _users: dict[str, dict[HostPlace, _Used]] = field(factory=dict, init=False)
 
     def add(self, row: Recording, size: int, now: float) -> str:
         """Add ``size`` bytes to ``row``; returns which limit it is over, as a text, or nothing."""
@@ -67,15 +68,15 @@ class RecordingUse:
         return ""
 
     def _used_by(self, row: Recording, size: int, now: float) -> float:
-        """Return the use of the row's user, as it counts for the row's node."""
-        nodes = self._users.setdefault(row.user, {})
-        for node_id, used in list(nodes.items()):
+        """Return the use of the row's user, as it counts for the row's host."""
+        hosts = self._users.setdefault(row.user, {})
+        for host, used in list(hosts.items()):
             used.amount -= (now - used.since) * self.limits.user / DAY
             used.since = now
             if used.amount <= 0:
-                del nodes[node_id]
-        own = nodes.setdefault(row.node_id, _Used(0.0, now))
+                del hosts[host]
+        own = hosts.setdefault(row.recorded_by, _Used(0.0, now))
         own.amount += size
         most = self.limits.user * ELSEWHERE
-        others = (min(used.amount, most) for used in nodes.values() if used is not own)
+        others = (min(used.amount, most) for used in hosts.values() if used is not own)
         return own.amount + sum(others)

@@ -19,7 +19,7 @@ from tele.errors import BadRecording, InvalidInput, NotFound
 from tele.interfaces import IArchive
 from tele.model.session import Manifest, Recording
 from tele.recording.proof import check_signer, check_start
-from tele.tape.verify import VERSIONS
+from tele.tape.verify import check_version
 
 MANIFEST: Final = "manifest"
 CHUNK_SUFFIX: Final = ".chunk"
@@ -53,14 +53,13 @@ def check_manifest(
 
     ``authorities`` are key blobs of the cluster's host authorities.
     """
-    if manifest.version not in VERSIONS:
-        raise InvalidInput(f"manifests of version {manifest.version} are not supported")
     if manifest.ended < manifest.start.started:
         raise InvalidInput("the recording ends before it starts")
     check_end_date(manifest.ended, row.received or row.started, now)
     if [c.number for c in manifest.chunks] != list(range(len(manifest.chunks))):
         raise InvalidInput("the manifest does not number its chunks from 0 without gaps")
     try:
+        check_version(manifest)
         # It may arrive long after it was made: the certificate has to have been valid when the
         # recording ended.
         signer = check_signer(manifest, authorities, cluster)

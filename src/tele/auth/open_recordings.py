@@ -19,10 +19,12 @@ from twisted.internet.interfaces import IReactorTime
 
 from tele.audit.chain import event
 from tele.audit.log import AuditLog
+from tele.auth.host_places import place_key, places_below
 from tele.auth.recordings import OPEN, ROWS, Recordings, open_key
 from tele.auth.repository import Repository
 from tele.interfaces import Delete, IBackend, Put
 from tele.loop import now
+from tele.model.identity import HostPlace
 from tele.model.session import Recording, RecordingState, Session
 
 #: Written when the open recordings of an older version's store are listed.
@@ -30,17 +32,6 @@ ADOPTED: Final = "/cluster/open-recordings"
 #: Numbers of lost chunks that an event names, and recordings that are read with one call.
 MISSING_SHOWN: Final = 100
 PAGE: Final = 500
-
-
-async def hosts_below(backend: IBackend, prefix: str) -> set[str]:
-    """Return the host ids that have keys ``<prefix><host id>/...``, without reading them all."""
-    found: set[str] = set()
-    start, end = prefix, prefix[:-1] + "0"
-    while items := await backend.range(start, end, 1):
-        host_id = items[0].key.removeprefix(prefix).partition("/")[0]
-        found.add(host_id)
-        start = f"{prefix}{host_id}0"  # the character after the slash
-    return found
 
 
 class OpenRecordings:
@@ -76,16 +67,16 @@ class OpenRecordings:
                 await self._backend.commit(*changes)
         await self._backend.commit(Put(ADOPTED, b"1"))
 
-    async def hosts(self) -> set[str]:
-        """Return the ids of the nodes with open recordings."""
-        return await hosts_below(self._backend, OPEN)
+    async def hosts(self) -> set[HostPlace]:
+        """Return the hosts with open recordings."""
+        return await places_below(self._backend, OPEN)
 
-    async def close(self, host_id: str, reason: str, ended: datetime) -> None:
-        """Close a node's open recordings as incomplete.
+    async def close(self, host: HostPlace, reason: str, ended: datetime) -> None:
+        """Close a host's open recordings as incomplete.
 
-        Sessions whose end the node has not reported ended at ``ended``.
+        Sessions whose end the host has not reported ended at ``ended``.
         """
-        prefix = f"{OPEN}{host_id}/"
+        prefix = f"{OPEN}{place_key(host)}/"
         start, end = prefix, prefix[:-1] + "0"
         while items := await self._backend.range(start, end, PAGE):
             start = items[-1].key + "\0"
@@ -110,5 +101,5 @@ class OpenRecordings:
     async def resumed(self, session: Session) -> None:
         """Reopen the recording of a session that auth had ended and that runs."""
         row = await self._recordings.find(session.id)
-        if row is not None and row.node_id == session.node_id:
+        if row is not None and row.recorded_by == session.recorded_by:
             await self._recordings.reopen(session)

@@ -1,8 +1,8 @@
-"""Are a node's claims about a recording possible?
+"""Are a host's claims about a recording possible?
 
 Invariants:
 
-* A node records its own sessions only.
+* A node records its own sessions only. Recordings of other hosts are refused.
 * A date that is impossible by auth's clock does not refuse a recording for good: it waits until the
   wrong clock is set, and nothing of it is lost.
 """
@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tele.errors import AccessDenied, InvalidInput, Unavailable
-from tele.model.identity import HostIdentity
+from tele.model.identity import HostIdentity, HostRole
 from tele.model.names import NAME_PATTERN
 from tele.model.session import RecordingStart
+from tele.recording.proof import recorder_problem
 
 TEXT_LIMIT: Final = 256
 #: How far a node's clock may be ahead of auth's, and how long ago a session may have started when
@@ -38,12 +39,15 @@ def check_claims(host: HostIdentity, recording_id: str, start: RecordingStart) -
         raise InvalidInput("a recording's id has to be a UUID, the same in both places")
     if start.cluster != host.cluster:
         raise InvalidInput("the recording is of another cluster")
-    if start.node_id != host.host_id:
+    if start.recorded_by != host.place or recorder_problem(start):
         raise AccessDenied("a node records its own sessions only", "host")
+    if host.role is not HostRole.NODE:
+        raise AccessDenied("sessions are recorded by nodes only", "host")
     if not _NAME.fullmatch(start.user):
         raise InvalidInput("the recording's user is not a user name")
     texts = (start.kind, start.login, start.node, start.node_id, start.remote_addr,
-             start.login_session)  # fmt: skip
+             start.login_session, start.recorder_id, start.mode, start.target,
+             start.certificate)  # fmt: skip
     if any(len(text) > TEXT_LIMIT for text in texts):
         raise InvalidInput(f"a text of the start has more than {TEXT_LIMIT} characters")
 

@@ -4,7 +4,7 @@ Rows are in the store, written when a session starts; chunks and the manifest ar
 A row is found by id (``/recordings/rows/<id>``), by the time at which auth received it
 (``/recordings/index/<milliseconds>-<id>``), by its user and that time
 (``/recordings/of/<user>/<milliseconds>-<id>``) and, until its node has uploaded all of it, by that
-node (``/recordings/open/<host id>/<id>``).
+node (``/recordings/open/<host>/<id>``).
 
 Invariants:
 
@@ -30,6 +30,7 @@ from typing import Final
 
 from attrs import evolve
 
+from tele.auth.host_places import place_key
 from tele.auth.manifests import (
     MANIFEST,
     check_chunks,
@@ -104,12 +105,17 @@ class Recordings:
             ended=None,
             interactive=False,
             size=0,
-            node_id=host.host_id,
+            node_id=start.node_id,
             received=self._now(),
+            recorder=start.recorder,
+            recorder_id=start.recorder_id,
+            mode=start.mode,
+            target=start.target,
         )
         session = Session(
-            recording_id, start.user, start.login, name, host.host_id, start.remote_addr,
-            start.started, start.login_session, received=row.received,
+            recording_id, start.user, start.login, name, start.node_id, start.remote_addr,
+            start.started, start.login_session, received=row.received, recorder=start.recorder,
+            recorder_id=start.recorder_id,
         )  # fmt: skip
         try:
             await self._backend.commit(
@@ -149,7 +155,7 @@ class Recordings:
         row = await self.find(recording_id)
         if row is None:
             raise NotFound("no such recording")
-        if row.node_id != host.host_id:
+        if row.recorded_by != host.place:
             raise AccessDenied("this is another host's recording", "host")
         return row
 
@@ -335,7 +341,7 @@ class Recordings:
                 self._rows.delete(row.id),
                 *(Delete(key) for key in (open_key(row), *_index_keys(row))),
                 # Its node may not know that the recording was complete, and send it again.
-                Put(REMOVED + row.id, row.node_id.encode(), ttl=BEHIND),
+                Put(REMOVED + row.id, place_key(row.recorded_by).encode(), ttl=BEHIND),
             ]
         )
         if not row.complete:
@@ -344,12 +350,12 @@ class Recordings:
     async def _was_removed(self, host: HostIdentity, recording_id: str) -> bool:
         """Whether a recording of ``host`` was removed."""
         item = await self._backend.get(REMOVED + recording_id)
-        return item is not None and item.value == host.host_id.encode()
+        return item is not None and item.value == place_key(host.place).encode()
 
 
 def open_key(row: Recording) -> str:
-    """Return the key that exists until a node has uploaded a recording."""
-    return f"{OPEN}{row.node_id}/{row.id}"
+    """Return the key that exists until its host has uploaded a recording."""
+    return f"{OPEN}{place_key(row.recorded_by)}/{row.id}"
 
 
 def _index_keys(row: Recording) -> tuple[str, str]:

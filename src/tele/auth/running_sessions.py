@@ -1,4 +1,4 @@
-"""Which sessions run, of all users, of one, and how many on a node?
+"""Which sessions run, of all users, of one, and how many on a host?
 
 ``/sessions/<id>`` and ``/sessions-of/<user>/<id>`` exist while a session runs.
 
@@ -21,11 +21,12 @@ from tele.auth.recording_search import received_at, stamp_of
 from tele.auth.repository import Repository
 from tele.errors import Conflict, NotFound, quoted
 from tele.interfaces import Delete, IBackend, Put
+from tele.model.identity import HostPlace
 from tele.model.session import Session
 
 SESSIONS: Final = "/sessions/"
 SESSIONS_OF: Final = "/sessions-of/"
-#: How often the sessions of a node that is at its limit are counted anew, and for how long a
+#: How often the sessions of a host that is at its limit are counted anew, and for how long a
 #: session without an end counts.
 COUNT_SECONDS: Final = timedelta(seconds=30)
 COUNTS_FOR: Final = timedelta(days=7)
@@ -57,7 +58,7 @@ class RunningSessions:
         self._now = now
         self._sessions = Repository(backend, SESSIONS, Session)
         self._known: dict[str, Running] = {}
-        self._on_node: Counter[str] = Counter()
+        self._on_host: Counter[HostPlace] = Counter()
         self._counted = _NEVER
 
     async def all(self) -> list[Running]:
@@ -95,19 +96,19 @@ class RunningSessions:
             )
         return found.value
 
-    async def is_below_limit(self, host_id: str, limit: int) -> bool:
-        """Whether fewer than ``limit`` sessions of a node run."""
+    async def is_below_limit(self, host: HostPlace, limit: int) -> bool:
+        """Whether fewer than ``limit`` sessions run that a host records."""
         moment = self._now()
-        if self._on_node[host_id] >= limit and abs(moment - self._counted) >= COUNT_SECONDS:
+        if self._on_host[host] >= limit and abs(moment - self._counted) >= COUNT_SECONDS:
             # Some may have ended at another auth on this store, or without a report.
             self._counted = moment
             since = moment - COUNTS_FOR
-            self._on_node = Counter(
-                each.session.node_id
+            self._on_host = Counter(
+                each.session.recorded_by
                 for each in await self.all()
                 if received_at(each.session) > since
             )
-        return self._on_node[host_id] < limit
+        return self._on_host[host] < limit
 
     # -- changes ----------------------------------------------------------------------
     def start(self, session: Session) -> Sequence[Put]:
@@ -119,7 +120,7 @@ class RunningSessions:
 
     def started(self, session: Session) -> None:
         """Count a session that runs from now on."""
-        self._on_node[session.node_id] += 1
+        self._on_host[session.recorded_by] += 1
 
     async def mark_interactive(self, session_id: str) -> None:
         """Note that a session has a terminal, if it runs."""
@@ -137,4 +138,4 @@ class RunningSessions:
                 self._sessions.delete(session_id),
                 Delete(_user_key(found.value.user, session_id)),
             )
-            self._on_node[found.value.node_id] -= 1
+            self._on_host[found.value.recorded_by] -= 1

@@ -11,8 +11,8 @@ is reported. It ends a session itself, with the reason, if its node cannot or do
 In the last two cases the open recordings of the node are closed as incomplete, too. In the first
 the node closes them itself.
 
-Keys: ``/session-starts/<host id>/<session id>`` until the end, ``/session-ends/<host id>/<session
-id>`` for :data:`REMEMBER` after an end by auth.
+Keys: ``/session-starts/<host>/<session id>`` until the end, ``/session-ends/<host>/<session id>``
+for :data:`REMEMBER` after an end by auth.
 
 Invariants:
 
@@ -38,8 +38,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.audit.chain import event
 from tele.audit.log import AuditLog, Changes
+from tele.auth.host_places import place_key, places_below
 from tele.auth.members import Members
-from tele.auth.open_recordings import OpenRecordings, hosts_below
+from tele.auth.open_recordings import OpenRecordings
 from tele.auth.presence import Hosts
 from tele.auth.repository import Repository, Versioned
 from tele.interfaces import IBackend
@@ -48,7 +49,7 @@ from tele.loop import now
 from tele.model.api.sessions import ReportSessions
 from tele.model.codec import format_duration, format_time
 from tele.model.event import Event
-from tele.model.identity import HostIdentity, HostRole
+from tele.model.identity import HostIdentity, HostPlace, HostRole
 from tele.model.session import Session
 
 log = make_logger(__name__)
@@ -73,6 +74,11 @@ OWN_FIELDS: Final = frozenset(("by", "corrects"))
 
 #: Charges a host for a number of events, or raises :class:`tele.errors.Unavailable`.
 Charge = Callable[[int], Awaitable[None]]
+
+#: Codes of reasons, by the role of the host that recorded the session.
+RESTARTED: Final = {HostRole.NODE: "node_restarted", HostRole.PROXY: "proxy_restarted"}
+REMOVED: Final = {HostRole.NODE: "node_removed", HostRole.PROXY: "proxy_removed"}
+SILENT: Final = {HostRole.NODE: "node_silent", HostRole.PROXY: "proxy_silent"}
 
 START: Final = "session.start"
 END: Final = "session.end"
@@ -129,9 +135,9 @@ class SessionEnds:
         self._hosts = hosts
         self._members = members
         self._end_after = end_after
-        self._locks: dict[str, DeferredLock] = {}
-        #: Nodes with sessions that are offline, and since when by the monotonic clock.
-        self._offline: dict[str, float] = {}
+        self._locks: dict[HostPlace, DeferredLock] = {}
+        #: Hosts with sessions that are offline, and since when by the monotonic clock.
+        self._offline: dict[HostPlace, float] = {}
         self._timer: IDelayedCall | None = None
         self._checking: Deferred[None] | None = None
 
@@ -154,24 +160,24 @@ class SessionEnds:
         if not any(value.event in (START, END) for value in events):
             await self._audit.append(*events)
             return
-        await self._locked(host.host_id, lambda: self._append(host.host_id, events))
+        await self._locked(host.place, lambda: self._append(host.place, events))
 
-    async def _append(self, host_id: str, events: Sequence[Event]) -> None:
+    async def _append(self, host: HostPlace, events: Sequence[Event]) -> None:
         taken: list[Event] = []
         changes: dict[str, Changes] = {}
         for value in events:
             stored = value
             if value.event == START and value.session_id:
-                started = self._starts(host_id).put(value.session_id, _started(value))
+                started = self._starts(host).put(value.session_id, _started(value, host))
                 changes[value.id] = [started]
             elif value.event == END and value.session_id:
-                stored, changes[value.id] = await self._reported_end(host_id, value)
+                stored, changes[value.id] = await self._reported_end(host, value)
             taken.append(stored)
         await self._audit.append(*taken, changes=changes)
 
-    async def _reported_end(self, host_id: str, value: Event) -> tuple[Event, Changes]:
+    async def _reported_end(self, host: HostPlace, value: Event) -> tuple[Event, Changes]:
         """Return the event of a reported end as it is stored, and the changes with it."""
-        starts, ends = self._starts(host_id), self._ends(host_id)
+        starts, ends = self._starts(host), self._ends(host)
         fields = {key: each for key, each in value.fields.items() if key not in OWN_FIELDS}
         before = await ends.get(value.session_id)
         if before is not None:
@@ -186,67 +192,68 @@ class SessionEnds:
 
         ``charge`` is called before events are appended, and raises if they are too many.
         """
-        await self._locked(host.host_id, lambda: self._report(host.host_id, report, charge))
+        await self._locked(host.place, lambda: self._report(host.place, report, charge))
 
-    async def _report(self, host_id: str, report: ReportSessions, charge: Charge) -> None:
+    async def _report(self, host: HostPlace, report: ReportSessions, charge: Charge) -> None:
         running = set(report.sessions)
+        role, _ = host
         restarted = Reason(
-            "node_restarted",
-            "the node's process ended while the session ran, and was started again",
+            RESTARTED[role],
+            f"the {role.value}'s process ended while the session ran, and was started again",
             min(report.since, now(self._clock)),
         )
         unreported = Reason(
             "unreported",
-            "the session does not run on its node any more; its end was not reported",
+            f"the session does not run on its {role.value} any more; its end was not reported",
             now(self._clock),
         )
-        async for page in _pages(self._starts(host_id)):
+        async for page in _pages(self._starts(host)):
             gone = [entry for entry in page if entry.name not in running]
             killed = [entry for entry in gone if entry.value.session.started < report.since]
             lost = [entry for entry in gone if entry.value.session.started >= report.since]
             await charge(len(gone))
-            await self._end(host_id, killed, restarted)
-            await self._end(host_id, lost, unreported)
+            await self._end(host, killed, restarted)
+            await self._end(host, lost, unreported)
         for begin in range(0, len(report.sessions), BATCH):
             names = report.sessions[begin : begin + BATCH]
-            for ended in await self._ends(host_id).get_many(names):
+            for ended in await self._ends(host).get_many(names):
                 await charge(1)
-                await self._resume(host_id, ended.name, ended.value)
+                await self._resume(host, ended.name, ended.value)
 
-    async def _resume(self, host_id: str, session_id: str, ended: EndedSession) -> None:
+    async def _resume(self, host: HostPlace, session_id: str, ended: EndedSession) -> None:
         """List a session again that auth has ended, and that runs."""
         started = evolve(ended.started, resumed=ended.started.resumed + 1)
         resumed = self._event(
             "session.resume", f"{session_id}-resume-{started.resumed}", started,
-            "auth had ended this session; its node has reconnected, and it runs",
+            f"auth had ended this session; its {host[0].value} has reconnected, and it runs",
             corrects=ended.event_id,
         )  # fmt: skip
         changes: Changes = [
-            self._starts(host_id).put(session_id, started),
-            self._ends(host_id).delete(session_id),
+            self._starts(host).put(session_id, started),
+            self._ends(host).delete(session_id),
         ]
         await self._audit.append(resumed, changes={resumed.id: changes})
         await self._recordings.resumed(started.session)
 
     # -- ends by auth -----------------------------------------------------------------
-    def _gone(self, host_id: str, name: str, text: str) -> Reason:
-        """Return a reason with the end at the node's last announcement, if that is known."""
+    def _gone(self, host: HostPlace, name: str, text: str) -> Reason:
+        """Return a reason with the end at the host's last announcement, if that is known."""
         moment = now(self._clock)
-        seen = self._hosts.last_seen(HostRole.NODE, host_id)
+        seen = self._hosts.last_seen(*host)
         return Reason(name, text, moment if seen is None else min(seen, moment))
 
-    async def _end_all(self, host_id: str, reason: Reason) -> None:
-        async for page in _pages(self._starts(host_id)):
-            await self._end(host_id, page, reason)
-        await self._recordings.close(host_id, reason.text, reason.ended)
+    async def _end_all(self, host: HostPlace, reason: Reason) -> None:
+        async for page in _pages(self._starts(host)):
+            await self._end(host, page, reason)
+        await self._recordings.close(host, reason.text, reason.ended)
 
     async def _end(
-        self, host_id: str, gone: Sequence[Versioned[StartedSession]], reason: Reason
+        self, host: HostPlace, gone: Sequence[Versioned[StartedSession]], reason: Reason
     ) -> None:
         """Append the ends of sessions, and remove their starts."""
         if not gone:
             return
-        starts, ends = self._starts(host_id), self._ends(host_id)
+        starts, ends = self._starts(host), self._ends(host)
         events: list[Event] = []
         changes: dict[str, Changes] = {}
         for entry in gone:
@@ -262,7 +269,7 @@ class SessionEnds:
             ]
         await self._audit.append(*events, changes=changes)
         log.warn(
-            "sessions ended by auth", count=len(gone), host_id=host_id, reason=reason.name,
+            "sessions ended by auth", count=len(gone), host_id=host[1], reason=reason.name,
         )  # fmt: skip
 
     def _event(
@@ -298,50 +305,51 @@ class SessionEnds:
 
     async def check(self) -> None:
         """End the sessions of nodes that are gone, or offline for too long."""
-        waiting = await hosts_below(self._backend, SESSION_STARTS) | await self._recordings.hosts()
+        waiting = await places_below(self._backend, SESSION_STARTS) | await self._recordings.hosts()
         self._offline = {h: since for h, since in self._offline.items() if h in waiting}
-        for host_id in sorted(waiting):
-            reason = await self._reason(host_id)
+        for host in sorted(waiting):
+            reason = await self._reason(host)
             if reason is not None:
-                await self._locked(host_id, partial(self._end_all, host_id, reason))
+                await self._locked(host, partial(self._end_all, host, reason))
 
-    async def _reason(self, host_id: str) -> Reason | None:
-        """Return why the sessions of a node have ended, or None."""
-        if await self._members.find(HostRole.NODE, host_id) is None:
+    async def _reason(self, host: HostPlace) -> Reason | None:
+        """Return why the sessions of a host have ended, or None."""
+        role, _ = host
+        if await self._members.find(*host) is None:
             return self._gone(
-                host_id,
-                "node_removed",
-                "the node was removed from the cluster, or replaced by another host",
+                host,
+                REMOVED[role],
+                f"the {role.value} was removed from the cluster, or replaced by another host",
             )
-        if self._hosts.is_online(HostRole.NODE, host_id):
-            self._offline.pop(host_id, None)
+        if self._hosts.is_online(*host):
+            self._offline.pop(host, None)
             return None
         moment = self._clock.seconds()
-        since = self._offline.setdefault(host_id, moment)
-        seen = self._hosts.last_seen(HostRole.NODE, host_id)
+        since = self._offline.setdefault(host, moment)
+        seen = self._hosts.last_seen(*host)
         overdue = seen is None or now(self._clock) - seen >= self._end_after
         if not overdue or moment - since < OFFLINE_SECONDS:
             return None
         limit = format_duration(self._end_after)
         return self._gone(
-            host_id, "node_silent", f"the node has been offline for {limit} or longer"
+            host, SILENT[role], f"the {role.value} has been offline for {limit} or longer"
         )
 
     # -- inside -----------------------------------------------------------------------
-    def _starts(self, host_id: str) -> Repository[StartedSession]:
-        return Repository(self._backend, f"{SESSION_STARTS}{host_id}/", StartedSession)
+    def _starts(self, host: HostPlace) -> Repository[StartedSession]:
+        return Repository(self._backend, f"{SESSION_STARTS}{place_key(host)}/", StartedSession)
 
-    def _ends(self, host_id: str) -> Repository[EndedSession]:
-        return Repository(self._backend, f"{SESSION_ENDS}{host_id}/", EndedSession)
+    def _ends(self, host: HostPlace) -> Repository[EndedSession]:
+        return Repository(self._backend, f"{SESSION_ENDS}{place_key(host)}/", EndedSession)
 
-    async def _locked(self, host_id: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _locked(self, host: HostPlace, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do ``work`` while no other work on the sessions of a host runs."""
-        lock = self._locks.setdefault(host_id, DeferredLock())
+        lock = self._locks.setdefault(host, DeferredLock())
         try:
             await lock.run(lambda: Deferred.fromCoroutine(work()))
         finally:
             if not lock.locked and not lock.waiting:
-                self._locks.pop(host_id, None)
+                self._locks.pop(host, None)
 
 
 async def _pages(repository: Repository[T]) -> AsyncIterator[Sequence[Versioned[T]]]:
@@ -352,10 +360,12 @@ async def _pages(repository: Repository[T]) -> AsyncIterator[Sequence[Versioned[
         yield page
 
 
-def _started(value: Event) -> StartedSession:
-    """Return the session that an event is about, as a node reported it."""
+def _started(value: Event, host: HostPlace) -> StartedSession:
+    """Return the session that an event is about, as ``host`` reported it."""
+    role, host_id = host
     session = Session(
         value.session_id, value.user, value.login, value.server_name, value.server_id,
         value.remote_addr, value.claimed or value.time, value.login_session, received=value.time,
+        recorder=role, recorder_id="" if role is HostRole.NODE else host_id,
     )  # fmt: skip
     return StartedSession(session, value.roles)

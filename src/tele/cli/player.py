@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import frozen
 
 from tele.model.frame import FrameKind
-from tele.tape.export import details, terminal
+from tele.tape.details import details, terminal
 from tele.terminal.emulator import Emulator
 from tele.terminal.screen import Line, Screen, draw
 

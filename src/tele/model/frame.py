@@ -25,12 +25,15 @@ class FrameKind(IntEnum):
     EXIT = 9
     JOIN = 10
     LEAVE = 11
-    SFTP = 12
+    TRANSFER = 12
     FORWARD = 13
     COMMAND = 14
     DISK = 15
     NETWORK = 16
     GAP = 17
+    CAPTURE = 18
+    PAUSE = 19
+    HOST = 20
 
 
 #: The data of each kind; the documentation is made from this.
@@ -48,23 +51,33 @@ KIND_MEANINGS: Final = {
     FrameKind.EXIT: "the program ended: ``status``, or ``signal`` and ``core``",
     FrameKind.JOIN: "a user joined: ``user``",
     FrameKind.LEAVE: "a user left: ``user``",
-    FrameKind.SFTP: "one operation on a file",
+    FrameKind.TRANSFER: "one operation on a file: ``protocol``, ``op``, ``path``, ``result``",
     FrameKind.FORWARD: "what listens for the client, see below",
     FrameKind.COMMAND: "a program was executed (from the kernel)",
     FrameKind.DISK: "a file was opened (from the kernel)",
     FrameKind.NETWORK: "a connection was made (from the kernel)",
-    FrameKind.GAP: "what was not recorded: ``lost`` (bytes by kind) and ``reason``",
+    FrameKind.GAP: "what was not recorded: ``lost`` (bytes by kind), ``frames`` (ranges of"
+    " numbers) and ``reason``",
+    FrameKind.CAPTURE: "``bytes`` and ``sha256`` of what passed on a channel without a terminal",
+    FrameKind.PAUSE: "output is held until auth has it, or goes on: ``state``, ``reason``",
+    FrameKind.HOST: "which host a proxy reached: ``target``, ``address``, ``fingerprint``",
 }
+
+#: Kinds that have no number of their own: a recorder makes them. They carry the last number before.
+UNNUMBERED: Final = frozenset((FrameKind.START, FrameKind.END, FrameKind.GAP))
 
 
 @frozen(slots=True)
 class Frame:
     """``time`` is in nanoseconds since the start of the recording, never decreasing.
 
-    ``channel`` numbers the channels of the connection from 1; 0 is the connection.
+    ``channel`` numbers the channels of the connection from 1; 0 is the connection. ``sequence`` is
+    the frame's number in its session, from 1, given before anything can drop the frame; 0 in
+    recordings without numbers.
     """
 
     time: int
     channel: int
     kind: FrameKind
     data: bytes
+    sequence: int = 0

@@ -21,6 +21,10 @@ class HostRole(str, Enum):
     AUTH = "auth"
 
 
+#: A host in one of its roles: the role and the host id, which its other roles share.
+HostPlace = tuple[HostRole, str]
+
+
 @frozen
 class UserIdentity:
     """A user, by their user certificate (SSH or X.509).
@@ -55,6 +59,11 @@ class HostIdentity:
     role: HostRole
     expires: datetime
     issued: datetime = UNKNOWN_TIME
+
+    @property
+    def place(self) -> HostPlace:
+        """Role and host id."""
+        return self.role, self.host_id
 
 
 Identity = UserIdentity | HostIdentity

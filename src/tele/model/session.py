@@ -9,7 +9,15 @@ from __future__ import annotations
 from datetime import datetime
 from enum import Enum
 
-from attrs import frozen
+from attrs import field, frozen
+
+from tele.model.bounds import OMITTED
+from tele.model.identity import HostPlace, HostRole
+
+
+def _recorded_by(recorder: HostRole, recorder_id: str, node_id: str) -> HostPlace:
+    """A node records its own sessions only, whatever ``recorder_id`` says."""
+    return recorder, node_id if recorder is HostRole.NODE else recorder_id
 
 
 @frozen
@@ -17,6 +25,11 @@ class RecordingStart:
     """The facts of a session at its start; the first frame of its recording.
 
     ``kind`` is ``ssh``. ``started`` is wall time; the times of frames are relative to it.
+
+    ``node`` and ``node_id`` are the host on which the session is, ``recorder`` and ``recorder_id``
+    the one that records it: that node, or a proxy. ``mode`` is the recording mode, ``target`` what
+    the host is (empty: a node of this cluster), ``certificate`` the serial of the session's
+    certificate. What is left out is signed as it always was.
     """
 
     id: str
@@ -30,6 +43,16 @@ class RecordingStart:
     node_id: str
     remote_addr: str
     started: datetime
+    recorder: HostRole = field(default=HostRole.NODE, metadata=OMITTED)
+    recorder_id: str = field(default="", metadata=OMITTED)
+    mode: str = field(default="", metadata=OMITTED)
+    target: str = field(default="", metadata=OMITTED)
+    certificate: str = field(default="", metadata=OMITTED)
+
+    @property
+    def recorded_by(self) -> HostPlace:
+        """The host that records the session, sends the recording and signs it."""
+        return _recorded_by(self.recorder, self.recorder_id, self.node_id)
 
 
 @frozen
@@ -72,6 +95,13 @@ class Session:
     received: datetime | None = None
     status: SessionStatus = SessionStatus.RUNNING
     node_seen: datetime | None = None
+    recorder: HostRole = field(default=HostRole.NODE, metadata=OMITTED)
+    recorder_id: str = field(default="", metadata=OMITTED)
+
+    @property
+    def recorded_by(self) -> HostPlace:
+        """The host that records the session, sends the recording and signs it."""
+        return _recorded_by(self.recorder, self.recorder_id, self.node_id)
 
 
 @frozen
@@ -80,8 +110,9 @@ class Recording:
 
     ``complete`` is false until the signed manifest is stored, whatever ``ended`` is. ``incomplete``
     is why it was closed without being complete; empty while it is open or complete. ``node`` and
-    ``node_id`` are auth's knowledge of the host that sends it. ``started`` and ``ended`` are that
-    host's times; ``received`` is when auth received the start.
+    ``node_id`` are auth's knowledge of the host on which the session was. ``started`` and ``ended``
+    are the times of the host that sends it; ``received`` is when auth received the start.
+    ``recorder``, ``recorder_id``, ``mode`` and ``target``: see :class:`RecordingStart`.
     """
 
     id: str
@@ -98,6 +129,15 @@ class Recording:
     complete: bool = False
     received: datetime | None = None
     incomplete: str = ""
+    recorder: HostRole = field(default=HostRole.NODE, metadata=OMITTED)
+    recorder_id: str = field(default="", metadata=OMITTED)
+    mode: str = field(default="", metadata=OMITTED)
+    target: str = field(default="", metadata=OMITTED)
+
+    @property
+    def recorded_by(self) -> HostPlace:
+        """The host that records the session, sends the recording and signs it."""
+        return _recorded_by(self.recorder, self.recorder_id, self.node_id)
 
 
 class RecordingState(str, Enum):
@@ -134,7 +174,9 @@ class Manifest:
 
     ``host_certificate`` is the signer's SSH host certificate (one line), ``signature`` an SSH
     signature blob over what :func:`tele.tape.verify.to_sign` returns. ``recovered``: the recorder
-    was killed, and the spool was closed after its restart.
+    was killed, and the spool was closed after its restart. ``sequence`` is the number of frames
+    that the session had, those that were lost included. ``keys`` are the data keys that its chunks
+    are sealed with, ``generation`` counts the manifests of a recording.
     """
 
     id: str
@@ -147,3 +189,6 @@ class Manifest:
     recovered: bool
     host_certificate: str
     signature: bytes = b""
+    sequence: int = field(default=0, metadata=OMITTED)
+    keys: int = field(default=0, metadata=OMITTED)
+    generation: int = field(default=1, metadata=OMITTED)

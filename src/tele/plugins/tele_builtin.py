@@ -60,7 +60,7 @@ class _Directory:
     help = "dir[:PATH] - a directory, recordings in data_dir by default"
 
     def make(self, arguments: str, surroundings: Surroundings) -> IArchive:
-        from tele.recording.archive import DirectoryArchive
+        from tele.recording.archives.directory import DirectoryArchive
 
         path = _path(arguments, surroundings, "recordings")
         archive: IArchive = DirectoryArchive(path, surroundings.reactor)

@@ -6,13 +6,11 @@ lost. After :data:`HOLDS_SECONDS` recording resumes, to learn from auth whether 
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from typing import Final
 
 from attrs import define, field
 
-from tele.model.frame import Frame
+from tele.recording.losses import Losses
 
 #: How long a limit from auth holds, in seconds, without being confirmed.
 HOLDS_SECONDS: Final = 600.0
@@ -23,7 +21,7 @@ class Limit:
     """The limit that one recording exceeds, if any. The time is an argument, in seconds."""
 
     why: str = field(default="", init=False)
-    lost: Counter[str] = field(factory=Counter, init=False)
+    losses: Losses = field(factory=Losses, init=False)
     is_news: bool = field(default=False, init=False)
     _until: float = field(default=0.0, init=False)
 
@@ -39,14 +37,7 @@ class Limit:
         """Whether output is not to be recorded."""
         return now < self._until
 
-    def lose(self, frame: Frame) -> None:
-        """Count a frame that is not recorded."""
-        self.lost[frame.kind.name.lower()] += len(frame.data)
-
     def take(self) -> bytes | None:
         """Return the body of a gap frame for what was lost since the last one, if anything was."""
         self.is_news = False
-        if not self.lost:
-            return None
-        lost, self.lost = self.lost, Counter()
-        return json.dumps({"lost": dict(lost), "reason": self.why}).encode()
+        return self.losses.take(self.why) if self.losses else None

@@ -25,7 +25,10 @@ from tele.model.codec import decode, encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Manifest, RecordingStart, RecordingState
 from tele.recording.proof import check_end, check_signer, check_start, claimed_name
-from tele.tape import export
+from tele.tape.details import is_forward
+from tele.tape.exports.cast import asciicast
+from tele.tape.exports.json_lines import json_lines
+from tele.tape.exports.text import text
 from tele.tape.file import read_file
 from tele.tape.layout import read_chunk
 from tele.tape.verify import Verdict, read_frames, read_start, verify
@@ -97,10 +100,10 @@ class Source:
     def rendered(self, form: str, channel: int) -> Iterator[str]:
         """Yield the recording as ``text``, ``json`` (lines) or ``cast``; channel 0 is any."""
         if form == "cast":
-            return export.asciicast(self.start, self.frames(), channel)
+            return asciicast(self.start, self.frames(), channel)
         if form == "json":
-            return export.json_lines(f for f in self.frames() if channel in (0, f.channel))
-        return export.text(self.frames(), channel)
+            return json_lines(f for f in self.frames() if channel in (0, f.channel))
+        return text(self.frames(), channel)
 
     def blobs(self) -> Iterator[tuple[str, bytes]]:
         """Yield the blobs of a ``.tape`` file."""
@@ -235,7 +238,7 @@ def schedule(frames: Iterable[Frame], channel: int, idle_limit: float | None) ->
     shown = {FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.RESIZE, FrameKind.OPEN}
     last: int | None = None
     for frame in frames:
-        if channel == 0 and frame.kind is FrameKind.OPEN and not export.is_forward(frame):
+        if channel == 0 and frame.kind is FrameKind.OPEN and not is_forward(frame):
             channel = frame.channel
         if frame.kind not in shown or frame.channel != channel:
             continue

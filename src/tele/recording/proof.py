@@ -1,14 +1,14 @@
-"""Is a recording authentic: of the claimed session, signed by the claimed node?
+"""Is a recording authentic: of the claimed session, signed by the host that recorded it?
 
 Auth checks this when a recording is closed; ``tele recordings verify`` checks it again.
 
 Invariants:
 
-* The signer is a node of the cluster, by a certificate of the cluster's host authority (role, id
-  and cluster), and it is the node on which the session was. A certificate that merely has the
-  node's name is not enough.
+* The signer is a host of the cluster, by a certificate of the cluster's host authority (role, id
+  and cluster): the node on which the session was, or the proxy that recorded it. A certificate that
+  merely has the host's name is not enough.
 * Auth's record of the start of the session, the manifest and the first frame agree: id, user,
-  login, node, start.
+  login, node, recorder, start.
 """
 
 from __future__ import annotations
@@ -22,40 +22,56 @@ from tele.certs.check import LATEST, NODE_NAME, check_member
 from tele.certs.keys import parse_line
 from tele.errors import BadCertificate, BadRecording, InvalidInput, quoted
 from tele.model.codec import format_time
-from tele.model.identity import HostIdentity, HostRole
+from tele.model.identity import HostIdentity, HostPlace, HostRole
 from tele.model.session import Manifest, Recording, RecordingStart
 from tele.tape.verify import to_sign
 
 #: How long after its end a recording may be closed with a certificate issued since: a node
 #: whose disk is full keeps trying, and renews its certificate meanwhile.
 CLOSED_WITHIN: Final = timedelta(days=7)
+#: The roles of hosts that record sessions.
+RECORDERS: Final = (HostRole.NODE, HostRole.PROXY)
 _LATEST: Final = int(LATEST.timestamp())
 
 
 def check_signer(
     manifest: Manifest, host_authorities: Collection[bytes], cluster: str
 ) -> HostIdentity:
-    """Return the node of ``cluster`` that signed ``manifest``, on which the session was.
+    """Return the host of ``cluster`` that signed ``manifest``, which recorded the session.
 
     ``host_authorities`` are SSH key blobs. Raises :class:`BadRecording`.
     """
     start = manifest.start
     if start.cluster != cluster:
         raise BadRecording(f"it is of cluster {quoted(start.cluster)}, not {cluster}")
+    if problem := recorder_problem(start):
+        raise BadRecording(problem)
+    role, host_id = start.recorded_by
     try:
         certificate = parse_certificate(parse_line(manifest.host_certificate))
         issued = datetime.fromtimestamp(min(certificate.valid_after, _LATEST), UTC)
         if manifest.ended < issued - CLOSED_WITHIN:
             raise BadCertificate("it was issued long after the recording ended", "validity")
         checked = check_member(
-            certificate, host_authorities, cluster, (HostRole.NODE,), max(manifest.ended, issued)
+            certificate, host_authorities, cluster, (role,), max(manifest.ended, issued)
         )
-        if checked.identity is None or checked.identity.host_id != start.node_id:
+        if checked.identity is None or checked.identity.host_id != host_id:
             raise BadCertificate("it is another host's certificate", "host")
         certificate.key.verify(manifest.signature, to_sign(manifest), {certificate.key.type})
     except (BadCertificate, InvalidInput) as error:
         raise BadRecording(f"the manifest is not signed by its host: {error}") from None
     return checked.identity
+
+
+def recorder_problem(start: RecordingStart) -> str:
+    """Return why the host that ``start`` names cannot have recorded the session, or nothing."""
+    if start.recorder is HostRole.NODE and start.recorder_id not in ("", start.node_id):
+        return "a node records its own sessions only"
+    if start.recorder is HostRole.PROXY and not start.recorder_id:
+        return "it does not name the proxy that recorded it"
+    if start.recorder not in RECORDERS:
+        return f"sessions are not recorded by hosts of the role {start.recorder.value}"
+    return ""
 
 
 def claimed_name(manifest: Manifest | None) -> str:
@@ -70,8 +86,8 @@ def claimed_name(manifest: Manifest | None) -> str:
 def check_start(row: Recording, start: RecordingStart, *more_names: str) -> None:
     """Raise :class:`BadRecording` unless ``start`` agrees with auth's record of the session.
 
-    ``more_names`` are further names of the node, from its certificate: it may have been renamed
-    before the start was reported to auth.
+    ``more_names`` are further names of the signer, from its certificate: a node may have been
+    renamed before the start was reported to auth.
     """
     compared = {
         "id": (row.id, start.id),
@@ -79,9 +95,12 @@ def check_start(row: Recording, start: RecordingStart, *more_names: str) -> None
         "user": (row.user, start.user),
         "login": (row.login, start.login),
         "node id": (row.node_id, start.node_id),
+        "recorder": (_shown(row.recorded_by), _shown(start.recorded_by)),
+        "mode": (row.mode, start.mode),
+        "target": (row.target, start.target),
         "start": (format_time(row.started), format_time(start.started)),
     }
-    if start.node not in more_names:
+    if start.recorder is not HostRole.NODE or start.node not in more_names:
         compared["node"] = (row.node, start.node)
     for what, (noted, claimed) in compared.items():
         if noted != claimed:
@@ -89,6 +108,11 @@ def check_start(row: Recording, start: RecordingStart, *more_names: str) -> None
                 f"it is of another session than the one that started: its {what} is"
                 f" {quoted(claimed)}, auth noted {quoted(noted)}"
             )
+
+
+def _shown(place: HostPlace) -> str:
+    role, host_id = place
+    return f"{role.value} {host_id}"
 
 
 def check_end(row: Recording, manifest: Manifest, missing: Collection[int] = ()) -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -40,6 +39,7 @@ from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
 from tele.recording.commit import FLUSH_SECONDS, GroupCommit
 from tele.recording.limit import Limit
+from tele.recording.losses import Losses
 from tele.recording.share import DiskShares
 from tele.recording.spool import Spool, SpoolFolder, Stored
 from tele.tape.layout import RAW_LIMIT
@@ -82,13 +82,15 @@ class TapeRecording:
         self._behind = False
         self._over = False
         self._limit = Limit()
-        self._lost: Counter[str] = Counter()
+        self._losses = Losses()
         self._reasons: dict[str, None] = {}
         self._resumed: list[Callable[[], None]] = []
         self._interactive = False
         self._marked = False
         self._closed = False
         self._last_time = 0
+        #: The number of the last frame that was written or lost.
+        self._number = 0
         self._last_frame = recorder.clock.seconds()
         self._end: Frame | None = None
         #: When the session ended, if the end cannot be written for now.
@@ -123,12 +125,16 @@ class TapeRecording:
         self._last_time = max(self._last_time, frame.time)
         self._last_frame = self._recorder.clock.seconds()
         writer = self._writer
+        if self._losses.is_full:
+            self._lose(frame)
+            return
         if frame.kind in BYTES and self._limit.holds(self._last_frame):
-            self._limit.lose(frame)
-            if self._limit.is_news:
+            self._limit.losses.lose(frame)
+            self._number = frame.sequence or self._number
+            if self._limit.is_news or self._limit.losses.is_full:
                 self._write_limit()
             return
-        if self._limit.lost and not self._limit.holds(self._last_frame):
+        if self._limit.losses and not self._limit.holds(self._last_frame):
             self._write_limit()
         if self._fails and (frame.kind in BYTES or writer.is_full):
             self._lose(frame)
@@ -140,6 +146,7 @@ class TapeRecording:
         if frame.kind is FrameKind.OPEN and not self._interactive:
             self._interactive = bool(json.loads(frame.data).get("pty"))
         writer.add(frame)
+        self._number = frame.sequence or self._number
         if not writer.is_full:
             self._recorder.commit.soon(self)
         elif self._busy:
@@ -148,7 +155,11 @@ class TapeRecording:
             self._recorder.commit.now(self)
 
     def _lose(self, frame: Frame) -> None:
-        self._lost[frame.kind.name.lower()] += len(frame.data)
+        self._losses.lose(frame)
+        self._number = frame.sequence or self._number
+
+    def _gap(self, body: bytes) -> Frame:
+        return Frame(self._last_time, 0, FrameKind.GAP, body, self._number)
 
     def limit(self, why: str) -> None:
         """Set the limit of auth that this recording exceeds, or none."""
@@ -159,7 +170,7 @@ class TapeRecording:
         """Write a gap frame for what was not recorded because of a limit."""
         body = self._limit.take()
         if body is not None:
-            self._writer.add(Frame(self._last_time, 0, FrameKind.GAP, body))
+            self._writer.add(self._gap(body))
             self._recorder.commit.soon(self)
 
     # -- writing ----------------------------------------------------------------------
@@ -243,11 +254,8 @@ class TapeRecording:
 
     def _write_gap(self) -> None:
         reasons, self._reasons = self._reasons, {}
-        if not self._lost:
-            return
-        lost, self._lost = self._lost, Counter()
-        body = json.dumps({"lost": dict(lost), "reason": "; ".join(reasons)}).encode()
-        self._writer.add(Frame(self._last_time, 0, FrameKind.GAP, body))
+        if self._losses:
+            self._writer.add(self._gap(self._losses.take("; ".join(reasons))))
 
     # -- waiting ----------------------------------------------------------------------
     def check_share(self) -> None:
@@ -277,7 +285,7 @@ class TapeRecording:
             callback()
 
     # -- the end ----------------------------------------------------------------------
-    def close(self, reason: str) -> Deferred[None]:
+    def close(self, reason: str, sequence: int = 0) -> Deferred[None]:
         """See :class:`IRecording`."""
         if self._closed:
             return succeed(None)
@@ -287,7 +295,7 @@ class TapeRecording:
         passed = int((self._recorder.clock.seconds() - self._last_frame) * SECOND)
         elapsed = self._last_time = self._last_time + max(0, passed)
         body = json.dumps({"reason": reason}).encode()
-        self._end = Frame(elapsed, 0, FrameKind.END, body)
+        self._end = Frame(elapsed, 0, FrameKind.END, body, sequence or self._number)
         ended = self._start.started + timedelta(microseconds=elapsed // 1000)
         return Deferred.fromCoroutine(self._finish(ended))
 
@@ -331,7 +339,7 @@ class TapeRecording:
         if self._end is not None:
             self._write_gap()
             if (body := self._limit.take()) is not None:
-                self._writer.add(Frame(self._end.time, 0, FrameKind.GAP, body))
+                self._writer.add(self._gap(body))
             self._writer.add(self._end)
             self._end = None
             self._hold(self._writer.take(last=True))

@@ -1,42 +1,34 @@
 """How do the data of a connection get into its recording?
 
 :class:`ConnectionTape` belongs to one connection; it opens the recording with the first channel.
-:class:`RecordedPrograms` wraps the object that starts programs, so that sessions need not know
-about recording.
+:mod:`tele.recording.program_tap` writes to it what programs do.
 
-Invariants:
-
-* Output of a terminal is recorded completely. Other output is recorded up to a limit; bytes beyond
-  it are counted in a gap: recordings must not hold a copy of every file that is transferred.
-* Input is recorded only if configured.
-* Whether content is recorded depends on the program that was launched, never on the request.
-* A session that cannot be recorded is refused if a role demands it. Otherwise it runs, with a log
-  line and a note in its audit event: frames about programs are kept, bytes are counted, and both
-  are written, with a gap, as soon as the recording can be opened. The user is not notified: who
-  filled the disk on purpose would learn that it worked.
+Invariant: a session that cannot be recorded is refused if a role demands it. Otherwise it runs,
+with a log line and a note in its audit event: frames about programs are kept, bytes are counted,
+and both are written, with a gap, as soon as the recording can be opened. The user is not notified:
+who filled the disk on purpose would learn that it worked.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import maybeDeferred
 
 from tele.errors import TeleError, Unavailable
 from tele.interfaces import IRecorder, IRecording
 from tele.log import make_logger
-from tele.model.frame import Frame, FrameKind
-from tele.model.session import Launched, RecordingStart
+from tele.model.frame import UNNUMBERED, Frame, FrameKind
+from tele.model.session import RecordingStart
+from tele.recording.losses import Losses
 from tele.single_flight import SingleFlight
+from tele.tape.layout import DATA_LIMIT
 from tele.tape.writer import BYTES
 
 log = make_logger(__name__)
 
-#: Bytes of a channel without a terminal that are recorded, each of output and errors.
-CAPTURE_LIMIT: Final = 8 * 1024 * 1024
 #: Bytes of JSON frames that are kept of a session that is not recorded yet.
 KEPT_LIMIT: Final = 64 * 1024
 #: Nanoseconds between two attempts to record a session that runs without a recording.
@@ -49,13 +41,14 @@ class _Backlog:
     def __init__(self) -> None:
         self.frames: list[Frame] = []
         self._size = 0
-        self._lost: Counter[str] = Counter()
+        self._losses = Losses()
         self._reasons: dict[str, None] = {}
 
     def keep(self, frame: Frame) -> None:
         """Keep or count one frame."""
-        if frame.kind in BYTES or self._size + len(frame.data) > KEPT_LIMIT:
-            self._lost[frame.kind.name.lower()] += len(frame.data)
+        is_over = self._losses.is_full or self._size + len(frame.data) > KEPT_LIMIT
+        if frame.kind in BYTES or is_over:
+            self._losses.lose(frame)
             return
         self._size += len(frame.data)
         self.frames.append(frame)
@@ -64,10 +57,10 @@ class _Backlog:
         """Add a reason of the gap."""
         self._reasons[reason] = None
 
-    def gap(self, time: int) -> Frame:
-        """Return the gap frame for what was lost."""
-        gap_body = {"lost": dict(self._lost), "reason": "; ".join(self._reasons)}
-        return Frame(time, 0, FrameKind.GAP, json.dumps(gap_body).encode())
+    def gap(self, time: int, number: int) -> Frame:
+        """Return the gap frame for what was lost up to the frame ``number``."""
+        body = self._losses.take("; ".join(self._reasons))
+        return Frame(time, 0, FrameKind.GAP, body, number)
 
 
 class ConnectionTape:
@@ -96,6 +89,8 @@ class ConnectionTape:
         self._recording: IRecording | None = None
         self._backlog: _Backlog | None = None
         self._tried = 0
+        #: The number of the last frame; they are given before anything can drop a frame.
+        self._number = 0
         self._ended: str | None = None
 
     async def ready(self) -> None:
@@ -137,7 +132,7 @@ class ConnectionTape:
         backlog, self._backlog = self._backlog, None
         if backlog is None:
             return
-        for frame in (*backlog.frames, backlog.gap(self._elapsed())):
+        for frame in (*backlog.frames, backlog.gap(self._elapsed(), self._number)):
             recording.write(frame)
         log.info("recording of session started late", session_id=self._start.id)
 
@@ -173,11 +168,23 @@ class ConnectionTape:
             self._recording.when_resumed(callback)
 
     def write(self, channel: int, kind: FrameKind, data: bytes) -> None:
-        """Record bytes."""
+        """Record bytes; more than a frame may have become several frames."""
+        if kind in BYTES and len(data) > DATA_LIMIT:
+            for at in range(0, len(data), DATA_LIMIT):
+                self._write(channel, kind, data[at : at + DATA_LIMIT])
+        else:
+            self._write(channel, kind, data)
+
+    def _write(self, channel: int, kind: FrameKind, data: bytes) -> None:
+        if self._recording is None and self._backlog is None:
+            return
+        if kind not in UNNUMBERED:
+            self._number += 1
+        frame = Frame(self._elapsed(), channel, kind, data, self._number)
         if self._recording is not None:
-            self._recording.write(Frame(self._elapsed(), channel, kind, data))
+            self._recording.write(frame)
         elif self._backlog is not None:
-            self._backlog.keep(Frame(self._elapsed(), channel, kind, data))
+            self._backlog.keep(frame)
             self._try_again()
 
     def note(self, channel: int, kind: FrameKind, /, **fields: Any) -> None:
@@ -194,144 +201,6 @@ class ConnectionTape:
 
     def _close(self, recording: IRecording, reason: str) -> None:
         self._recording = None
-        maybeDeferred(recording.close, reason).addErrback(
+        maybeDeferred(recording.close, reason, self._number).addErrback(
             lambda failure: log.error("recording not closed", error=failure.value)
         )
-
-
-class ProgramTap:
-    """Observes one program (see ``conch.session.programs.ITap``)."""
-
-    def __init__(
-        self, tape: ConnectionTape, channel: int, *, terminal: bool, content: bool
-    ) -> None:
-        self._tape = tape
-        self._channel = channel
-        self._terminal = terminal
-        self._content = content
-        self._seen = {FrameKind.OUTPUT: 0, FrameKind.ERROR: 0, FrameKind.INPUT: 0}
-        self._kept = dict(self._seen)
-
-    @property
-    def paused(self) -> bool:
-        """Whether the program is not to be read from for now."""
-        return self._tape.paused
-
-    def when_resumed(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` once, when it may be read from again."""
-        self._tape.when_resumed(callback)
-
-    def _observe(self, kind: FrameKind, view: memoryview) -> None:
-        length = len(view)
-        self._seen[kind] += length
-        if not self._terminal:
-            left = (CAPTURE_LIMIT if self._content else 0) - self._kept[kind]
-            if left <= 0:
-                return
-            view = view[:left]
-        self._kept[kind] += len(view)
-        self._tape.write(self._channel, kind, bytes(view))
-
-    def output(self, view: memoryview) -> None:
-        """The program wrote this."""
-        self._observe(FrameKind.OUTPUT, view)
-
-    def error(self, view: memoryview) -> None:
-        """The program wrote this to its standard error."""
-        self._observe(FrameKind.ERROR, view)
-
-    def input(self, view: memoryview) -> None:
-        """The client sent this."""
-        if self._tape.record_input:
-            self._observe(FrameKind.INPUT, view)
-        else:
-            self._seen[FrameKind.INPUT] += len(view)
-            self._kept[FrameKind.INPUT] += len(view)
-
-    def resized(self, columns: int, rows: int) -> None:
-        """The window changed."""
-        self._tape.note(self._channel, FrameKind.RESIZE, columns=columns, rows=rows)
-
-    def exited(self, exit: Any) -> None:  # noqa: A002 (the name in ITap)
-        """The program ended and all its output was observed."""
-        lost = {
-            kind.name.lower(): self._seen[kind] - self._kept[kind]
-            for kind in self._seen
-            if self._seen[kind] > self._kept[kind]
-        }
-        if lost:
-            reason = f"beyond the first {CAPTURE_LIMIT} bytes" if self._content else "file transfer"
-            self._tape.note(self._channel, FrameKind.GAP, lost=lost, reason=reason)
-        if exit.signal is not None:
-            self._tape.note(self._channel, FrameKind.EXIT, signal=exit.signal, core=exit.core)
-        else:
-            self._tape.note(self._channel, FrameKind.EXIT, status=exit.status)
-        self._tape.note(self._channel, FrameKind.CLOSE)
-
-
-class RecordedPrograms:
-    """Starts programs through ``programs``, recorded.
-
-    ``programs`` is a ``conch.session.programs.ISessionPrograms`` that reports what it launches, as
-    ``node.programs.NodePrograms`` does.
-    """
-
-    def __init__(self, programs: Any, tape: ConnectionTape) -> None:
-        self._programs = programs
-        self._tape = tape
-
-    def env_allowed(self, name: str) -> bool:
-        """Whether the client may set this variable."""
-        return bool(self._programs.env_allowed(name))
-
-    def start(
-        self,
-        request: Any,
-        channel_number: int,
-        launching: Callable[[Launched], None] = lambda _: None,
-    ) -> Deferred[Any]:
-        """Run a program, when the recording is open.
-
-        ``launching`` is called with what is launched, right before.
-        """
-        return Deferred.fromCoroutine(self._start(request, channel_number, launching))
-
-    async def _start(
-        self, request: Any, channel: int, launching: Callable[[Launched], None]
-    ) -> Any:
-        await self._tape.ready()
-        asked = Launched(request.kind, request.command)
-        known: list[Launched] = []
-
-        def opens(launched: Launched) -> None:
-            known.append(launched)
-            self._open(request, channel, launched, asked)
-            launching(launched)
-
-        try:
-            program = await self._programs.start(request, channel, opens)
-        except Exception as error:
-            if not known:
-                self._open(request, channel, asked, asked)
-            self._tape.note(channel, FrameKind.CLOSE, error=str(error)[:512])
-            raise
-        program.tap = ProgramTap(
-            self._tape,
-            channel,
-            terminal=request.pty is not None,
-            content=not known[-1].files,
-        )
-        return program
-
-    def _open(self, request: Any, channel: int, launched: Launched, asked: Launched) -> None:
-        pty = request.pty
-        opened: dict[str, Any] = {"kind": launched.kind, "command": _text(launched.command)}
-        if (launched.kind, launched.command) != (asked.kind, asked.command):
-            opened["asked"] = {"kind": asked.kind, "command": _text(asked.command)}
-        if pty is not None:
-            pty = {"term": pty.term, "columns": pty.columns, "rows": pty.rows}
-        self._tape.note(channel, FrameKind.OPEN, env=dict(request.env), pty=pty, **opened)
-
-
-def _text(command: bytes) -> str:
-    return command.decode("utf-8", "replace")

@@ -20,7 +20,8 @@ from tele.conch.session.programs import ISessionPrograms, ProgramRequest
 from tele.errors import AccessDenied, TeleError
 from tele.membership.audit_reporter import AuditReporter, cut
 from tele.model.session import Launched
-from tele.recording.tee import ConnectionTape, RecordedPrograms
+from tele.recording.program_tap import RecordedPrograms
+from tele.recording.tee import ConnectionTape
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import SessionEnding
 

@@ -1,11 +1,12 @@
 """The binary layout of frames and chunks; see ``docs/protocols/tape``.
 
-A frame is a fixed head (time u64 in nanoseconds, channel u32, kind u8, length u32, all
-big-endian) and ``length`` bytes of data. A chunk is a fixed head (magic ``TLT1``, flags u8,
-number u32, SHA-256 of the chunk before, raw length u32) and the frames, compressed with zstd.
+A frame is a fixed head and its data; a chunk is a fixed head and the frames, compressed with zstd.
+Chunks of version 2 (magic ``TLT2``) have numbered frames, and state in the head which: what is in
+them is known without unpacking them. Those of version 1 (``TLT1``) have frames without numbers.
 
 Invariants:
 
+* What the head states of the frames is compared with them whenever they are read.
 * Every length from a peer is checked before memory of that length is allocated.
 * A reader skips frames of unknown kinds.
 """
@@ -14,16 +15,17 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import zstandard
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from tele.errors import BadRecording
-from tele.model.frame import Frame, FrameKind
+from tele.model.frame import UNNUMBERED, Frame, FrameKind
 
 MAGIC: Final = b"TLT1"
+MAGIC_2: Final = b"TLT2"
 LAST: Final = 0x01
 NO_CHUNK: Final = bytes(32)
 
@@ -31,8 +33,14 @@ NO_CHUNK: Final = bytes(32)
 RAW_LIMIT: Final = 4 * 1024 * 1024
 DATA_LIMIT: Final = 1024 * 1024
 
+#: Time, channel, kind, length; in version 2 after the sequence number.
 FRAME_HEAD: Final = struct.Struct(">QIBI")
+FRAME_HEAD_2: Final = struct.Struct(">QQIBI")
+#: Magic, flags, number, digest of the chunk before, length of the frames.
 _CHUNK_HEAD: Final = struct.Struct(">4sBI32sI")
+#: First and last sequence, frames, times of the first and the last one, data key, nonce.
+_FACTS: Final = struct.Struct(">QQIQQH12s")
+_CLEAR: Final = (0, bytes(12))
 _KINDS: Final = frozenset(FrameKind)
 
 
@@ -47,18 +55,79 @@ def pack_chunk(raw: bytes | bytearray, number: int, previous: bytes, *, last: bo
     return head + zstandard.ZstdCompressor(level=1).compress(raw)
 
 
+@define
+class Facts:
+    """What the head of a chunk of version 2 states of its frames.
+
+    ``first`` and ``last`` are the numbers of those that have one of their own, or 0. Times are in
+    nanoseconds.
+    """
+
+    first: int = 0
+    last: int = 0
+    frames: int = 0
+    first_time: int = 0
+    last_time: int = 0
+
+    def add(self, kind: int, sequence: int, time: int) -> None:
+        """Count one more frame."""
+        if kind not in UNNUMBERED:
+            self.first = self.first or sequence
+            self.last = sequence
+        if not self.frames:
+            self.first_time = time
+        self.last_time = time
+        self.frames += 1
+
+
+def pack_frames(frames: Iterable[Frame]) -> tuple[bytes, Facts]:
+    """Return frames in version 2, and what the head of their chunk has to state."""
+    raw, facts = bytearray(), Facts()
+    for frame in frames:
+        raw += FRAME_HEAD_2.pack(
+            frame.sequence, frame.time, frame.channel, frame.kind, len(frame.data)
+        )
+        raw += frame.data
+        facts.add(frame.kind, frame.sequence, frame.time)
+    return bytes(raw), facts
+
+
+def pack_chunk_2(
+    raw: bytes | bytearray, facts: Facts, number: int, previous: bytes, *, last: bool
+) -> bytes:
+    """Compress frames of version 2 into chunk ``number``, see :func:`pack_chunk`."""
+    head = _CHUNK_HEAD.pack(MAGIC_2, LAST if last else 0, number, previous, len(raw))
+    stated = _FACTS.pack(
+        facts.first, facts.last, facts.frames, facts.first_time, facts.last_time, *_CLEAR
+    )
+    return head + stated + zstandard.ZstdCompressor(level=1).compress(raw)
+
+
 @frozen
 class Chunk:
-    """One chunk, read. ``raw`` are its frames."""
+    """One chunk, read. ``raw`` are its frames; ``facts`` are in the head of version 2."""
 
     number: int
     last: bool
     previous: bytes
     digest: bytes
     raw: bytes = field(repr=False)
+    facts: Facts | None = None
 
     def frames(self) -> Iterator[Frame]:
         """Decode the frames; those of unknown kinds are skipped. Raises :class:`BadRecording`."""
+        if self.facts is None:
+            return self._plain()
+        return (each for each in self._numbered(self.facts) if isinstance(each, Frame))
+
+    def all_frames(self) -> Iterator[Frame | int]:
+        """Decode the frames; of one of an unknown kind yield the number alone, if it has one.
+
+        Raises :class:`BadRecording`.
+        """
+        return self._plain() if self.facts is None else self._numbered(self.facts)
+
+    def _plain(self) -> Iterator[Frame]:
         raw, at = self.raw, 0
         while at < len(raw):
             if len(raw) - at < FRAME_HEAD.size:
@@ -71,6 +140,24 @@ class Chunk:
                 yield Frame(time, channel, FrameKind(kind), raw[at : at + length])
             at += length
 
+    def _numbered(self, facts: Facts) -> Iterator[Frame | int]:
+        raw, at, found = self.raw, 0, Facts()
+        while at < len(raw):
+            if len(raw) - at < FRAME_HEAD_2.size:
+                raise BadRecording(f"chunk {self.number} ends within a frame")
+            sequence, time, channel, kind, length = FRAME_HEAD_2.unpack_from(raw, at)
+            at += FRAME_HEAD_2.size
+            if length > len(raw) - at:
+                raise BadRecording(f"chunk {self.number} ends within a frame")
+            found.add(kind, sequence, time)
+            if kind in _KINDS:
+                yield Frame(time, channel, FrameKind(kind), raw[at : at + length], sequence)
+            else:
+                yield sequence
+            at += length
+        if found != facts:
+            raise BadRecording(f"chunk {self.number} does not have the frames that its head states")
+
 
 def read_chunk(data: bytes, number: int, previous: bytes | None = None) -> Chunk:
     """Read a stored chunk that has to be ``number`` and to follow ``previous`` (None: any).
@@ -80,7 +167,7 @@ def read_chunk(data: bytes, number: int, previous: bytes | None = None) -> Chunk
     if len(data) < _CHUNK_HEAD.size:
         raise BadRecording(f"chunk {number} is cut off")
     magic, flags, its_number, its_previous, size = _CHUNK_HEAD.unpack_from(data)
-    if magic != MAGIC:
+    if magic not in (MAGIC, MAGIC_2):
         raise BadRecording(f"chunk {number} is no chunk of a recording, or of a newer version")
     if its_number != number:
         raise BadRecording(f"chunk {its_number} stands where chunk {number} has to be")
@@ -90,7 +177,22 @@ def read_chunk(data: bytes, number: int, previous: bytes | None = None) -> Chunk
         )
     if size > RAW_LIMIT + DATA_LIMIT:
         raise BadRecording(f"chunk {number} claims to be larger than any chunk")
-    packed = data[_CHUNK_HEAD.size :]
+    facts = _read_facts(data, flags, number) if magic == MAGIC_2 else None
+    packed = data[_CHUNK_HEAD.size + (0 if facts is None else _FACTS.size) :]
+    raw = _unpack(packed, size, number)
+    return Chunk(number, bool(flags & LAST), its_previous, digest(data), raw, facts)
+
+
+def _read_facts(data: bytes, flags: int, number: int) -> Facts:
+    if len(data) < _CHUNK_HEAD.size + _FACTS.size:
+        raise BadRecording(f"chunk {number} is cut off")
+    *facts, key, nonce = _FACTS.unpack_from(data, _CHUNK_HEAD.size)
+    if flags & ~LAST or (key, nonce) != _CLEAR:
+        raise BadRecording(f"chunk {number} is sealed, or of a newer version")
+    return Facts(*facts)
+
+
+def _unpack(packed: bytes, size: int, number: int) -> bytes:
     try:
         # zstd allocates the content size of its header before the limit applies.
         if zstandard.frame_content_size(packed) != size:
@@ -102,4 +204,4 @@ def read_chunk(data: bytes, number: int, previous: bytes | None = None) -> Chunk
         raise BadRecording(f"chunk {number} cannot be decompressed: {error}") from None
     if len(raw) != size:
         raise BadRecording(f"chunk {number} is shorter than it claims")
-    return Chunk(number, bool(flags & LAST), its_previous, digest(data), raw)
+    return raw

@@ -4,6 +4,7 @@ Invariants:
 
 * A recording begins with exactly one START frame, which identifies the session. Its chunks, each
   chained to the one before, belong to that session and no other.
+* Frames with numbers are all there, or stated as lost (:mod:`tele.tape.order`).
 * With a manifest it has exactly the chunks that the manifest names, the last one is marked, and
   its last frame is END.
 * The caller names the ``missing`` chunks; they are never assumed, and make it incomplete. The other
@@ -25,11 +26,25 @@ from tele.model.codec import decode, encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Manifest, RecordingStart
 from tele.tape.layout import NO_CHUNK, Chunk, read_chunk
+from tele.tape.order import SequenceCheck
 
 VERSION: Final = 2
+#: The version of recordings with numbered frames.
+NUMBERED: Final = 3
 #: Supported versions. The signed bytes of version 1 have no context string.
-VERSIONS: Final = (1, VERSION)
+VERSIONS: Final = (1, VERSION, NUMBERED)
 _CONTEXT: Final = b"tele-manifest@tele\n"
+
+
+def check_version(manifest: Manifest) -> None:
+    """Raise :class:`BadRecording` for a manifest of a version that is not supported."""
+    version = manifest.version
+    if version not in VERSIONS:
+        raise BadRecording(f"manifests of version {version} are not supported")
+    if manifest.keys != 0 or manifest.generation != 1:
+        raise BadRecording("sealed recordings and later generations are not supported")
+    if manifest.sequence < 0 or (manifest.sequence and version < NUMBERED):
+        raise BadRecording(f"the frames of recordings of version {version} have no numbers")
 
 
 def to_sign(manifest: Manifest) -> bytes:
@@ -113,11 +128,24 @@ def read_frames(
     """
     last: Frame | None = None
     expected = 0
+    numbered = None if manifest is None else manifest.version >= NUMBERED
+    order = SequenceCheck()
     for chunk in read_chunks(chunks, manifest, missing):
+        if numbered is None:
+            numbered = chunk.facts is not None
+        if numbered is not (chunk.facts is not None):
+            raise BadRecording(f"chunk {chunk.number} is of another version than the recording")
         if chunk.number != expected:
             yield _hole(last, expected, chunk.number)
+            order.hole()
         expected = chunk.number + 1
-        for frame in chunk.frames():
+        for frame in chunk.all_frames():
+            if not isinstance(frame, Frame):
+                if numbered:
+                    order.number(frame)
+                continue
+            if numbered:
+                order.take(frame)
             if last is not None or 0 not in missing:
                 _check_order(frame, last, chunk.number, start)
             last = frame
@@ -128,6 +156,10 @@ def read_frames(
         yield _hole(last, expected, len(manifest.chunks))
     elif last is None or last.kind is not FrameKind.END:
         raise BadRecording("its last frame is not the end of the session")
+    elif last.sequence != manifest.sequence:
+        raise BadRecording(
+            f"its end is after frame {last.sequence}, in the manifest after {manifest.sequence}"
+        )
 
 
 def _hole(last: Frame | None, first: int, end: int) -> Frame:
@@ -172,8 +204,7 @@ def verify(
     Chunks that are ``missing`` make it incomplete.
     """
     if manifest is not None:
-        if manifest.version not in VERSIONS:
-            raise BadRecording(f"recordings of version {manifest.version} are not known here")
+        check_version(manifest)
         if manifest.id != start.id or manifest.start != start:
             raise BadRecording("its manifest is of another session")
         if [c.number for c in manifest.chunks] != list(range(len(manifest.chunks))):

@@ -48,7 +48,7 @@ class MemoryRecording:
         for callback in waiting:
             callback()
 
-    def close(self, reason: str) -> Deferred[None]:
+    def close(self, reason: str, sequence: int = 0) -> Deferred[None]:
         """See :class:`tele.interfaces.IRecording`."""
         self.closed = reason
         return succeed(None)

@@ -13,6 +13,7 @@ from tele.auth.limits import DAY, RecordingLimits, RecordingUse
 from tele.auth.local import LocalAuthority
 from tele.errors import Unavailable
 from tele.model.api import recordings, table
+from tele.model.identity import HostRole
 
 
 def limited(world: World, **limits: int) -> None:
@@ -77,7 +78,7 @@ def test_no_limits(world: World) -> None:
 
 def row_of(node_id: str, user: str = "alice") -> Any:
     """What counts of a recording's row."""
-    return type("Row", (), {"user": user, "size": 0, "node_id": node_id})()
+    return type("Row", (), {"user": user, "size": 0, "recorded_by": (HostRole.NODE, node_id)})()
 
 
 def test_one_node_uses_up_no_users_limit_elsewhere() -> None:

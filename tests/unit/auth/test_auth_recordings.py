@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail
 
-from auth_world import HOST_ID, OTHER_ID, Tape, World, result
+from auth_world import HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
 from tele.audit.chain import event
+from tele.auth.recording_claims import check_claims
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, StorageFull, TeleError
 from tele.interfaces import Delete, Put
 from tele.loop import now
 from tele.model.api import audit, recordings, table, users
 from tele.model.api.paging import ById, Paged
 from tele.model.codec import encode
-from tele.model.identity import HostRole
+from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence
 from tele.model.session import SessionStatus
 
@@ -82,6 +84,51 @@ def test_hosts_write_their_own_recordings_only(world: World) -> None:
     ):
         with pytest.raises(AccessDenied):
             world.do(operation, request, thief)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"recorder_id": OTHER_ID},
+        {"recorder": HostRole.PROXY, "recorder_id": HOST_ID},
+        {"recorder": HostRole.PROXY, "node_id": OTHER_ID, "recorder_id": HOST_ID},
+        {"recorder": HostRole.AUTH, "recorder_id": HOST_ID},
+        {"recorder_id": HOST_ID, "node_id": OTHER_ID},
+        {"node_id": OTHER_ID},
+    ],
+)
+def test_a_node_records_its_own_sessions_only(world: World, claim: dict[str, Any]) -> None:
+    """It cannot call itself a proxy, nor name another host as node or recorder."""
+    tape = Tape(world)
+    start = evolve(tape.start, id=str(uuid.uuid4()), **claim)
+    with pytest.raises(AccessDenied, match="its own sessions only"):
+        world.do(table.START_RECORDING, recordings.StartRecording(start.id, start), tape.host)
+
+
+def test_proxies_do_not_record_yet(world: World) -> None:
+    """A proxy is refused, whatever session it names: nothing shows that it is one of its own."""
+    tape = Tape(world)
+    proxy = world.proxy()
+    start = evolve(tape.start, recorder=HostRole.PROXY, recorder_id=PROXY_ID)
+    with pytest.raises(AccessDenied):
+        world.do(table.START_RECORDING, recordings.StartRecording(tape.id, start), proxy)
+    assert isinstance(proxy.identity, HostIdentity)
+    with pytest.raises(AccessDenied, match="recorded by nodes only"):
+        check_claims(proxy.identity, tape.id, start)
+
+
+def test_a_host_in_another_role_is_another_host(world: World) -> None:
+    """A proxy with the node's id, on the same machine, owns nothing of the node's recordings."""
+    tape = Tape(world)
+    same = HostIdentity(HOST_ID, "gate", "c", HostRole.PROXY, now(world.clock))
+    for work in (
+        world.parts.recordings.put_chunk(same, tape.id, 0, b"x"),
+        world.parts.recordings.update(same, recordings.UpdateRecording(tape.id, True)),
+        world.parts.recordings.progress(same, tape.id),
+        world.parts.recordings.own_chunk(same, tape.id, 0),
+    ):
+        with pytest.raises(AccessDenied, match="another host's"):
+            result(work)
 
 
 @pytest.mark.parametrize("bad", ["../../x", "", "a" * 36, HOST_ID.upper()])

@@ -167,6 +167,18 @@ def test_sessions_of_a_removed_node_end_at_once(world: World, node: Sessions) ->
     assert world.do(table.LIST_SESSIONS, Paged()).items == ()
 
 
+def test_a_proxy_with_the_id_of_a_node_is_another_host(world: World, node: Sessions) -> None:
+    """Sessions that it reports are registered as its own, and end with its membership."""
+    one, other = node.start(), str(uuid.uuid4())
+    proxy = HostIdentity(HOST_ID, "gate", "c", HostRole.PROXY, now(world.clock))
+    result(world.parts.ends.append(proxy, [node.said("session.start", other)]))
+    key = f"/session-starts/proxy:{HOST_ID}/{other}"
+    assert left(world) == [f"/session-starts/{HOST_ID}/{one}", key]
+    result(world.parts.ends.check())
+    assert node.ends() == [(other, "proxy_removed", "auth")]
+    assert left(world) == [f"/session-starts/{HOST_ID}/{one}"]
+
+
 def test_sessions_of_a_replaced_node_end(world: World, node: Sessions) -> None:
     """A host that takes the name of another one ends what ran on that, under its id."""
     one = node.start()

@@ -112,7 +112,7 @@ def test_a_recording_that_cannot_be_closed() -> None:
 
         def write(self, _: Any) -> None: ...
 
-        def close(self, _: str) -> Any:
+        def close(self, *_: Any) -> Any:
             raise KeyError("secret 7")
 
     class Recorder:

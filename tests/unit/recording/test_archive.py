@@ -16,8 +16,8 @@ from tele import durable_files
 from tele.durable_files import make_folder, write_file
 from tele.errors import Conflict, StorageFull
 from tele.model.disk import DiskLevel
-from tele.recording import archive as module
-from tele.recording.archive import DirectoryArchive
+from tele.recording.archives import directory as module
+from tele.recording.archives.directory import DirectoryArchive
 
 ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a11"
 OTHER = "6b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a22"

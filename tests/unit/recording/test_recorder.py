@@ -20,9 +20,10 @@ from tele.errors import AccessDenied, BadRecording, Conflict, Unavailable
 from tele.model.frame import Frame, FrameKind
 from tele.recording.commit import FLUSH_SECONDS
 from tele.recording.playback import Source, from_file, schedule
+from tele.recording.program_tap import CAPTURE_LIMIT, ProgramTap
 from tele.recording.proof import check_signer
 from tele.recording.spool import SpoolFolder
-from tele.recording.tee import CAPTURE_LIMIT, ConnectionTape, ProgramTap
+from tele.recording.tee import ConnectionTape
 from tele.tape.file import write_file
 from tele.tape.verify import read_frames
 from tele.tape.writer import CUT_AT

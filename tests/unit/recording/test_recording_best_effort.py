@@ -121,7 +121,8 @@ def test_a_session_continues_and_is_recorded_when_there_is_space(place: Place) -
     assert [f.kind for f in world.frames()] == [
         FrameKind.START, FrameKind.OPEN, FrameKind.GAP, FrameKind.OUTPUT, FrameKind.END,
     ]  # fmt: skip
-    assert world.gaps() == [{"lost": {"output": len(b"not kept!")}, "reason": str(FULL)}]
+    lost = {"output": len(b"not kept!")}
+    assert world.gaps() == [{"lost": lost, "frames": [[2, 3]], "reason": str(FULL)}]
     assert world.tape.problem == str(FULL)
 
 

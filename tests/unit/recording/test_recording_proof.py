@@ -26,7 +26,7 @@ from tele.model.frame import Frame, FrameKind
 from tele.model.identity import HostRole
 from tele.model.session import Manifest, Recording, RecordingStart, RecordingState
 from tele.recording.playback import Source, from_authority, from_file
-from tele.recording.proof import CLOSED_WITHIN
+from tele.recording.proof import CLOSED_WITHIN, check_signer, check_start, claimed_name
 from tele.tape.file import write_file
 from tele.tape.verify import VERSION, to_sign
 from tele.tape.writer import TapeWriter
@@ -209,6 +209,72 @@ def test_only_the_node_itself_signs(who: str) -> None:
     manifest, key = signers()[who]
     with pytest.raises(BadRecording, match="not signed by its host"):
         check(A.row, A.signed(manifest, key), A.chunks)
+
+
+# -- recorded by a proxy --------------------------------------------------------------
+PROXY_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a44"
+PROXY: dict[str, Any] = {"recorder": HostRole.PROXY, "recorder_id": PROXY_ID, "mode": "proxy"}
+AT_PROXY = Tape(b"through the proxy", **PROXY)
+AT_PROXY.row = evolve(AT_PROXY.row, **PROXY)
+
+
+def by_proxy(start: RecordingStart = AT_PROXY.start, **words: Any) -> Manifest:
+    """A manifest of the proxy, or of whom ``words`` say, for a session that began so."""
+    line = host(**{"role": HostRole.PROXY, "host_id": PROXY_ID, "name": "gate", **words})
+    return AT_PROXY.signed(evolve(AT_PROXY.manifest, start=start, host_certificate=line))
+
+
+def test_a_proxy_signs_what_it_recorded() -> None:
+    """Its certificate closes the recording of a session on a node, and names the proxy."""
+    check(AT_PROXY.row, by_proxy(), AT_PROXY.chunks)
+    assert check_signer(by_proxy(), TRUSTED, "c").place == (HostRole.PROXY, PROXY_ID)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        by_proxy(host_id=OTHER_ID),
+        by_proxy(role=HostRole.NODE),
+        by_proxy(role=HostRole.NODE, host_id=NODE_ID, name="web1"),
+        by_proxy(role=HostRole.AUTH),
+        by_proxy(ca=PrivateKey.generate()),
+        by_proxy(evolve(AT_PROXY.start, recorder_id=OTHER_ID), host_id=OTHER_ID),
+        by_proxy(evolve(AT_PROXY.start, recorder_id="")),
+        by_proxy(evolve(AT_PROXY.start, recorder=HostRole.AUTH), role=HostRole.AUTH),
+        by_proxy(evolve(AT_PROXY.start, recorder=HostRole.NODE), role=HostRole.NODE),
+        by_proxy(evolve(AT_PROXY.start, recorder=HostRole.NODE), role=HostRole.NODE,
+                 host_id=NODE_ID, name="web1"),
+        by_proxy(evolve(AT_PROXY.start, recorder=HostRole.NODE, recorder_id=""),
+                 role=HostRole.NODE, host_id=NODE_ID, name="web1"),
+    ],
+)  # fmt: skip
+def test_only_the_proxy_that_recorded_signs(manifest: Manifest) -> None:
+    """Not another proxy, nor the node of the session, nor a role that records nothing."""
+    with pytest.raises(BadRecording):
+        check_signer(manifest, TRUSTED, "c")
+        check_start(AT_PROXY.row, manifest.start, claimed_name(manifest))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"recorder": HostRole.NODE, "recorder_id": "", "mode": ""},
+        {"recorder_id": OTHER_ID},
+        {"mode": "proxy-sync"},
+        {"target": "openssh"},
+    ],
+)
+def test_auth_noted_who_recorded_and_how(change: dict[str, Any]) -> None:
+    """A row with another recorder, mode or target is of another session."""
+    with pytest.raises(BadRecording, match="auth noted"):
+        check(evolve(AT_PROXY.row, **change), by_proxy(), AT_PROXY.chunks)
+
+
+def test_the_name_of_a_proxy_is_no_name_of_the_node() -> None:
+    """Only a node may have another name in its certificate than auth noted."""
+    start = evolve(AT_PROXY.start, node="gate")
+    with pytest.raises(BadRecording, match="its node is"):
+        check_start(AT_PROXY.row, start, "gate")
 
 
 def test_a_certificate_renewed_meanwhile_is_good() -> None:

@@ -18,7 +18,10 @@ from tele.errors import BadRecording, InvalidInput
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
-from tele.tape.export import PlainText, asciicast, details, json_lines, text
+from tele.tape.details import details
+from tele.tape.exports.cast import asciicast
+from tele.tape.exports.json_lines import json_lines
+from tele.tape.exports.text import PlainText, text
 from tele.tape.file import read_file, write_file
 from tele.tape.layout import DATA_LIMIT, RAW_LIMIT, pack_chunk, read_chunk
 from tele.tape.verify import VERSION, read_frames, to_sign, verify

@@ -88,7 +88,7 @@ class AuditOperations:
     async def _problem_with_session(self, host: HostIdentity, value: Event) -> str:
         """Return why the event cannot be of the session that it names; a new one is unknown yet."""
         row = await self._recordings.find(value.session_id) if value.session_id else None
-        if row is not None and row.node_id != host.host_id:
+        if row is not None and row.recorded_by != host.place:
             return "its session is another host's"
         if row is not None and row.user != value.user:
             return f"its session is of {row.user}"

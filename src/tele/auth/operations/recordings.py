@@ -33,7 +33,7 @@ from tele.model.api import recordings as api
 from tele.model.api import table
 from tele.model.api.operation import Nothing
 from tele.model.api.paging import ById
-from tele.model.identity import Caller, HostIdentity, HostRole
+from tele.model.identity import Caller, HostIdentity
 from tele.model.session import Recording, RecordingState
 
 #: Reads of one recording by one login session within so many seconds are one access.
@@ -86,7 +86,7 @@ class RecordingOperations:
         """Register the recording of a session that starts on the calling node."""
         host = host_caller(caller)
         await self._quotas.charge(caller, quotas.RECORDINGS, 1)
-        if not await self._recordings.sessions.is_below_limit(host.host_id, quotas.RUNNING_LIMIT):
+        if not await self._recordings.sessions.is_below_limit(host.place, quotas.RUNNING_LIMIT):
             limit = f"{quotas.RUNNING_LIMIT:,} running sessions"
             raise await self._quotas.exceeded(caller, "running_sessions", limit)
         member = await self._members.require(host)
@@ -153,7 +153,7 @@ class RecordingOperations:
         """Return the sessions of the calling node that have not ended."""
         host = host_caller(caller)
         running = [each.session for each in await self._recordings.running()]
-        return api.OpenRecordings(tuple(s.id for s in running if s.node_id == host.host_id))
+        return api.OpenRecordings(tuple(s.id for s in running if s.recorded_by == host.place))
 
     # -- users ------------------------------------------------------------------------
     async def list_recordings(
@@ -215,7 +215,7 @@ class RecordingOperations:
             return RecordingState.INCOMPLETE
         if row.ended is not None:
             return RecordingState.ENDED
-        online = self._hosts.is_online(HostRole.NODE, row.node_id)
+        online = self._hosts.is_online(*row.recorded_by)
         running = online and await self._recordings.sessions.is_running(row.id)
         return RecordingState.RUNNING if running else RecordingState.UNFINISHED
 

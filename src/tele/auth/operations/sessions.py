@@ -31,7 +31,7 @@ from tele.model.api import sessions as api
 from tele.model.api import table
 from tele.model.api.operation import Nothing
 from tele.model.api.paging import Paged
-from tele.model.identity import Caller, HostRole
+from tele.model.identity import Caller
 from tele.model.session import Session, SessionStatus
 
 
@@ -94,7 +94,7 @@ class SessionOperations:
         return tuple(self._status_of(each.session) for each in page)
 
     def _status_of(self, session: Session) -> Session:
-        if self._hosts.is_online(HostRole.NODE, session.node_id):
+        if self._hosts.is_online(*session.recorded_by):
             return session
-        seen = self._hosts.last_seen(HostRole.NODE, session.node_id)
+        seen = self._hosts.last_seen(*session.recorded_by)
         return evolve(session, status=SessionStatus.UNKNOWN, node_seen=seen)

@@ -1,8 +1,8 @@
-"""Export of a recording as text, JSON lines or asciicast.
+"""Export of a recording as text.
 
 Invariants:
 
-* ``text`` has no control sequences: it is safe in any terminal. Forwards have lines of their own,
+* The text has no control sequences: it is safe in any terminal. Forwards have lines of their own,
   in brackets.
 * Streams are decoded as UTF-8 across frames; invalid bytes are replaced by U+FFFD.
 """
@@ -14,14 +14,11 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from tele.model.codec import format_time
 from tele.model.frame import Frame, FrameKind
-from tele.model.session import RecordingStart
-from tele.text import MARKS_LIMIT, printable, printable_json
+from tele.tape.details import STREAMS, details
+from tele.text import MARKS_LIMIT, printable
 
-_STREAMS: Final = {FrameKind.OUTPUT, FrameKind.ERROR}
 _ABOUT_FORWARDS: Final = {FrameKind.OPEN, FrameKind.CLOSE, FrameKind.FORWARD}
-_BYTES: Final = {FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.INPUT}
 SEQUENCE_LIMIT: Final = 4096
 
 
@@ -108,7 +105,7 @@ def text(frames: Iterable[Frame], channel: int = 0) -> Iterator[str]:
     for frame in frames:
         if channel not in (0, frame.channel):
             continue
-        if frame.kind in _STREAMS:
+        if frame.kind in STREAMS:
             plain = streams.setdefault((frame.channel, frame.kind), PlainText())
             shown = plain.feed(frame.data)
         else:
@@ -139,80 +136,3 @@ def _bracketed(what: str, fields: dict[str, Any]) -> str:
     values = " ".join(f"{name}={json.dumps(value)}" for name, value in fields.items())
     # JSON escapes the values; printable() escapes the rest.
     return printable(f"[{what}: {values}]") + "\n"
-
-
-def json_lines(frames: Iterable[Frame]) -> Iterator[str]:
-    """Yield one line of JSON for each frame; ``time`` in seconds, bytes as text."""
-    for frame in frames:
-        row: dict[str, Any] = {
-            "time": round(frame.time / 1e9, 6),
-            "channel": frame.channel,
-            "frame": frame.kind.name.lower(),
-        }
-        if frame.kind in _BYTES:
-            row["data"] = frame.data.decode("utf-8", "surrogateescape")
-        else:
-            row.update(details(frame))
-        yield printable_json(row) + "\n"
-
-
-def details(frame: Frame) -> dict[str, Any]:
-    """Return the JSON object of a frame; empty if it has none."""
-    try:
-        value = json.loads(frame.data or b"{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def terminal(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the terminal in the frame that opens a channel; empty without one."""
-    pty = fields.get("pty")
-    return pty if isinstance(pty, dict) else {}
-
-
-def is_forward(frame: Frame) -> bool:
-    """Whether a frame opens the channel of a forward, which has no terminal."""
-    return details(frame).get("kind") == "forward"
-
-
-def asciicast(start: RecordingStart, frames: Iterable[Frame], channel: int = 0) -> Iterator[str]:
-    """Yield asciicast v2 lines of one terminal: of the first one if ``channel`` is 0."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    started = False
-    for frame in frames:
-        if frame.kind is FrameKind.OPEN and not started and channel in (0, frame.channel):
-            if channel == 0 and is_forward(frame):
-                continue
-            fields = details(frame)
-            channel = frame.channel
-            yield printable_json(_cast_head(start, fields, terminal(fields))) + "\n"
-            started = True
-        elif not started or frame.channel != channel:
-            continue
-        elif frame.kind in _STREAMS:
-            shown = decoder.decode(frame.data)
-            if shown:
-                yield printable_json([round(frame.time / 1e9, 6), "o", shown]) + "\n"
-        elif frame.kind is FrameKind.RESIZE:
-            size = details(frame)
-            shown = f"{size.get('columns', 80)}x{size.get('rows', 24)}"
-            yield printable_json([round(frame.time / 1e9, 6), "r", shown]) + "\n"
-    if not started:
-        yield printable_json(_cast_head(start, {}, {})) + "\n"
-
-
-def _cast_head(
-    start: RecordingStart, fields: dict[str, Any], pty: dict[str, Any]
-) -> dict[str, Any]:
-    head: dict[str, Any] = {
-        "version": 2,
-        "width": pty.get("columns") or 80,
-        "height": pty.get("rows") or 24,
-        "timestamp": int(start.started.timestamp()),
-        "title": f"{start.user} as {start.login} on {start.node}, {format_time(start.started)}",
-        "env": {"TERM": pty.get("term") or "xterm"},
-    }
-    if fields.get("command"):
-        head["command"] = fields["command"]
-    return head

@@ -1,0 +1,73 @@
+"""``tele recordings export``: a recording becomes a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from tele.cli.home import is_name
+from tele.cli.output import print_notice
+from tele.cli.recordings import open_source
+from tele.cli.session import Where, where_options
+from tele.errors import InvalidInput, quoted
+from tele.text import printable
+
+
+def _file_name(recording_id: str) -> str:
+    """Return the id as the name of a file; ids in .tape files are untrusted."""
+    if not is_name(recording_id):
+        raise InvalidInput(f"{quoted(recording_id)} cannot be the name of a file: give FILE")
+    return recording_id
+
+
+@click.command()
+@click.argument("recording")
+@click.argument(
+    "file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True), required=False
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["tape", "cast", "json", "text"]),
+    default=None,
+    help="tape has all data and the signature.  [default: the ending of FILE]",
+)
+@where_options(local=True)
+def export(recording: str, file: Path | None, form: str | None, where: Where) -> None:
+    """Write a recording to FILE (default: ID.tape); - is standard output."""
+    from tele.durable_files import sync_folder
+    from tele.tape.file import write_file
+
+    to_stdout = str(file) == "-"
+    form = form or ("tape" if file is None or to_stdout else file.suffix[1:])
+    if form not in ("tape", "cast", "json", "text", "txt"):
+        raise InvalidInput(f"{file}: give --format: tape, cast, json or text")
+    if to_stdout and form == "tape" and sys.stdout.isatty():
+        raise InvalidInput("a .tape file is not for a terminal: redirect it, or give --format")
+    with open_source(recording, where) as (source, _):
+        target = file or Path(f"{_file_name(source.id)}.{form}")
+        parts: Iterator[bytes] = (
+            write_file(source.blobs())
+            if form == "tape"
+            else (part.encode("utf-8", "surrogateescape") for part in source.rendered(form, 0))
+        )
+        if to_stdout:
+            for part in parts:
+                sys.stdout.buffer.write(part)
+            return
+        with target.open("xb") as out:
+            target.chmod(0o600)
+            for part in parts:
+                out.write(part)
+            out.flush()
+            os.fsync(out.fileno())  # the recording may be removed from auth next
+        sync_folder(target.absolute().parent)
+    print_notice(f"wrote {target}")
+    if source.manifest is None:
+        print_notice("the recording is not complete: it has no signed manifest yet")
+    elif source.missing:
+        print_notice(f"the recording is not complete: {printable(source.lost)}")

@@ -1,0 +1,1 @@
+"""Where auth stores recordings."""

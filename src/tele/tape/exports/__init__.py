@@ -1,0 +1,1 @@
+"""Export of recordings: as text, JSON lines, asciicast."""
