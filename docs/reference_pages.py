@@ -32,8 +32,8 @@ from tele.conch.client.transport import HOST_CERTIFICATES
 from tele.config import values
 from tele.config.values import Address, Chosen, FileConfig, Network, Pins, Size
 from tele.outbound.egress import EgressProxy
-from tele.wire.agreement import METHODS, SERVER_METHODS
 from tele.wire.ciphers import CIPHERS, MACS, SERVER_CIPHERS
+from tele.wire.key_agreement import METHODS, SERVER_METHODS
 from tele.wire.negotiation import COMPRESSIONS
 
 

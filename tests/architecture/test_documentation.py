@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tele.certs.algorithms import HOST_ALGORITHMS, USER_ALGORITHMS
-from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, MACS
+from tele.wire.key_agreement import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*(ROOT / "docs").rglob("*.rst"), ROOT / "README.rst"]

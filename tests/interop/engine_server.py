@@ -40,7 +40,7 @@ from tele.conch.transport.exchange import HostKeys
 from tele.log import LogFormat, set_up_logging
 from tele.model.identity import HostRole
 from tele.sockets.direct import listen
-from tele.wire.agreement import METHODS
+from tele.wire.key_agreement import METHODS
 
 CLUSTER = "engine"
 WINDOW = 2 << 20

@@ -33,8 +33,8 @@ from tele.conch.session.programs import ProgramRequest
 from tele.errors import AccessDenied, BadCertificate
 from tele.model.identity import HostRole
 from tele.sockets.direct import DirectReactor
-from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, MACS, needs_mac
+from tele.wire.key_agreement import METHODS
 from three_processes import free_port, wait_for
 
 MEGABYTE = 1 << 20

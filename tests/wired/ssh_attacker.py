@@ -10,9 +10,9 @@ from twisted.internet.testing import StringTransport
 from tele.conch.client.transport import ClientIdentity
 from tele.testing.ssh import Address, World
 from tele.wire import numbers as n
-from tele.wire.agreement import METHODS, exchange_hash
 from tele.wire.ciphers import CIPHERS, Secrets
 from tele.wire.fields import Reader, boolean, string
+from tele.wire.key_agreement import METHODS, exchange_hash
 from tele.wire.negotiation import (
     EXT_INFO_CLIENT,
     STRICT_CLIENT,

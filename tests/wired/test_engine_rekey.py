@@ -12,9 +12,9 @@ from tele.admission.limits import REKEY_BURST, REKEY_PER_SECOND, Limits
 from tele.conch.transport.transport import Transport
 from tele.testing.ssh import Ends, World
 from tele.wire import numbers as n
-from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, MACS, needs_mac
 from tele.wire.fields import string
+from tele.wire.key_agreement import METHODS
 
 CHUNK = 32768
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
+from tele.cli.auth_client import Where, open_authority, where_options
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import not_empty, pages, read_moment
 from tele.cli.output import Column, format_option, one_word, plain, print_text, show_pages
-from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
 from tele.text import printable, printable_json
 

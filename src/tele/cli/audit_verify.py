@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from tele.cli.auth_client import Where, open_authority, where_options
 from tele.cli.output import format_option, print_text, show_data
-from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, TeleError
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
+from tele.cli.auth_client import Where, open_authority, where_options
 from tele.cli.home import replace_file, safe_name
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import split_words, ttl_option, warn_shorter
 from tele.cli.output import Column, format_option, plain, print_notice, print_text, show_list, words
-from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, NotFound
 
 _COLUMNS = (

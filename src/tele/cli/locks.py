@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import click
 
+from tele.cli.auth_client import Where, open_authority, where_options
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import end_of, end_option, pages, ttl_option
 from tele.cli.node_names import complete_node
@@ -20,7 +21,6 @@ from tele.cli.output import (
     show_data,
     show_pages,
 )
-from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
 
 _COLUMNS = (

@@ -19,10 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from tele.cli.home import CertificateSummary, Home, Profile, is_valid, safe_name
-from tele.cli.lists import read_password, ttl_option, warn_shorter
-from tele.cli.openssh import proxy_address, write_openssh_files
-from tele.cli.session import (
+from tele.cli.auth_client import (
     SKEW_SECONDS,
     Where,
     host_keys,
@@ -30,6 +27,9 @@ from tele.cli.session import (
     typed_options,
     where_options,
 )
+from tele.cli.home import CertificateSummary, Home, Profile, is_valid, safe_name
+from tele.cli.lists import read_password, ttl_option, warn_shorter
+from tele.cli.openssh import proxy_address, write_openssh_files
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, WrongClock
 from tele.text import difference
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tele.cli.auth_client import Authority, Where, open_authority
 from tele.cli.lists import pages
-from tele.cli.session import Authority, Where, open_authority
 
 
 def node_pages(authority: Authority, labels: tuple[str, ...] = ()) -> Iterator[Sequence[Any]]:

@@ -24,7 +24,7 @@ from tele.errors import TeleError
 if TYPE_CHECKING:
     import click
 
-    from tele.cli.session import Where
+    from tele.cli.auth_client import Where
 
 #: How long names in the file are used, and how long to wait for auth.
 FRESH_SECONDS = 60.0
@@ -88,7 +88,7 @@ def _patience(seconds: float) -> Iterator[None]:
 
 def complete_node(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     """Complete ``NODE`` or ``LOGIN@NODE``; for click's ``shell_complete``."""
-    from tele.cli.session import Where
+    from tele.cli.auth_client import Where
 
     if home := ctx.find_root().params.get("home"):
         os.environ["TELE_HOME"] = home  # completion does not run `tele`, which sets it otherwise

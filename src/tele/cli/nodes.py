@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from tele.cli.auth_client import Authority, Where, current, open_authority, where_options
 from tele.cli.home import is_name
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.node_lists import all_nodes, node_pages
 from tele.cli.node_names import complete_node, remember
 from tele.cli.output import Column, ago, format_option, plain, show_data, show_pages, words
-from tele.cli.session import Authority, Where, current, open_authority, where_options
 from tele.errors import InvalidInput, NotFound, TeleError, quoted
 
 #: Nodes that are listed when several fit.

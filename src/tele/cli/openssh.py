@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import click
 
+from tele.cli.auth_client import Where, current, host_keys, where_options
 from tele.cli.home import DEFAULT_PORT, Home, Profile, replace_file, safe_name
-from tele.cli.session import Where, current, host_keys, where_options
 from tele.errors import InvalidInput, TeleError, quoted
 from tele.model.addresses import Address
 

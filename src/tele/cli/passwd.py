@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from tele.cli.auth_client import Where, open_authority, where_options
 from tele.cli.lists import read_password
 from tele.cli.output import print_notice
-from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
 
 

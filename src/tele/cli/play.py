@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tele.cli.auth_client import Where, where_options
 from tele.cli.output import print_notice
 from tele.cli.recordings import open_source
-from tele.cli.session import Where, where_options
 from tele.errors import InvalidInput
 from tele.text import printable
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tele.cli.auth_client import Authority, Where, open_authority, where_options
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import not_empty, pages, read_moment
 from tele.cli.output import (
@@ -22,7 +23,6 @@ from tele.cli.output import (
     span,
     started_ago,
 )
-from tele.cli.session import Authority, Where, open_authority, where_options
 from tele.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:

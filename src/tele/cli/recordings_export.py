@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
+from tele.cli.auth_client import Where, where_options
 from tele.cli.home import is_name
 from tele.cli.output import print_notice
 from tele.cli.recordings import open_source
-from tele.cli.session import Where, where_options
 from tele.errors import InvalidInput, quoted
 from tele.text import printable
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tele.cli.auth_client import Authority, Where, open_authority, where_options
 from tele.cli.output import format_option, print_notice, print_text, show_data
 from tele.cli.recordings import open_source
-from tele.cli.session import Authority, Where, open_authority, where_options
 from tele.errors import BadCertificate, BadRecording, InvalidInput
 from tele.text import printable
 
@@ -84,7 +84,7 @@ def _trust(
 ) -> tuple[set[bytes], str]:
     """Return the keys (blobs) of the host authority, and the cluster of the recording."""
     from tele.certs.keys import parse_line
-    from tele.cli.session import current, host_keys
+    from tele.cli.auth_client import current, host_keys
 
     if ca is not None:
         # Its certificates name one cluster; the manifest's has to be the same.

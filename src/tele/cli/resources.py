@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from tele.cli.auth_client import Authority, Where, open_authority, where_options
 from tele.cli.lists import pages
 from tele.cli.output import (
     format_option,
@@ -19,7 +20,6 @@ from tele.cli.output import (
     show_data,
     show_items,
 )
-from tele.cli.session import Authority, Where, open_authority, where_options
 from tele.errors import InvalidInput, NotFound, quoted
 
 _PLURALS = {

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
+from tele.cli.auth_client import Where, open_authority, where_options
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import pages
 from tele.cli.output import Column, ago, format_option, show_pages, started_ago
-from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput
 
 

@@ -19,6 +19,7 @@ from typing import NoReturn
 import click
 from click.shell_completion import CompletionItem
 
+from tele.cli.auth_client import valid_profile, warn_clock_behind, which_cluster
 from tele.cli.home import CertificateSummary, Home, Profile
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.node_names import complete_node
@@ -28,7 +29,6 @@ from tele.cli.openssh import (
     this_program,
     write_openssh_files,
 )
-from tele.cli.session import valid_profile, warn_clock_behind, which_cluster
 from tele.errors import InvalidInput, quoted
 
 #: Options of ssh(1) and scp(1) that take an argument.
@@ -103,8 +103,8 @@ def _labelled(where: tuple[str | None, str | None, str | None]) -> Callable[[str
     """Return a function that finds a node by its labels, by asking auth."""
 
     def find(selector: str) -> str:
+        from tele.cli.auth_client import Where
         from tele.cli.nodes import labelled_node
-        from tele.cli.session import Where
 
         return labelled_node(selector, Where(*where))
 

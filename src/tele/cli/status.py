@@ -6,9 +6,9 @@ import time
 
 import click
 
+from tele.cli.auth_client import Where, valid_profile, warn_clock_behind, where_options
 from tele.cli.home import Home
 from tele.cli.output import ROUNDING, format_option, print_text, show_data, span
-from tele.cli.session import Where, valid_profile, warn_clock_behind, where_options
 from tele.text import printable
 
 #: How long nodes and proxies use cached state when auth is down, in seconds: the time left of their

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tele.cli.auth_client import Where, open_authority, where_options
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import not_empty, pages, split_pairs, split_words, ttl_option
 from tele.cli.output import (
@@ -20,7 +21,6 @@ from tele.cli.output import (
     show_pages,
     words,
 )
-from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, quoted
 
 

@@ -96,7 +96,7 @@ def up(
     if detach:
         return _detached(place, lock, account, accounts, address)
     place.write_pid(lock)
-    from tele.cli.running import run_cluster
+    from tele.cli.up_process import run_cluster
 
     status = run_cluster(place, account, accounts, address, _print_result)
     place.unlock(lock)
@@ -312,7 +312,7 @@ def _run_daemon(
         os.close(nothing)
         os.close(log)
         place.write_pid(lock)
-        from tele.cli.running import run_cluster
+        from tele.cli.up_process import run_cluster
 
         def report(outcome: dict[str, Any]) -> None:
             os.write(writing, json.dumps(outcome).encode("utf-8") + b"\n")

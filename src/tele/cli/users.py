@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from tele.cli.auth_client import Where, open_authority, where_options
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import end_of, end_option, pages, read_password, split_words, ttl_option
 from tele.cli.output import (
@@ -19,7 +20,6 @@ from tele.cli.output import (
     show_pages,
     words,
 )
-from tele.cli.session import Where, open_authority, where_options
 from tele.errors import InvalidInput, quoted
 
 _COLUMNS = (

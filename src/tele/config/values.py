@@ -31,8 +31,8 @@ from tele.model.addresses import Address as Address
 from tele.model.names import HOST_NAME_PATTERN
 from tele.model.resources import RecordingSettings, keepalive_problem
 from tele.outbound.egress import EgressProxy
-from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
+from tele.wire.key_agreement import METHODS
 
 
 def key(

@@ -27,9 +27,9 @@ from tele.config.values import (
 from tele.data_dir import DataDirLock
 from tele.errors import InvalidInput
 from tele.interfaces import IRecorder
-from tele.membership.agreement import check_kept_identity
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
+from tele.membership.kept_identity import check_kept_identity
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore, MemoryStore
 from tele.model.identity import HostRole

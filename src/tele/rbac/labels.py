@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 from tele.errors import InvalidInput, quoted
 from tele.model.patterns import matches
-from tele.rbac.expressions import expression
+from tele.rbac.regular_expressions import expression
 
 Condition = Mapping[str, tuple[str, ...]]
 

@@ -46,8 +46,8 @@ from tele.loop import validity_date
 from tele.model.identity import HostIdentity, HostRole
 from tele.text import printable_lines
 from tele.wire import numbers as n
-from tele.wire.agreement import METHODS, exchange_hash
 from tele.wire.fields import Reader, boolean, string
+from tele.wire.key_agreement import METHODS, exchange_hash
 from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER
 
 log = make_logger(__name__)

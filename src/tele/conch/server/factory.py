@@ -26,8 +26,8 @@ from tele.conch.transport.exchange import HostKeys
 from tele.conch.transport.refusal import Refusal
 from tele.errors import InvalidInput, quoted
 from tele.model.addresses import source_network
-from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS
+from tele.wire.key_agreement import METHODS
 
 _DICE = random.SystemRandom()
 

@@ -35,9 +35,9 @@ from tele.model.identity import HostIdentity
 from tele.sockets.direct import DirectSocket
 from tele.text import printable
 from tele.wire import numbers as n
-from tele.wire.agreement import METHODS, SERVER_METHODS, exchange_hash
 from tele.wire.ciphers import SERVER_CIPHERS
 from tele.wire.fields import Reader, string, uint32
+from tele.wire.key_agreement import METHODS, SERVER_METHODS, exchange_hash
 from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER
 
 USERAUTH = b"ssh-userauth"

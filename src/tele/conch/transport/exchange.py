@@ -11,8 +11,8 @@ from attrs import define
 
 from tele.certs.certificate import Certificate
 from tele.certs.keys import PrivateKey
-from tele.wire.agreement import Initiation
 from tele.wire.ciphers import Secrets
+from tele.wire.key_agreement import Initiation
 from tele.wire.negotiation import Agreement, KexInit
 
 

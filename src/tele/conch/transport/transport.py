@@ -38,8 +38,8 @@ from tele.sockets.direct import DirectSocket
 from tele.sockets.links import make_link
 from tele.sockets.protocols import BufferReceiver
 from tele.wire import numbers as n
-from tele.wire.agreement import METHODS
 from tele.wire.ciphers import CIPHERS, MACS
+from tele.wire.key_agreement import METHODS
 from tele.wire.negotiation import parse_extensions
 from tele.wire.packets import PlainOpener, PlainSealer
 from tele.wire.phases import FROM_CLIENT, FROM_SERVER, MessageFilter

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tele.errors import InvalidInput
-from tele.rbac.expressions import LENGTH_LIMIT, expression
+from tele.rbac.regular_expressions import LENGTH_LIMIT, expression
 
 
 @pytest.mark.parametrize(

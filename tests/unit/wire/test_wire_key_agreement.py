@@ -7,9 +7,9 @@ from hashlib import sha256
 import pytest
 
 from tele.errors import ProtocolError
-from tele.wire.agreement import METHODS, exchange_hash
 from tele.wire.ciphers import Secrets
 from tele.wire.fields import mpint, string
+from tele.wire.key_agreement import METHODS, exchange_hash
 
 
 @pytest.mark.parametrize("name", METHODS)
