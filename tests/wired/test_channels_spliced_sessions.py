@@ -14,7 +14,6 @@ from tele.admission.limits import Limits
 from tele.conch.client.session import ProgramChannel
 from tele.conch.connection.channel import REQUESTS_LIMIT, WINDOW, Channel
 from tele.conch.connection.permissions import Permissions
-from tele.conch.connection.pumps import GATHER_SECONDS
 from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.conch.session.spliced import open_spliced_session
 from tele.errors import AccessDenied
@@ -119,18 +118,11 @@ class Spliced:
         return started
 
     def settle(self) -> None:
-        """Carry bytes on both connections until there is nothing to do, nor in a moment: output in
-        small pieces is gathered.
-        """
-        was_idle = False
+        """Carry bytes on both connections until there is nothing to do."""
         for _ in range(100_000):
             moved = self.near.turn()
-            moved = self.far.turn() or moved
-            if was_idle and not moved:
+            if not self.far.turn() and not moved:
                 return
-            was_idle = not moved
-            if was_idle:
-                self.target.clock.advance(GATHER_SECONDS)
         raise AssertionError("there is no end to it")
 
     def open(self, channel: Any) -> Any:
