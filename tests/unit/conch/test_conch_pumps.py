@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import pty
-import tty
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from twisted.internet.interfaces import IReadDescriptor
-from twisted.internet.task import Clock
 from zope.interface.verify import verifyObject
 
-from tele.conch.connection.pumps import GATHER_SECONDS, LARGE_READ, SMALL_READS, Pump, move
+from tele.conch.connection.pumps import Pump, move
 from tele.sockets.buffers import BATCH, DATA_BUFFERS, MAX_DATA
 
 
@@ -64,18 +61,14 @@ class Sending:
         return self.remoteWindowLeft > 0
 
 
-class Reactor(Clock):
-    """A clock that notes what it would watch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.watched: set[Any] = set()
+class Reactor:
+    """Watches nothing."""
 
     def addReader(self, reader: Any) -> None:
-        self.watched.add(reader)
+        pass
 
     def removeReader(self, reader: Any) -> None:
-        self.watched.remove(reader)
+        pass
 
 
 @pytest.fixture
@@ -154,98 +147,3 @@ def test_small_writes_become_large_packets(pipe: tuple[int, int]) -> None:
     assert channel.conn.transport.sealed == [b"x" * 32768]
     pump.close()
     assert not ended
-
-
-class Piecemeal:
-    """A pump of a pipe into which a program writes pieces."""
-
-    def __init__(self, reading: int, writing: int) -> None:
-        self.channel: Any = Sending(1 << 24)
-        self.reactor = Reactor()
-        self.ends = 0
-        self._writing = writing
-        reactor: Any = self.reactor
-        channel: Any = self.channel
-        self.pump = Pump(reactor, reading, channel, None, self._done)
-
-    def _done(self) -> None:
-        self.ends += 1
-
-    def write(self, size: int) -> None:
-        """The program writes; the reactor finds it, if it watches."""
-        os.write(self._writing, b"x" * size)
-        if self.pump in self.reactor.watched:
-            self.pump.doRead()
-
-    @property
-    def sent(self) -> list[int]:
-        """The sizes of the packets."""
-        return [len(packet) for packet in self.channel.conn.transport.sealed]
-
-
-def test_a_flood_of_small_pieces_is_gathered(pipe: tuple[int, int]) -> None:
-    """After some small reads the pump leaves the pipe alone for a moment, and so each time."""
-    flood = Piecemeal(*pipe)
-    for _ in range(SMALL_READS):
-        flood.write(4096)
-    assert flood.sent == [4096] * SMALL_READS
-    assert not flood.reactor.watched
-    for _ in range(2):
-        for _ in range(7):
-            flood.write(4096)
-        flood.reactor.advance(GATHER_SECONDS)
-    assert flood.sent[SMALL_READS:] == [7 * 4096, 7 * 4096]
-    flood.pump.close()
-    assert not flood.reactor.getDelayedCalls()
-
-
-def test_a_flood_that_ends_is_read_at_once_as_before(pipe: tuple[int, int]) -> None:
-    """When there is nothing after a moment the pump watches again: the next piece is not late."""
-    flood = Piecemeal(*pipe)
-    for _ in range(SMALL_READS):
-        flood.write(4096)
-    flood.reactor.advance(GATHER_SECONDS)
-    assert flood.reactor.watched
-    flood.write(100)
-    assert flood.sent[-1] == 100
-    flood.write(4096)
-    assert flood.reactor.watched
-    assert flood.sent[-1] == 4096
-    flood.pump.close()
-
-
-@pytest.mark.parametrize("size", [1, 100, 3999, LARGE_READ])
-def test_other_output_is_never_delayed(pipe: tuple[int, int], size: int) -> None:
-    """Neither a line after the other, nor large blocks."""
-    program = Piecemeal(*pipe)
-    for _ in range(3 * SMALL_READS):
-        program.write(size)
-        assert program.reactor.watched
-    assert sum(program.sent) == 3 * SMALL_READS * size
-    assert not program.reactor.getDelayedCalls()
-    program.pump.close()
-
-
-def test_a_program_that_ends_is_not_waited_for(pipe: tuple[int, int]) -> None:
-    """What it wrote last is sent when it ends, and the end is reported once."""
-    flood = Piecemeal(*pipe)
-    for _ in range(SMALL_READS):
-        flood.write(4096)
-    flood.write(5000)
-    flood.pump.finish()
-    assert flood.sent[-1] == 5000
-    assert flood.ends == 1
-    assert not flood.reactor.getDelayedCalls()
-
-
-def test_a_terminal_is_never_gathered() -> None:
-    """A screen that is drawn in pieces of the terminal's size is drawn at once."""
-    reading, writing = pty.openpty()
-    tty.setraw(writing)
-    os.set_blocking(reading, False)
-    screen = Piecemeal(reading, writing)
-    for _ in range(3 * SMALL_READS):
-        screen.write(4000)
-        assert screen.reactor.watched
-    screen.pump.close()
-    os.close(writing)

@@ -7,31 +7,22 @@ Invariants:
 * Data are read into the packets that are sent, many with one read, and written to a descriptor
   from the packet that was received. Only what a descriptor does not take is copied.
 * The work of one turn of the reactor is bounded: a busy channel does not keep others waiting.
-* A program that writes much to a pipe in small pieces is read from each millisecond, not for each
-  piece. Terminals, and programs that write little at a time, are read from at once.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IReactorFDSet,
-    IReadDescriptor,
-    IWriteDescriptor,
-)
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor, IWriteDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.conch.connection.backlog import Backlog
 from tele.conch.connection.channel import Channel
 from tele.log import make_logger
-from tele.reactor import Reactor
 from tele.sockets.buffers import BATCH, DATA_BUFFERS, MAX_DATA
 
 log = make_logger(__name__)
@@ -42,14 +33,6 @@ FULL_READ: Final = 4000
 FINAL_READ_LIMIT: Final = 256 * 1024
 #: Pieces in one write to a descriptor.
 PIECES: Final = 64
-#: So many reads in a row of less than ``LARGE_READ`` bytes, but no fewer than ``FULL_READ``, are of
-#: a program that writes much in small pieces, as ``head`` and ``dd`` do.
-SMALL_READS: Final = 8
-LARGE_READ: Final = 64 * 1024
-#: How long its pieces are gathered, and in a pipe of how many bytes: at most 256 MB/s.
-GATHER_SECONDS: Final = 0.001
-GATHER_SIZE: Final = 256 * 1024
-_F_SETPIPE_SZ: Final = 1031
 
 Buffers = Sequence[memoryview]
 #: Reads into buffers, one after the other; returns the number of bytes, 0 at the end, None if
@@ -106,14 +89,6 @@ def _after(buffers: Buffers, filled: int) -> Buffers:
     return (buffers[at][filled:], *buffers[at + 1 :]) if at < len(buffers) else ()
 
 
-def _enlarge(descriptor: int) -> bool:
-    """Let a pipe hold GATHER_SIZE bytes (pipe(7)); return whether it is a pipe, and does."""
-    try:
-        return fcntl.fcntl(descriptor, _F_SETPIPE_SZ, GATHER_SIZE) >= GATHER_SIZE
-    except OSError:  # not a pipe, or the pipes of this account have all that they may
-        return False
-
-
 @implementer(IReadDescriptor)
 class Pump:
     """Sends what ``descriptor`` gives on ``channel``; ``done()`` is called once, at its end.
@@ -124,7 +99,7 @@ class Pump:
 
     def __init__(
         self,
-        reactor: Reactor,
+        reactor: IReactorFDSet,
         descriptor: int,
         channel: Channel,
         code: int | None,
@@ -141,11 +116,6 @@ class Pump:
         self._is_behind = is_behind
         self._reading = False
         self._final_bytes: int | None = None
-        self._last_read = 0
-        self._small_reads = 0
-        self._gathering: IDelayedCall | None = None
-        #: Whether the descriptor is a pipe that holds GATHER_SIZE bytes; None: not tried.
-        self._is_large: bool | None = None
         self.ended = False
         self.resume()
 
@@ -158,11 +128,7 @@ class Pump:
         return "pump"
 
     def _may_read(self) -> bool:
-        return (
-            self._gathering is None
-            and self._channel.is_writable
-            and (self._is_behind is None or not self._is_behind())
-        )
+        return self._channel.is_writable and (self._is_behind is None or not self._is_behind())
 
     def resume(self) -> None:
         """The channel or the observer has changed: start reading, or stop."""
@@ -187,7 +153,6 @@ class Pump:
         side open.
         """
         self._final_bytes = FINAL_READ_LIMIT
-        self._stop_gathering()
         self.resume()
 
     def doRead(self) -> None:
@@ -198,39 +163,15 @@ class Pump:
                 self._done()
                 return
             if self._final_bytes is None:
-                self._gather()
                 break
         if not self.ended:
             self._watch_or_wait()
-
-    def _gather(self) -> None:
-        """Read again in a while, if the program writes much in small pieces."""
-        if not FULL_READ <= self._last_read < LARGE_READ:
-            if self._last_read:
-                self._small_reads = 0
-            return
-        self._small_reads += 1
-        if self._small_reads < SMALL_READS or self._is_large is False:
-            return
-        if self._is_large is None:
-            self._is_large = _enlarge(self._descriptor)
-        if self._is_large:
-            self._gathering = self._reactor.callLater(GATHER_SECONDS, self._gathered)
-
-    def _gathered(self) -> None:
-        self._gathering = None
-        self.doRead()
-
-    def _stop_gathering(self) -> None:
-        gathering, self._gathering = self._gathering, None
-        if gathering is not None:
-            gathering.cancel()
 
     def _read(self, buffers: Buffers) -> int | None:
         """See ``Read``. Output often comes in small pieces: they are gathered."""
         if self._final_bytes is not None and self._final_bytes <= 0:
             return 0
-        filled = self._last_read = 0
+        filled = 0
         while buffers:
             try:
                 count = os.readv(self._descriptor, buffers)
@@ -247,7 +188,6 @@ class Pump:
             if count < FULL_READ:
                 break
             buffers = _after(buffers, count)
-        self._last_read = filled
         if self._final_bytes is not None:
             self._final_bytes -= filled
         return filled
@@ -260,7 +200,6 @@ class Pump:
             self._reading = False
             self._reactor.removeReader(self)
         self.ended = True
-        self._stop_gathering()
         self._channel.conn.write_scheduler.cancel(self.doRead)
         os.close(self._descriptor)
 
