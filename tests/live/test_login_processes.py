@@ -379,7 +379,7 @@ def test_it_ends_with_the_spawner(root: Path, user: pwd.struct_passwd) -> None:
 
 
 def test_when_the_spawner_dies(root: Path, user: pwd.struct_passwd) -> None:
-    """Its sessions go on; it has nobody to report to and ends, without what was still asked."""
+    """Its sessions continue; it ends, and starts nothing that was asked for."""
     with machine(root) as it:
         host = host_of(it, user)
         output, report = it.start(user.pw_name, b"exec sleep 1000")

@@ -424,7 +424,7 @@ class Spawner:
         if self._by_number.get(child.number) is child:
             del self._by_number[child.number]
             self._report(child.number, "exited", **outcome_of(child.status))
-            if child.status == LOST:  # nobody holds its number any more
+            if child.status == LOST:  # its number may be another's
                 self._signals.send_as_account(child, signal.SIGHUP, signal.SIGCONT)
             self._clean_up(child)
 
