@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tele.certs.issue import HOST_LIFETIME
 from tele.membership.member import RENEW_AT
+from tele.model.lifetimes import HOST_LIFETIME
 from tele_command import BIN, Cluster, Tele
 
 pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")

@@ -19,7 +19,6 @@ from typing import Final
 from tele.auth.authorities import Authorities
 from tele.certs.certificate import PRINCIPALS_LIMIT, Certificate
 from tele.certs.issue import (
-    HOST_LIFETIME,
     HostCertificateRequest,
     UserCertificateRequest,
     issue_host,
@@ -34,6 +33,7 @@ from tele.model.addresses import plain_network
 from tele.model.api.members import PublicKeys
 from tele.model.authority import AuthorityKind, Certificates
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
+from tele.model.lifetimes import HOST_LIFETIME
 from tele.model.resources import Role, RoleOptions, User
 from tele.rbac.forced import may_forward
 from tele.rbac.logins import expand, logins_of

@@ -60,6 +60,7 @@ from tele.model.api.table import OPERATIONS
 from tele.model.api.users import LOGIN
 from tele.model.authority import Certificates
 from tele.model.identity import Caller, HostIdentity
+from tele.model.lifetimes import USER_LIFETIME
 
 
 @frozen
@@ -224,7 +225,7 @@ class LocalAuthority:
         return True
 
     async def issue_for(
-        self, user: str, keys: PublicKeys, ttl: timedelta = timedelta(hours=12)
+        self, user: str, keys: PublicKeys, ttl: timedelta = USER_LIFETIME
     ) -> Certificates:
         """Issue certificates for a user without asking for a password."""
         return await self._certificates.issue_for(user, keys, ttl)

@@ -24,11 +24,11 @@ from attrs import Factory, evolve, frozen
 from tele.auth.presence import Hosts
 from tele.auth.repository import Repository, Versioned
 from tele.auth.state import REVOKED_HOSTS
-from tele.certs.issue import HOST_LIFETIME
 from tele.errors import AccessDenied, Conflict, NotFound, Unavailable, quoted
 from tele.interfaces import Delete, IBackend, Put
 from tele.model.addresses import host_of, plain_address
 from tele.model.identity import HostIdentity, HostRole
+from tele.model.lifetimes import HOST_LIFETIME
 from tele.model.presence import OFFLINE_AFTER
 from tele.model.revocation import HostRevocation, revoked_before
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Final
 
 from attrs import Factory, frozen
 
@@ -24,6 +23,7 @@ from tele.certs.keys import PrivateKey, parse_public_key
 from tele.certs.names import check_name, own_addresses
 from tele.errors import InvalidInput
 from tele.model.identity import HostRole
+from tele.model.lifetimes import HOST_LIFETIME, USER_LIFETIME
 from tele.rbac.certificate import (
     PERMIT_AGENT_FORWARDING,
     PERMIT_PORT_FORWARDING,
@@ -33,9 +33,6 @@ from tele.rbac.certificate import (
 from tele.wire.fields import Reader, string, uint32
 
 Entropy = Callable[[int], bytes]
-
-USER_LIFETIME: Final = timedelta(hours=12)
-HOST_LIFETIME: Final = timedelta(hours=24)
 
 
 @frozen

@@ -34,6 +34,7 @@ from tele.certs.names import own_addresses
 from tele.errors import BadCertificate, InvalidInput
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
+from tele.model.lifetimes import AUTHORITY_LIFETIME
 
 #: 2.25 is the arc of UUIDs (ITU-T X.667): this UUID was generated for tele's identities.
 IDENTITY_OID: Final = x509.ObjectIdentifier("2.25.243107219317653921845609264174318220911")
@@ -249,7 +250,7 @@ def make_authority(
     key: TlsKey,
     now: datetime,
     entropy: Callable[[int], bytes],
-    lifetime: timedelta = timedelta(days=3650),
+    lifetime: timedelta = AUTHORITY_LIFETIME,
 ) -> str:
     """Return the self-signed CA certificate (PEM) of one kind of authority of a cluster."""
     name = _name(f"tele {kind.value} authority", cluster)

@@ -14,6 +14,7 @@ from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import split_words, ttl_option, warn_shorter
 from tele.cli.output import Column, format_option, plain, print_notice, print_text, show_list, words
 from tele.errors import InvalidInput, NotFound
+from tele.model.lifetimes import HOST_LIFETIME, USER_LIFETIME
 
 _COLUMNS = (
     Column("KIND", lambda a: a["kind"]),
@@ -131,15 +132,13 @@ _out = click.option(
     help="Where to write; - is standard output. Default: KEY-cert.pub beside the key, and"
     " standard output if that is no terminal.",
 )
-_ttl = ttl_option("12h")
-_DAY_OF_WORK = timedelta(hours=12)
 
 
 @click.command()
 @_key
 @click.option("--user", "name", required=True, help="The user that the certificate is for.")
 @click.option("--login", "logins", multiple=True, help="OS accounts; default: all of the user's.")
-@_ttl
+@ttl_option(USER_LIFETIME)
 @_out
 @where_options(local=True, user=False)
 def sign_user(
@@ -153,7 +152,7 @@ def sign_user(
     """Sign the public key in the file KEY for a user, for automation."""
     from tele.model.api.authorities import SIGN_USER, SignUser
 
-    lifetime = _DAY_OF_WORK if ttl is None else ttl
+    lifetime = USER_LIFETIME if ttl is None else ttl
     request = SignUser(name, _read_key(key), split_words(logins), lifetime)
     with open_authority(where) as authority:
         signed = plain(authority.perform(SIGN_USER, request))
@@ -165,7 +164,7 @@ def sign_user(
 @_key
 @click.option("--principal", "principals", multiple=True, required=True, help="A name of the host.")
 @click.option("--name", default="", help="The key id; default: the first principal.")
-@_ttl
+@ttl_option(HOST_LIFETIME)
 @_out
 @where_options(local=True)
 def sign_host(
@@ -179,7 +178,7 @@ def sign_host(
     """Sign the public host key in the file KEY, for an sshd."""
     from tele.model.api.authorities import SIGN_HOST, SignHost
 
-    lifetime = _DAY_OF_WORK if ttl is None else ttl
+    lifetime = HOST_LIFETIME if ttl is None else ttl
     request = SignHost(_read_key(key), split_words(principals), name, lifetime)
     with open_authority(where) as authority:
         signed = plain(authority.perform(SIGN_HOST, request))

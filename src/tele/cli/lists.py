@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from tele.errors import InvalidInput, quoted
+from tele.model.scalars import format_duration, parse_duration
 from tele.private_files import read_secret
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,23 +59,22 @@ def split_pairs(values: Iterable[str]) -> dict[str, str]:
     return pairs
 
 
-def ttl_option(default: str) -> Callable[[F], F]:
+def ttl_option(default: timedelta | str) -> Callable[[F], F]:
     """Give a command ``--ttl``; the argument is a length of time, None if it is not given.
 
-    The command applies ``default``: parsing it here would cost an import.
+    The command applies ``default``; as a text it says what happens without the option.
     """
 
     def read(_: click.Context, __: click.Parameter, value: str | None) -> timedelta | None:
         if value is None:
             return None
-        from tele.model.codec import parse_duration
-
         try:
             return parse_duration(value)
         except ValueError as error:
             raise click.BadParameter(str(error)) from None
 
-    message = f"How long it is valid, such as 90s or 1h30m.  [default: {default}]"
+    stated = default if isinstance(default, str) else format_duration(default)
+    message = f"How long it is valid, such as 90s or 1h30m.  [default: {stated}]"
     return click.option("--ttl", metavar="TIME", callback=read, help=message)
 
 

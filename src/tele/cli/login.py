@@ -31,6 +31,7 @@ from tele.cli.home import CertificateSummary, Home, Profile, is_valid, safe_name
 from tele.cli.lists import read_password, ttl_option, warn_shorter
 from tele.cli.openssh import proxy_address, write_openssh_files
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, WrongClock
+from tele.model.lifetimes import USER_LIFETIME
 from tele.text import difference
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, allow_dash=True),
     help="A file whose first line is the password; - is standard input.",
 )
-@ttl_option("12h")
+@ttl_option(USER_LIFETIME)
 @click.option("--ca-pin", multiple=True, help="sha256:... of the cluster's host CA.")
 @click.option("--if-needed", is_flag=True, help="Do nothing if there is a valid certificate.")
 def login(
@@ -93,7 +94,7 @@ def login(
     keys = PublicKeys(ssh.public.line, tls.public_pem)
     with BlockingAuthority(address, None, trust, f"auth.{known}") as authority:
         device = _device(home, Profile(known, address, name, pins), keys)
-        lifetime = timedelta(hours=12) if ttl is None else ttl
+        lifetime = USER_LIFETIME if ttl is None else ttl
         got = authority.perform(LOGIN, LoginRequest(name, password, keys, lifetime, device))
     profile = Profile(known, address, name, pins)
     summary = store_certificates(home, profile, ssh, tls, got)

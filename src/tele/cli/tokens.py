@@ -22,6 +22,7 @@ from tele.cli.output import (
     words,
 )
 from tele.errors import InvalidInput, quoted
+from tele.model.lifetimes import TOKEN_LIFETIME
 
 
 def _permits(token: Mapping[str, Any]) -> str:
@@ -58,7 +59,7 @@ def tokens() -> None:
 
 @click.command()
 @click.option("--role", "roles", multiple=True, default=("node",), show_default=True)
-@ttl_option("30m")
+@ttl_option(TOKEN_LIFETIME)
 @click.option("--max-uses", type=click.IntRange(0), default=0, help="How many hosts; 0: no limit.")
 @click.option("--label", "labels", multiple=True, help="A label K=V of hosts with this token.")
 @click.option(
@@ -101,7 +102,7 @@ def add(
             raise InvalidInput(f"unknown role {quoted(role)}; there are {', '.join(known)}")
     request = NewToken(
         tuple(known[r] for r in wanted),
-        timedelta(minutes=30) if ttl is None else ttl,
+        TOKEN_LIFETIME if ttl is None else ttl,
         max_uses,
         split_pairs(labels),
         addresses=split_words(addresses),

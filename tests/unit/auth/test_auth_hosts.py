@@ -14,7 +14,6 @@ from tele.auth.members import NAMES, REJOIN_LIMIT
 from tele.auth.presence import RETURN_TIME, Hosts
 from tele.auth.repository import Repository
 from tele.certs.certificate import parse_certificate
-from tele.certs.issue import HOST_LIFETIME
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.rejoin import sign_rejoin
 from tele.certs.x509 import TlsKey
@@ -26,6 +25,7 @@ from tele.model.api.hosts import ListHosts
 from tele.model.api.paging import ById, Paged
 from tele.model.codec import decode, format_time
 from tele.model.identity import Caller, HostRole
+from tele.model.lifetimes import HOST_LIFETIME
 from tele.model.presence import OFFLINE_AFTER, Presence, Status
 from tele.model.resources import Lock, LockSpec, LockTarget, Metadata
 

@@ -29,7 +29,6 @@ from tele.auth.members import REJOIN_LIMIT, Member, Members, Overtaken, addresse
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
-from tele.certs.issue import HOST_LIFETIME
 from tele.certs.names import check_name
 from tele.certs.rejoin import check_rejoin
 from tele.errors import AccessDenied, BadCertificate, InvalidInput, Unavailable, quoted
@@ -42,6 +41,7 @@ from tele.model.api.members import PublicKeys
 from tele.model.authority import Certificates
 from tele.model.codec import format_time
 from tele.model.identity import Caller
+from tele.model.lifetimes import HOST_LIFETIME
 
 ATTEMPTS: Final = 20
 

@@ -8,6 +8,7 @@ from attrs import frozen
 
 from tele.model.api.operation import Nothing, Operation, Permitted, Users
 from tele.model.authority import TrustedAuthority
+from tele.model.lifetimes import HOST_LIFETIME, USER_LIFETIME
 
 
 @frozen
@@ -20,7 +21,7 @@ class SignUser:
     user: str
     ssh_public_key: str
     logins: tuple[str, ...] = ()
-    ttl: timedelta = timedelta(hours=12)
+    ttl: timedelta = USER_LIFETIME
 
 
 @frozen
@@ -30,7 +31,7 @@ class SignHost:
     ssh_public_key: str
     principals: tuple[str, ...]
     name: str = ""
-    ttl: timedelta = timedelta(hours=24)
+    ttl: timedelta = HOST_LIFETIME
 
 
 @frozen

@@ -12,6 +12,7 @@ from tele.model.api.operation import Nothing, Operation, Permitted
 from tele.model.api.paging import ById, Paged
 from tele.model.bounds import AtMost, Between
 from tele.model.identity import HostRole
+from tele.model.lifetimes import TOKEN_LIFETIME
 from tele.model.presence import ADDRESSES_LIMIT
 
 #: Names that a token may take from hosts that are offline.
@@ -30,7 +31,7 @@ class NewToken:
     """
 
     roles: tuple[HostRole, ...]
-    ttl: timedelta = timedelta(minutes=30)
+    ttl: timedelta = TOKEN_LIFETIME
     max_uses: int = field(default=0, validator=Between(0))
     labels: Mapping[str, str] = Factory(dict)
     token: str = field(default="", repr=False)

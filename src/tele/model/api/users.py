@@ -10,6 +10,7 @@ from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Anyone, Nothing, Operation, Permitted, Users
 from tele.model.api.paging import ByName, Paged
 from tele.model.authority import Certificates
+from tele.model.lifetimes import USER_LIFETIME
 from tele.model.resources import User
 from tele.model.session import Session
 
@@ -35,7 +36,7 @@ class LoginRequest:
     user: str
     password: str = field(repr=False)
     keys: PublicKeys
-    ttl: timedelta = timedelta(hours=12)
+    ttl: timedelta = USER_LIFETIME
     device: KnownDevice | None = None
 
 
