@@ -175,6 +175,9 @@ def configuration_lines() -> Iterator[str]:
 _MODEL = {
     "mode": "Whether nodes record sessions. Any other mode is refused.",
     "proxy_checks_host_keys": "``true``: host keys are always checked. ``false`` is refused.",
+    "sync_end_after": "In a sync mode, how long a session waits for auth before it is ended.",
+    "capture_head": "How much of the begin of each stream of a command without a terminal is kept.",
+    "capture_tail": "How much of the end of each stream of a command without a terminal is kept.",
 }
 
 

@@ -25,14 +25,14 @@ from attrs import frozen
 
 from tele.certs.pins import read_pin
 from tele.config.document import Place, Value, find_documents
-from tele.config.values import SIZE_UNITS, Address, Chosen, FileConfig, Network, Pins, Size
+from tele.config.values import Address, Chosen, FileConfig, Network, Pins, Size
 from tele.errors import ConfigError, InvalidInput, quoted
 from tele.model.addresses import plain_network
 from tele.model.codec import parse_duration
+from tele.model.sizes import read_size
 from tele.outbound.egress import EgressProxy, parse_proxy
 
 _KIND = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
-_SIZE: Final = re.compile(r"([0-9]{1,6})(MiB|GiB|TiB)", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?", re.ASCII)
 
 #: The value of a key that could not be read.
@@ -251,11 +251,7 @@ def _duration(value: Value, _: int) -> timedelta:
 def _size(value: Value, _: int) -> Size:
     if value.value == 0 and not isinstance(value.value, bool):
         return Size(0)
-    text = _text(value, 0)
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{quoted(text)} is not a size such as 512MiB, 1GiB or 2TiB")
-    return Size(int(match[1]) * SIZE_UNITS[match[2]])
+    return read_size(_text(value, 0))
 
 
 def _address(value: Value, default_port: int) -> Address:

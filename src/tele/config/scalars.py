@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final
 
 from attrs import frozen
 
@@ -35,22 +34,6 @@ class Network:
 
     def __str__(self) -> str:
         return str(self.value)
-
-
-@frozen
-class Size:
-    """Bytes, as ``512MiB``, ``1GiB`` or ``2TiB``; ``0`` where that means none."""
-
-    bytes: int
-
-    def __str__(self) -> str:
-        for unit, factor in reversed(SIZE_UNITS.items()):
-            if self.bytes and self.bytes % factor == 0:
-                return f"{self.bytes // factor}{unit}"
-        return str(self.bytes)
-
-
-SIZE_UNITS: Final = {"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 class Keep(str, Enum):

@@ -16,7 +16,6 @@ from attrs import Factory, field, frozen
 
 from tele.admission.penalties import Overflow, PenaltyRules
 from tele.certs.suites import SignatureSuite
-from tele.config.scalars import SIZE_UNITS as SIZE_UNITS
 from tele.config.scalars import Chosen as Chosen
 from tele.config.scalars import Keep as Keep
 from tele.config.scalars import Level as Level
@@ -24,12 +23,12 @@ from tele.config.scalars import LogForm as LogForm
 from tele.config.scalars import Network as Network
 from tele.config.scalars import Pins as Pins
 from tele.config.scalars import ProxyProtocol as ProxyProtocol
-from tele.config.scalars import Size as Size
 from tele.errors import quoted
 from tele.model.access import GatewayPorts
 from tele.model.addresses import Address as Address
 from tele.model.names import HOST_NAME_PATTERN
 from tele.model.resources import RecordingSettings, keepalive_problem
+from tele.model.sizes import Size as Size
 from tele.outbound.egress import EgressProxy
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 from tele.wire.key_agreement import METHODS

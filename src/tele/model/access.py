@@ -9,7 +9,7 @@ from typing import Final
 from attrs import frozen
 
 from tele.model.identity import UserIdentity
-from tele.model.resources import MAX_FORWARDS
+from tele.model.resources import MAX_FORWARDS, RecordingMode, RecordingSettings
 
 
 class Reason(str, Enum):
@@ -59,13 +59,44 @@ class Denied:
 
 
 @frozen
+class RecordingPlan:
+    """How one connection is recorded, from its login to its end.
+
+    ``sync``: output reaches the user only after auth has it; a session that waits for auth longer
+    than ``sync_end_after`` ends. ``capture_head`` and ``capture_tail`` are the bytes kept of each
+    stream of a command without a terminal, at its begin and at its end. ``input``: what the user
+    types is recorded, too. ``strict``: nothing runs that cannot be recorded.
+    """
+
+    mode: RecordingMode = RecordingMode.NODE
+    sync: bool = False
+    sync_end_after: timedelta = timedelta(minutes=5)
+    capture_head: int = 1 << 20
+    capture_tail: int = 64 << 10
+    input: bool = False
+    strict: bool = False
+
+    @classmethod
+    def of(cls, settings: RecordingSettings, *, input: bool, strict: bool) -> RecordingPlan:  # noqa: A002
+        """Return what the cluster's ``settings`` and the roles ask for."""
+        return cls(
+            settings.mode,
+            settings.mode in (RecordingMode.NODE_SYNC, RecordingMode.PROXY_SYNC),
+            settings.sync_end_after,
+            settings.capture_head.bytes,
+            settings.capture_tail.bytes,
+            input,
+            strict,
+        )
+
+
+@frozen
 class Grant:
     """All that one SSH connection may do; no later step decides again.
 
     ``roles`` are those that allowed it. ``expires`` is the end of the certificate.
     ``client_keepalive`` and ``max_forwards``: see :class:`tele.model.resources.RoleOptions`. With
-    ``record_strictly`` nothing runs that cannot be recorded; with ``break_glass`` it does, also if
-    the audit cannot be stored.
+    ``break_glass`` everything runs, also if the audit cannot be stored.
     """
 
     identity: UserIdentity
@@ -77,9 +108,8 @@ class Grant:
     agent_forwarding: bool = False
     x11_forwarding: bool = False
     max_sessions: int = 10
-    record_input: bool = False
+    recording: RecordingPlan = RecordingPlan()
     force_command: str | None = None
     client_keepalive: timedelta | None = None
     max_forwards: int = MAX_FORWARDS
-    record_strictly: bool = False
     break_glass: bool = False

@@ -39,6 +39,7 @@ from tele.model.scalars import format_duration as format_duration
 from tele.model.scalars import format_time as format_time
 from tele.model.scalars import parse_duration as parse_duration
 from tele.model.scalars import parse_time as parse_time
+from tele.model.sizes import Size, read_size
 
 T = TypeVar("T")
 
@@ -100,11 +101,13 @@ def _make_converter() -> Converter:
     converter.register_structure_hook(bytes, _from_text(parse_base64))
     converter.register_structure_hook(datetime, _from_text(parse_time))
     converter.register_structure_hook(timedelta, _from_text(parse_duration))
+    converter.register_structure_hook(Size, _from_text(read_size))
     # cattrs would leave enumerations that are strings as they are; YAML cannot write them.
     converter.register_unstructure_hook(str, _plain_text)
     converter.register_unstructure_hook(bytes, format_base64)
     converter.register_unstructure_hook(datetime, format_time)
     converter.register_unstructure_hook(timedelta, format_duration)
+    converter.register_unstructure_hook(Size, str)
 
     def without_omitted(cls: Any) -> Callable[[Any], Any]:
         omitted: dict[str, Any] = {name: override(omit_if_default=True) for name in _omitted(cls)}

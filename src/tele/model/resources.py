@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from attrs import Factory, asdict, field, fields, frozen
 
 from tele.model.bounds import OMITTED, AtMost, Between, OneOf
 from tele.model.names import NAME
+from tele.model.sizes import Size
 
 #: The default of ``max_forwards``.
 MAX_FORWARDS = 1024
+#: The longest part of a stream that is kept, in bytes: a session holds both parts in memory.
+CAPTURE_LIMIT: Final = 8 << 20
 
 
 @frozen
@@ -165,22 +168,52 @@ def host_keys_problem(checked: bool) -> str:
     return "" if checked else "host keys are always checked; leave this key out"
 
 
+def sync_end_problem(value: timedelta) -> str:
+    """Return what is wrong with a value of ``sync_end_after``, or nothing."""
+    return "" if timedelta(seconds=5) <= value <= timedelta(days=1) else "from 5s to 1d"
+
+
+def capture_problem(value: Size) -> str:
+    """Return what is wrong with the length of a part of a captured stream, or nothing."""
+    return "" if value.bytes <= CAPTURE_LIMIT else f"at most {Size(CAPTURE_LIMIT)}"
+
+
 @frozen
 class RecordingSettings:
-    """Cluster-wide; from auth's configuration."""
+    """How sessions are recorded in the whole cluster; see :class:`Cluster`.
+
+    ``sync_end_after``: in a sync mode a session that waits so long for auth is ended. Of what a
+    command without a terminal writes and reads, each stream's first ``capture_head`` and last
+    ``capture_tail`` bytes are kept.
+    """
 
     mode: RecordingMode = field(
         default=RecordingMode.NODE, metadata={"check": mode_problem, "values": RECORDING_MODES}
     )
     proxy_checks_host_keys: bool = field(default=True, metadata={"check": host_keys_problem})
+    # Hosts of an older version do not know these keys: they are left out while nobody set them.
+    sync_end_after: timedelta = field(
+        default=timedelta(minutes=5), metadata={**OMITTED, "check": sync_end_problem}
+    )
+    capture_head: Size = field(
+        default=Size(1 << 20), metadata={**OMITTED, "check": capture_problem}
+    )
+    capture_tail: Size = field(
+        default=Size(64 << 10), metadata={**OMITTED, "check": capture_problem}
+    )
 
     @property
     def problem(self) -> str:
         """Why these settings are not supported, or nothing."""
-        if wrong := mode_problem(self.mode):
-            return f"session_recording mode {self.mode.value}: {wrong}"
-        if wrong := host_keys_problem(self.proxy_checks_host_keys):
-            return f"session_recording proxy_checks_host_keys false: {wrong}"
+        for name, wrong in (
+            (f"mode {self.mode.value}", mode_problem(self.mode)),
+            ("proxy_checks_host_keys false", host_keys_problem(self.proxy_checks_host_keys)),
+            ("sync_end_after", sync_end_problem(self.sync_end_after)),
+            ("capture_head", capture_problem(self.capture_head)),
+            ("capture_tail", capture_problem(self.capture_tail)),
+        ):
+            if wrong:
+                return f"session_recording {name}: {wrong}"
         return ""
 
 

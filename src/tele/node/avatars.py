@@ -68,6 +68,6 @@ class AvatarFactory:
 
     def _tape(self, context: ConnectionContext) -> ConnectionTape | None:
         recorder = self._settings.recorder
-        if recorder is None or self._member.state.recording.mode is RecordingMode.OFF:
+        if recorder is None or context.grant.recording.mode is RecordingMode.OFF:
             return None
         return make_tape(self._reactor, recorder, context, self._member.identity.host)

@@ -17,14 +17,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from tele.model.access import CertificateLimits, Denied, Grant, Reason
+from tele.model.access import CertificateLimits, Denied, Grant, Reason, RecordingPlan
 from tele.model.identity import UserIdentity
-from tele.model.resources import Lock, LockTarget, Role, Rule, SessionRecording
+from tele.model.resources import (
+    Lock,
+    LockTarget,
+    RecordingSettings,
+    Role,
+    Rule,
+    SessionRecording,
+)
 from tele.rbac import labels as conditions
 from tele.rbac.forced import may_forward, trouble_with
 from tele.rbac.logins import expand
 
 NO_LIMITS: Final = CertificateLimits()
+BY_NODES: Final = RecordingSettings()
 
 
 def decide(
@@ -38,12 +46,14 @@ def decide(
     certificate: CertificateLimits = NO_LIMITS,
     session_id: str = "",
     present: UserIdentity | None = None,
+    recording: RecordingSettings = BY_NODES,
 ) -> Grant | Denied:
     """Decide whether ``identity`` may log in as ``login`` to a node with ``node_labels``.
 
     ``roles`` are all of the cluster, by name; ``locks`` those in force; ``certificate`` is what the
     certificate of this connection withholds. A running session has a ``session_id``. ``present`` is
-    the identity that a new certificate would have, if it is known to differ.
+    the identity that a new certificate would have, if it is known to differ. ``recording`` is what
+    the cluster says about recordings.
     """
     present = present or identity
     denied = may_reach(
@@ -69,6 +79,10 @@ def decide(
     if isinstance(command, Denied):
         return command
     forced = command is not None
+    break_glass = any(o.break_glass for o in options) and any(
+        role.spec.options.break_glass for role in allowing
+    )
+    strictly = any(o.record is SessionRecording.STRICT for o in options)
     return Grant(
         identity=identity,
         login=login,
@@ -80,14 +94,16 @@ def decide(
         and all(may_forward(o.forward_agent, forced) for o in options),
         x11_forwarding=certificate.x11_forwarding and all(o.x11_forwarding for o in options),
         max_sessions=min(o.max_sessions for o in options),
-        record_input=any(o.record_input for o in options),
         permit_pty=certificate.permit_pty and all(o.permit_pty for o in options),
         force_command=command,
         client_keepalive=keepalive_of(restricting),
         max_forwards=min(o.max_forwards for o in options),
-        record_strictly=any(o.record is SessionRecording.STRICT for o in options),
-        break_glass=any(o.break_glass for o in options)
-        and any(role.spec.options.break_glass for role in allowing),
+        recording=RecordingPlan.of(
+            recording,
+            input=any(o.record_input for o in options),
+            strict=strictly and not break_glass,
+        ),
+        break_glass=break_glass,
     )
 
 

@@ -19,7 +19,7 @@ from attrs import evolve
 from tele.model.access import CertificateLimits, Denied, Grant, Reason
 from tele.model.api.members import ClusterState
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
-from tele.model.resources import Lock, Role
+from tele.model.resources import Lock, RecordingSettings, Role
 from tele.model.revocation import HostRevocation, UserRevocation
 from tele.rbac import decision
 
@@ -34,7 +34,9 @@ class Policy:
         revoked_users: Iterable[UserRevocation] = (),
         revoked_hosts: Iterable[HostRevocation] = (),
         client_keepalive: timedelta | None = None,
+        recording: RecordingSettings = decision.BY_NODES,
     ) -> None:
+        self._recording = recording
         self._client_keepalive = client_keepalive or timedelta(0)
         self.roles = dict(roles)
         self._locks: dict[tuple[str, str], list[Lock]] = {}
@@ -53,6 +55,7 @@ class Policy:
             state.revoked_users,
             state.revoked_hosts,
             state.client_keepalive,
+            state.recording,
         )
 
     # -- hosts ------------------------------------------------------------------------
@@ -145,7 +148,7 @@ class Policy:
         locks = self._locks_on(present, login=login, host_id=host_id, session=session_id)
         decided = decision.decide(
             counted, login, node_labels, self.roles, locks, now, host_id, certificate, session_id,
-            present,
+            present, self._recording,
         )  # fmt: skip
         if isinstance(decided, Grant) and decided.client_keepalive is None:
             return evolve(decided, client_keepalive=self._client_keepalive)

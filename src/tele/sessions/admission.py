@@ -198,7 +198,11 @@ class SessionAdmission:
         if isinstance(decision, Denied):
             session.expelled(decision)
         else:
-            session.regranted(evolve(decision, expires=session.grant.expires))
+            # It is recorded as it began: its recorder is open.
+            granted = session.grant
+            session.regranted(
+                evolve(decision, expires=granted.expires, recording=granted.recording)
+            )
 
     def _decide(self, login: Login, identity: UserIdentity, session_id: str = "") -> Grant | Denied:
         target = login.target()

@@ -41,6 +41,6 @@ def make_tape(
         recorder,
         start,
         lambda: int((clock.seconds() - began) * SECOND),
-        record_input=grant.record_input,
-        strict=grant.record_strictly and not grant.break_glass,
+        record_input=grant.recording.input,
+        strict=grant.recording.strict,
     )

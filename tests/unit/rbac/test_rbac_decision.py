@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tele.errors import InvalidInput
-from tele.model.access import Denied, Grant, Reason
+from tele.model.access import Denied, Grant, Reason, RecordingPlan
 from tele.model.api.operation import Permitted
 from tele.model.api.table import OPERATIONS
 from tele.model.identity import UserIdentity
@@ -20,14 +20,18 @@ from tele.model.resources import (
     LockSpec,
     LockTarget,
     Metadata,
+    RecordingMode,
+    RecordingSettings,
     Role,
     RoleOptions,
     RoleSpec,
     Rule,
     SessionRecording,
 )
+from tele.model.sizes import Size
 from tele.rbac.decision import decide, may_reach, permits, refusal
 from tele.rbac.logins import expand, logins_of
+from tele.rbac.policy import Policy
 from tele.rbac.presets import (
     ACCESS,
     AUDITOR,
@@ -165,7 +169,7 @@ def test_the_stricter_option_holds() -> None:
     answer = ask(loose, strict)
     assert isinstance(answer, Grant)
     assert (answer.port_forwarding, answer.x11_forwarding) == (False, False)
-    assert (answer.max_sessions, answer.record_input) == (10, True)
+    assert (answer.max_sessions, answer.recording.input) == (10, True)
 
 
 def test_the_shortest_keepalive_holds() -> None:
@@ -366,7 +370,7 @@ def test_the_strictest_role_decides_whether_recording_is_needed() -> None:
     for roles, strictly in (((plain,), False), ((strict,), True), ((plain, strict), True)):
         grant = ask(*roles, labels=PROD)
         assert isinstance(grant, Grant)
-        assert (grant.record_strictly, grant.break_glass) == (strictly, False)
+        assert (grant.recording.strict, grant.break_glass) == (strictly, False)
 
 
 def test_roles_that_permit_logins_without_audit() -> None:
@@ -379,4 +383,25 @@ def test_roles_that_permit_logins_without_audit() -> None:
                             (role("rescue", elsewhere, options=options), False)):  # fmt: skip
         grant = ask(strict, other, labels=PROD)
         assert isinstance(grant, Grant)
-        assert (grant.record_strictly, grant.break_glass) == (True, expected)
+        assert (grant.recording.strict, grant.break_glass) == (not expected, expected)
+
+
+@pytest.mark.parametrize(
+    ("mode", "sync"), [("node", False), ("node-sync", True), ("proxy", False), ("proxy-sync", True)]
+)
+def test_a_grant_says_how_its_connection_is_recorded(mode: str, sync: bool) -> None:
+    """Mode, pause and lengths are the cluster's, input and strictness those of the roles."""
+    allow = Conditions(logins=("root",), node_labels={"env": ("prod",)})
+    options = RoleOptions(record=SessionRecording.STRICT, record_input=True)
+    settings = RecordingSettings(
+        RecordingMode(mode),
+        sync_end_after=timedelta(minutes=2),
+        capture_head=Size(4096),
+        capture_tail=Size(0),
+    )
+    policy = Policy({"ops": role("ops", allow, options=options)}, recording=settings)
+    grant = policy.decide(who("ops"), "root", PROD, NOW)
+    assert isinstance(grant, Grant)
+    assert grant.recording == RecordingPlan(
+        RecordingMode(mode), sync, timedelta(minutes=2), 4096, 0, input=True, strict=True
+    )

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from session_world import FakeAudit, context
 from tele.conch.session.programs import ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, InvalidInput, Unavailable
-from tele.model.access import Denied, Reason
+from tele.model.access import Denied, Reason, RecordingPlan
 from tele.model.session import Launched
 from tele.recording.tee import ConnectionTape
 from tele.sessions.audited import AuditedSession
@@ -127,7 +127,7 @@ def test_the_end_of_a_session() -> None:
 def test_a_session_that_cannot_be_recorded(strictly: bool) -> None:
     """Nothing runs if a role demands a recording; otherwise the events say why there is none."""
     clock = Clock()
-    options: dict[str, Any] = {"record_strictly": strictly}
+    options: dict[str, Any] = {"recording": RecordingPlan(strict=strictly)}
     host: Any = SimpleNamespace(cluster="c", name="web1", host_id="host-1")
     recorder = MemoryRecorder(Unavailable("the disk is full"))
     world = World(make_tape(clock, recorder, context(**options), host), **options)

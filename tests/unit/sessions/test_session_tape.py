@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 
 from session_world import LATER, context
 from tele.loop import now
+from tele.model.access import RecordingPlan
 from tele.model.frame import FrameKind
 from tele.model.identity import HostIdentity, HostRole
 from tele.sessions.tape import make_tape
@@ -23,7 +24,7 @@ def test_the_start_of_a_recording() -> None:
     clock.advance(1_800_000_000)
     began = now(clock)
     recorder = MemoryRecorder()
-    tape = make_tape(clock, recorder, context(record_input=True), HOST)
+    tape = make_tape(clock, recorder, context(recording=RecordingPlan(input=True)), HOST)
     Deferred.fromCoroutine(tape.ready())
     clock.advance(1.5)
     tape.note(0, FrameKind.FORWARD, action="listen")
