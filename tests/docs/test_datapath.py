@@ -30,6 +30,7 @@ FOLDERS = {"src/tele/model/"}
 #: Files of steps that these sessions do not take, with the step.
 NOT_TAKEN = {
     "src/tele/recording/recovery.py": "after a crash",
+    "src/tele/recording/leftovers.py": "after a crash",
     "src/tele/cli/player.py": "a replay on a terminal",
     "src/tele/terminal/emulator.py": "a replay on a terminal",
 }

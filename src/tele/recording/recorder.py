@@ -1,60 +1,43 @@
-"""How is a session recorded while it runs?
+"""Which sessions does a node record, and what do their recordings share?
+
+Each session is a :class:`tele.recording.tape_recording.TapeRecording`.
 
 Invariants:
 
 * Frames are durable within a second (:mod:`tele.recording.commit`): a killed process or a power
   cut loses no more than that.
-* The reactor never waits for the disk. Memory is bounded: one chunk that fills, and one that is
-  packed and written. If the spool is slower than the session, the session is paused.
-* A full disk does not end a session: dropped bytes are counted, and a gap frame with the reason is
-  written as soon as there is space. Frames about programs and the like are kept until then. The
-  end of a session, with its gap, uses reserved space; output never does. If that is not enough
-  either, the end is reported to auth.
-* The length of a recording is the time that the session took, even if the clock was set.
+* A session that cannot be recorded from its start is refused with the reason.
+* What a recorder that stops has accepted is on the disk, and is closed after the next start.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from functools import partial
+from datetime import datetime
 from typing import Any, Final
 
 from attrs import evolve
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import deferLater
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.capacity.disk import why
-from tele.errors import TeleError, Unavailable
-from tele.interfaces import IRecorder, IRecording
-from tele.log import make_logger
-from tele.model.codec import encode
-from tele.model.frame import Frame, FrameKind
-from tele.model.session import ChunkDigest, Manifest, RecordingStart
-from tele.recording.commit import FLUSH_SECONDS, GroupCommit
-from tele.recording.limit import Limit
-from tele.recording.losses import Losses
+from tele.errors import Unavailable
+from tele.interfaces import IRecorder
+from tele.model.session import Manifest, RecordingStart
+from tele.recording.commit import GroupCommit
 from tele.recording.share import DiskShares
-from tele.recording.spool import Spool, SpoolFolder, Stored
-from tele.tape.layout import RAW_LIMIT
-from tele.tape.verify import VERSION, to_sign
-from tele.tape.writer import BYTES, Packed, TapeWriter
+from tele.recording.spool import Spool, Stored
+from tele.recording.tape_recording import TapeRecording
+from tele.tape.verify import to_sign
 from tele.workers import SerialWorker
 
-log = make_logger(__name__)
-
-SECOND: Final = 1_000_000_000
 #: How long recordings that end may take when the node stops.
 CLOSE_SECONDS: Final = 5.0
 #: Chunks of all recordings that were packed lately and whose summary is kept.
 KNOWN_LIMIT: Final = 256
-TOO_SLOW: Final = "the disk was too slow"
 
 
 def sign_manifest(
@@ -63,302 +46,6 @@ def sign_manifest(
     """Return ``manifest`` with the host's certificate and signature."""
     named = evolve(manifest, host_certificate=host_certificate(), signature=b"")
     return evolve(named, signature=sign(to_sign(named)))
-
-
-@implementer(IRecording)
-class TapeRecording:
-    """The recording of one session, a source of :class:`GroupCommit`."""
-
-    def __init__(self, recorder: TapeRecorder, folder: SpoolFolder, start: RecordingStart) -> None:
-        self._recorder = recorder
-        self._folder = folder
-        self._start = start
-        self._writer = TapeWriter()
-        self._held: Packed | None = None
-        self._busy = False
-        #: Whether the last attempt to write the held chunk failed.
-        self._fails = False
-        self._idle: list[Deferred[None]] = []
-        self._behind = False
-        self._over = False
-        self._limit = Limit()
-        self._losses = Losses()
-        self._reasons: dict[str, None] = {}
-        self._resumed: list[Callable[[], None]] = []
-        self._interactive = False
-        self._marked = False
-        self._closed = False
-        self._last_time = 0
-        #: The number of the last frame that was written or lost.
-        self._number = 0
-        self._last_frame = recorder.clock.seconds()
-        self._end: Frame | None = None
-        #: When the session ended, if the end cannot be written for now.
-        self.ended_unwritten: datetime | None = None
-        self._written = 0
-        self._writer.add(Frame(0, 0, FrameKind.START, encode(start)))
-
-    def create(self) -> None:
-        """In a thread: make the folder and its first chunk. After OSError there is no folder."""
-        self._folder.create(self._start)
-        try:
-            self._hold(self._writer.take())
-            self._write_held()
-        except OSError:
-            self._folder.discard()
-            raise
-
-    @property
-    def closing(self) -> bool:
-        """Whether the session ended, and its end is being written."""
-        return self._closed
-
-    @property
-    def paused(self) -> bool:
-        """See :class:`IRecording`."""
-        return self._behind or self._over
-
-    def write(self, frame: Frame) -> None:
-        """See :class:`IRecording`."""
-        if self._closed:
-            return
-        self._last_time = max(self._last_time, frame.time)
-        self._last_frame = self._recorder.clock.seconds()
-        writer = self._writer
-        if self._losses.is_full:
-            self._lose(frame)
-            return
-        if frame.kind in BYTES and self._limit.holds(self._last_frame):
-            self._limit.losses.lose(frame)
-            self._number = frame.sequence or self._number
-            if self._limit.is_news or self._limit.losses.is_full:
-                self._write_limit()
-            return
-        if self._limit.losses and not self._limit.holds(self._last_frame):
-            self._write_limit()
-        if self._fails and (frame.kind in BYTES or writer.is_full):
-            self._lose(frame)
-            return
-        if writer.waiting + len(frame.data) > RAW_LIMIT:
-            self._reasons[TOO_SLOW] = None  # the session writes although it is paused
-            self._lose(frame)
-            return
-        if frame.kind is FrameKind.OPEN and not self._interactive:
-            self._interactive = bool(json.loads(frame.data).get("pty"))
-        writer.add(frame)
-        self._number = frame.sequence or self._number
-        if not writer.is_full:
-            self._recorder.commit.soon(self)
-        elif self._busy:
-            self._behind = True
-        elif not self._fails:
-            self._recorder.commit.now(self)
-
-    def _lose(self, frame: Frame) -> None:
-        self._losses.lose(frame)
-        self._number = frame.sequence or self._number
-
-    def _gap(self, body: bytes) -> Frame:
-        return Frame(self._last_time, 0, FrameKind.GAP, body, self._number)
-
-    def limit(self, why: str) -> None:
-        """Set the limit of auth that this recording exceeds, or none."""
-        if self._limit.set(why, self._recorder.clock.seconds()):
-            log.warn("recording limit exceeded", recording_id=self._folder.id, error=why)
-
-    def _write_limit(self) -> None:
-        """Write a gap frame for what was not recorded because of a limit."""
-        body = self._limit.take()
-        if body is not None:
-            self._writer.add(self._gap(body))
-            self._recorder.commit.soon(self)
-
-    # -- writing ----------------------------------------------------------------------
-    def begin(self) -> Callable[[], OSError | None] | None:
-        """See :class:`tele.recording.commit.Source`."""
-        if self._busy or self._closed:
-            return None
-        mark = self._interactive and not self._marked
-        if self._held is None:
-            pack = self._writer.take()
-            if pack is None and not mark:
-                return None
-        else:
-            pack = None
-        self._busy = True
-        return partial(self._put, pack, mark)
-
-    def _put(self, pack: Callable[[], Packed] | None, mark: bool) -> OSError | None:
-        """In a thread: write one chunk; it is held if it cannot be written."""
-        try:
-            self._hold(pack)
-            self._write_held()
-            if mark:
-                self._folder.mark_interactive()
-                self._marked = True
-        except OSError as error:
-            return error
-        return None
-
-    def _hold(self, pack: Callable[[], Packed] | None) -> None:
-        if pack is not None:
-            named, _ = self._held = pack()
-            self._writer.packed(self._held)
-            known = Stored(named, *self._writer.taken, self._writer.finished)
-            self._recorder.remember(self._folder.id, known)
-
-    def _write_held(self) -> None:
-        if self._held is not None:
-            named, data = self._held
-            self._folder.write_chunk(named.number, data)
-            self._written += len(data)
-            self._held = None
-
-    def done(self, result: OSError | Failure | None) -> None:
-        """See :class:`tele.recording.commit.Source`."""
-        self._busy = False
-        self._fails = isinstance(result, OSError)
-        self.count()
-        if isinstance(result, Failure):
-            log.failure("recording lost a chunk", failure=result, recording_id=self._folder.id)
-        elif result is not None:
-            self._note(result)
-            self._recorder.commit.soon(self)
-        else:
-            self._write_gap()
-            self._recorder.changed(self._folder.id)
-        idle, self._idle = self._idle, []
-        for waiting in idle:
-            waiting.callback(None)
-        if self._closed:
-            return
-        if result is None and self._writer.is_full:
-            self._recorder.commit.now(self)
-        elif self._writer.waiting:
-            self._recorder.commit.soon(self)
-        self._behind = self._busy and self._writer.is_full
-        self.check_share()
-
-    def count(self) -> None:
-        """Count written bytes for the user."""
-        written, self._written = self._written, 0
-        if written:
-            self._recorder.shares.add(self._folder.id, self._start.user, written)
-
-    def _note(self, error: OSError) -> None:
-        """Remember the reason of a gap; each reason is logged once until the gap ends."""
-        reason = why(error)
-        if reason not in self._reasons:
-            self._reasons[reason] = None
-            log.error("recording not written", recording_id=self._folder.id, error=error)
-
-    def _write_gap(self) -> None:
-        reasons, self._reasons = self._reasons, {}
-        if self._losses:
-            self._writer.add(self._gap(self._losses.take("; ".join(reasons))))
-
-    # -- waiting ----------------------------------------------------------------------
-    def check_share(self) -> None:
-        """Pause the session while its user's recordings take too much of the disk."""
-        if self._closed:
-            return
-        over = self._recorder.shares.is_over(self._start.user)
-        if over and not self._over:
-            log.warn(
-                "sessions paused: recordings of the user take their share of the disk",
-                user=self._start.user,
-            )
-        self._over = over
-        if over:
-            self._recorder.commit.soon(self)  # measures again
-        if self.paused:
-            return
-        resumed, self._resumed = self._resumed, []
-        for callback in resumed:
-            callback()
-
-    def when_resumed(self, callback: Callable[[], None]) -> None:
-        """See :class:`IRecording`."""
-        if self.paused:
-            self._resumed.append(callback)
-        else:
-            callback()
-
-    # -- the end ----------------------------------------------------------------------
-    def close(self, reason: str, sequence: int = 0) -> Deferred[None]:
-        """See :class:`IRecording`."""
-        if self._closed:
-            return succeed(None)
-        self._closed = True
-        self._resumed.clear()
-        self._recorder.commit.forget(self)
-        passed = int((self._recorder.clock.seconds() - self._last_frame) * SECOND)
-        elapsed = self._last_time = self._last_time + max(0, passed)
-        body = json.dumps({"reason": reason}).encode()
-        self._end = Frame(elapsed, 0, FrameKind.END, body, sequence or self._number)
-        ended = self._start.started + timedelta(microseconds=elapsed // 1000)
-        return Deferred.fromCoroutine(self._finish(ended))
-
-    async def _finish(self, ended: datetime) -> None:
-        """Write the end, and sign; on a full disk in the reserved space.
-
-        If that is not enough, try again; memory is one chunk.
-        """
-        if self._busy:
-            idle: Deferred[None] = Deferred()
-            self._idle.append(idle)
-            await idle
-        failed = False
-        while True:
-            try:
-                await self._recorder.writer.call(self._put_end, ended)
-            except OSError as error:
-                self._note(error)
-                if not failed:
-                    name = self._folder.id
-                    log.error("recording not closed yet", recording_id=name, error=error)
-                    self.ended_unwritten = ended
-                    self._recorder.changed(name)
-                failed = True
-            except TeleError as error:
-                # The recovery after the next start tries again.
-                self._recorder.closed(self._folder.id)
-                raise Unavailable(f"the recording could not be closed: {error}") from None
-            else:
-                break
-            finally:
-                self.count()
-            await deferLater(self._recorder.clock, FLUSH_SECONDS)
-        self._recorder.closed(self._folder.id)
-        await self._recorder.commit.synced()
-
-    def _put_end(self, ended: datetime) -> None:
-        """In a thread. May raise OSError; a second call continues where it failed."""
-        spend = self._recorder.spool.reserve.spend
-        spend(self._write_held)
-        if self._end is not None:
-            self._write_gap()
-            if (body := self._limit.take()) is not None:
-                self._writer.add(self._gap(body))
-            self._writer.add(self._end)
-            self._end = None
-            self._hold(self._writer.take(last=True))
-            spend(self._write_held)
-        manifest = self._recorder.signed(self._manifest(ended, self._folder.digests()))
-        spend(lambda: self._folder.write_manifest(manifest))
-
-    def _manifest(self, ended: datetime, digests: list[ChunkDigest]) -> Manifest:
-        return Manifest(
-            id=self._start.id,
-            version=VERSION,
-            start=self._start,
-            ended=ended,
-            chunks=tuple(digests),
-            frames=self._writer.frames,
-            interactive=self._interactive,
-            recovered=False,
-            host_certificate="",
-        )
 
 
 @implementer(IRecorder)

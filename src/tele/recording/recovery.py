@@ -11,6 +11,7 @@ Its end is written after the chunks in the spool and at auth. Cases after a powe
 * ``start.json`` is missing or unreadable: the first frame has the same data. If that is missing,
   too, there is nothing to sign, and the recording is reported to auth as given up.
 * There is no folder: auth lists the sessions that it believes to run here; they are closed alike.
+* Its frames have no numbers: it is of an earlier version, and is finished in that version.
 * A manifest that is unreadable, or that names a chunk differently, is written again. Other
   unreadable files are ignored.
 
@@ -22,13 +23,11 @@ Invariants:
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from tele.errors import BadRecording, InvalidInput, NotFound
 from tele.interfaces import IAuthority
@@ -46,128 +45,18 @@ from tele.model.api.recordings import (
     StartRecording,
     UpdateRecording,
 )
-from tele.model.codec import encode
-from tele.model.frame import Frame, FrameKind
-from tele.model.session import ChunkDigest, Manifest, RecordingStart
+from tele.model.session import Manifest, RecordingStart
+from tele.recording.leftovers import Chain, Left, follow, rest, survey
 from tele.recording.recorder import TapeRecorder
-from tele.recording.spool import SpoolFolder, Stored, stored
+from tele.recording.spool import SpoolFolder
 from tele.tape.layout import NO_CHUNK, Chunk, read_chunk
-from tele.tape.verify import VERSION, read_start
-from tele.tape.writer import Packed, TapeWriter
+from tele.tape.verify import VERSION, WITHOUT_NUMBERS, read_start
+from tele.tape.writer import TapeWriter
 from tele.workers import SerialWorker
 
 log = make_logger(__name__)
 
-STOPPED: Final = "the recorder ended before the session"
-NOT_WRITTEN: Final = "the machine stopped before it was on the disk"
 GIVEN_UP: Final = "its node stopped before anything of it was on the disk"
-
-
-@frozen
-class Here:
-    """A chunk that is in the spool and can be read."""
-
-    known: Stored
-    previous: bytes
-    terminal: bool
-
-
-@frozen
-class Left:
-    """What the spool has of a recording: readable chunks, numbers of torn ones, and summaries of
-    those that auth acknowledged.
-    """
-
-    chunks: Mapping[int, Here]
-    torn: tuple[int, ...]
-    acknowledged: Mapping[int, Stored]
-    interactive: bool
-    manifest: Manifest | None
-
-
-def survey(folder: SpoolFolder) -> Left:
-    """In a thread: read the spool, one chunk at a time. May raise OSError."""
-    folder.repair()
-    chunks: dict[int, Here] = {}
-    torn: list[int] = []
-    for number in folder.numbers():
-        chunk = folder.read(number)
-        if chunk is None:
-            torn.append(number)
-        else:
-            chunks[number] = _here(*chunk)
-    return Left(chunks, tuple(torn), folder.acknowledged(), folder.interactive, folder.manifest)
-
-
-def _here(chunk: Chunk, known: Stored) -> Here:
-    return Here(known, chunk.previous, any(_is_terminal(frame) for frame in chunk.frames()))
-
-
-@define
-class Chain:
-    """The chunks of a recording in sequence. ``previous`` is None after a chunk whose digest is not
-    known.
-    """
-
-    digests: list[ChunkDigest] = field(factory=list)
-    previous: bytes | None = NO_CHUNK
-    frames: int = 0
-    time: int = 0
-    finished: bool = False
-    interactive: bool = False
-
-    @property
-    def next(self) -> int:
-        """The number of the next chunk."""
-        return len(self.digests)
-
-    def read(self, here: Here) -> None:
-        """Append a chunk from the spool or from auth; it has the digest of the one before."""
-        if self.previous is None:
-            before = self.digests[-1]
-            self.digests[-1] = ChunkDigest(before.number, before.size, here.previous.hex())
-        self.interactive = self.interactive or here.terminal
-        self.known(here.known)
-
-    def known(self, known: Stored, *, there: bool = True) -> None:
-        """Append a chunk that auth has, or had."""
-        self.digests.append(known.digest)
-        self.previous = bytes.fromhex(known.digest.sha256)
-        self.frames += known.frames if there else 0
-        self.time = max(self.time, known.time)
-        self.finished = known.last
-
-    def lost(self) -> None:
-        """Append a chunk of which nothing is known."""
-        self.digests.append(ChunkDigest(self.next, 0, ""))
-        self.previous = None
-
-
-async def follow(
-    left: Left, there: frozenset[int], fetch: Callable[[int], Awaitable[bytes]]
-) -> Chain:
-    """Return the sequence of chunks; auth has those in ``there``, and ``fetch`` reads one.
-
-    Raises :class:`BadRecording` if a chunk at auth cannot be read.
-    """
-    chain = Chain()
-    top = max((*there, *left.acknowledged), default=-1)
-    while not chain.finished:
-        number = chain.next
-        here = left.chunks.get(number)
-        if here is not None and chain.previous in (None, here.previous):
-            chain.read(here)
-        elif number in left.acknowledged:
-            chain.known(left.acknowledged[number], there=number in there)
-        elif number in there:
-            data = await fetch(number)
-            chunk = read_chunk(data, number, chain.previous)
-            chain.read(_here(chunk, stored(chunk, len(data))))
-        elif number < top:
-            chain.lost()
-        else:
-            break
-    return chain
 
 
 @frozen
@@ -230,18 +119,23 @@ class Recovery:
         for number in _useless(left, chain):
             folder.discard_chunk(number)
         frames = chain.frames
+        numbered = chain.is_numbered
+        if numbered is None:
+            numbered = left.is_numbered is not False
         if not chain.finished:
-            writer = TapeWriter(chain.next, chain.previous or NO_CHUNK)
-            for named, data in _rest(writer, start, folder, left, chain):
+            previous = chain.previous or NO_CHUNK
+            writer = TapeWriter(chain.next, previous, chain.sequence, numbered=numbered)
+            for named, data in rest(writer, start, folder, left, chain):
                 spend(partial(folder.write_chunk, named.number, data))
                 chain.digests.append(named)
             frames += writer.frames
+            chain.sequence = writer.sequence
         for number in left.chunks:
             if number >= chain.next:
                 folder.discard_chunk(number)  # its frames were copied to those before
         manifest = Manifest(
             id=start.id,
-            version=VERSION,
+            version=VERSION if numbered else WITHOUT_NUMBERS,
             start=start,
             ended=max(
                 now(self.recorder.clock), start.started + timedelta(microseconds=chain.time // 1000)
@@ -251,6 +145,7 @@ class Recovery:
             interactive=left.interactive or chain.interactive,
             recovered=True,
             host_certificate="",
+            sequence=chain.sequence if numbered else 0,
         )
         signed = self.recorder.signed(manifest)
         spend(lambda: folder.write_manifest(signed))
@@ -279,37 +174,6 @@ def _useless(left: Left, chain: Chain) -> list[int]:
     return [*left.torn, *others]
 
 
-def _rest(
-    writer: TapeWriter, start: RecordingStart, folder: SpoolFolder, left: Left, chain: Chain
-) -> Iterator[Packed]:
-    """Yield the chunks that end a recording: frames of later chunks, after a gap, and END.
-
-    Each is written before the next is made. It never overwrites a chunk that is not read yet, since
-    it holds the frames of at least one later chunk.
-    """
-    first = chain.next
-    if first == 0:  # the first frame is missing, too
-        writer.add(Frame(0, 0, FrameKind.START, encode(start)))
-    later = sorted(number for number in left.chunks if number >= first)
-    if later or any(number >= first for number in left.torn):
-        body = json.dumps({"lost": {}, "reason": NOT_WRITTEN}).encode()
-        writer.add(Frame(chain.time, 0, FrameKind.GAP, body))
-    for number in later:
-        found = folder.read(number)
-        for frame in () if found is None else found[0].frames():
-            if frame.time > chain.time and frame.kind not in (FrameKind.START, FrameKind.END):
-                writer.add(frame)
-        here = left.chunks[number]
-        chain.time = max(chain.time, here.known.time)
-        chain.interactive = chain.interactive or here.terminal
-        if writer.is_full and (cut := writer.cut()) is not None:
-            yield cut
-    writer.add(Frame(chain.time, 0, FrameKind.END, json.dumps({"reason": STOPPED}).encode()))
-    end = writer.cut(last=True)
-    if end is not None:
-        yield end
-
-
 def _start(folder: SpoolFolder) -> RecordingStart | None:
     """In a thread: return its session; None if the spool does not have it any more."""
     try:
@@ -331,14 +195,3 @@ def _first(chunk: Chunk) -> RecordingStart:
 def _remove(folder: SpoolFolder) -> None:
     if folder.path.exists():
         folder.remove()
-
-
-def _is_terminal(frame: Frame) -> bool:
-    """Whether a frame opens a channel that has a terminal."""
-    if frame.kind is not FrameKind.OPEN:
-        return False
-    try:
-        opened = json.loads(frame.data)
-    except ValueError:
-        return False
-    return isinstance(opened, dict) and bool(opened.get("pty"))

@@ -45,7 +45,7 @@ RESERVE_FILES: Final = 64
 
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CHUNK = re.compile(r"(\d{8})\.chunk")
-_LINE = re.compile(rb"(\d+) (\d+) ([0-9a-f]{64}) (\d+) (\d+) ([01])\n")
+_LINE = re.compile(rb"(\d+) (\d+) ([0-9a-f]{64}) (\d+) (\d+) ([01])(?: (\d+))?\n")
 _ACKNOWLEDGED: Final = "acknowledged"
 
 
@@ -54,22 +54,28 @@ class Stored:
     """The summary of a chunk.
 
     ``frames`` is their number, ``time`` that of the last one; ``last``: it ends the recording.
+    ``sequence`` is the last number of a frame so far, lost ones included; None if frames have none.
     """
 
     digest: ChunkDigest
     frames: int
     time: int
     last: bool
+    sequence: int | None = None
 
 
 def stored(chunk: Chunk, size: int) -> Stored:
     """Return the summary of a chunk. Raises :class:`BadRecording`."""
-    frames, time = 0, 0
-    for frame in chunk.frames():
-        frames += 1
-        time = max(time, frame.time)
+    frames, time, sequence = 0, 0, 0
+    for frame in chunk.all_frames():
+        if isinstance(frame, Frame):
+            frames += 1
+            time = max(time, frame.time)
+            sequence = max(sequence, frame.sequence)
+        else:
+            sequence = max(sequence, frame)
     named = ChunkDigest(chunk.number, size, chunk.digest.hex())
-    return Stored(named, frames, time, chunk.last)
+    return Stored(named, frames, time, chunk.last, None if chunk.facts is None else sequence)
 
 
 class SpoolFolder:
@@ -196,7 +202,8 @@ class SpoolFolder:
         """Write the summary of a chunk that auth has. May raise OSError."""
         named = known.digest
         columns = (named.number, named.size, named.sha256, known.frames, known.time)
-        line = " ".join(str(word) for word in (*columns, int(known.last))) + "\n"
+        sequence = () if known.sequence is None else (known.sequence,)
+        line = " ".join(str(word) for word in (*columns, int(known.last), *sequence)) + "\n"
         reserve.spend(lambda: self._append(line.encode("ascii")))
 
     def _append(self, line: bytes) -> None:
@@ -227,7 +234,8 @@ class SpoolFolder:
                 break
             number, size, frames, time = (int(match[group]) for group in (1, 2, 4, 5))
             named = ChunkDigest(number, size, match[3].decode("ascii"))
-            known[number] = Stored(named, frames, time, match[6] == b"1")
+            sequence = None if match[7] is None else int(match[7])
+            known[number] = Stored(named, frames, time, match[6] == b"1", sequence)
         return known
 
     def repair(self) -> None:

@@ -46,10 +46,13 @@ class _Backlog:
 
     def keep(self, frame: Frame) -> None:
         """Keep or count one frame."""
-        is_over = self._losses.is_full or self._size + len(frame.data) > KEPT_LIMIT
+        is_over = self._size + len(frame.data) > KEPT_LIMIT
         if frame.kind in BYTES or is_over:
             self._losses.lose(frame)
             return
+        if self._losses:
+            self.frames.append(self._gap(frame.time, frame.sequence - 1))
+            self._size += len(self.frames[-1].data)
         self._size += len(frame.data)
         self.frames.append(frame)
 
@@ -57,8 +60,11 @@ class _Backlog:
         """Add a reason of the gap."""
         self._reasons[reason] = None
 
-    def gap(self, time: int, number: int) -> Frame:
-        """Return the gap frame for what was lost up to the frame ``number``."""
+    def take(self, time: int, number: int) -> list[Frame]:
+        """Return what was kept, with gaps for what was lost up to the frame ``number``."""
+        return [*self.frames, self._gap(time, number)]
+
+    def _gap(self, time: int, number: int) -> Frame:
         body = self._losses.take("; ".join(self._reasons))
         return Frame(time, 0, FrameKind.GAP, body, number)
 
@@ -132,7 +138,7 @@ class ConnectionTape:
         backlog, self._backlog = self._backlog, None
         if backlog is None:
             return
-        for frame in (*backlog.frames, backlog.gap(self._elapsed(), self._number)):
+        for frame in backlog.take(self._elapsed(), self._number):
             recording.write(frame)
         log.info("recording of session started late", session_id=self._start.id)
 

@@ -56,7 +56,7 @@ class SequenceCheck:
                 raise BadRecording("its first frame has a number")
         elif frame.kind is FrameKind.GAP:
             self._reach(frame.sequence)
-            for first, last in _ranges(frame):
+            for first, last in stated_ranges(frame):
                 if last > frame.sequence:
                     raise BadRecording(f"{named(first, last)} stated as lost before its time")
                 self._state(first, last)
@@ -111,8 +111,8 @@ class SequenceCheck:
         raise BadRecording(f"{named(first, last)} stated as lost, but is there or stated twice")
 
 
-def _ranges(frame: Frame) -> Sequence[Range]:
-    """Return the numbers that a gap states as lost."""
+def stated_ranges(frame: Frame) -> Sequence[Range]:
+    """Return the numbers that a gap states as lost. Raises :class:`BadRecording`."""
     stated = details(frame).get("frames", [])
     if not isinstance(stated, list) or len(stated) > RANGES_LIMIT:
         raise BadRecording("a gap does not state which frames are lost")

@@ -28,11 +28,12 @@ from tele.model.session import Manifest, RecordingStart
 from tele.tape.layout import NO_CHUNK, Chunk, read_chunk
 from tele.tape.order import SequenceCheck
 
-VERSION: Final = 2
-#: The version of recordings with numbered frames.
-NUMBERED: Final = 3
+#: The version of recordings with numbered frames, which is written.
+VERSION: Final = 3
+#: The version of those without, which is written to finish old ones.
+WITHOUT_NUMBERS: Final = 2
 #: Supported versions. The signed bytes of version 1 have no context string.
-VERSIONS: Final = (1, VERSION, NUMBERED)
+VERSIONS: Final = (1, WITHOUT_NUMBERS, VERSION)
 _CONTEXT: Final = b"tele-manifest@tele\n"
 
 
@@ -43,7 +44,7 @@ def check_version(manifest: Manifest) -> None:
         raise BadRecording(f"manifests of version {version} are not supported")
     if manifest.keys != 0 or manifest.generation != 1:
         raise BadRecording("sealed recordings and later generations are not supported")
-    if manifest.sequence < 0 or (manifest.sequence and version < NUMBERED):
+    if manifest.sequence < 0 or (manifest.sequence and version < VERSION):
         raise BadRecording(f"the frames of recordings of version {version} have no numbers")
 
 
@@ -128,7 +129,7 @@ def read_frames(
     """
     last: Frame | None = None
     expected = 0
-    numbered = None if manifest is None else manifest.version >= NUMBERED
+    numbered = None if manifest is None else manifest.version >= VERSION
     order = SequenceCheck()
     for chunk in read_chunks(chunks, manifest, missing):
         if numbered is None:

@@ -5,6 +5,7 @@ Invariants:
 * Cutting is cheap; packing costs CPU and may be done in a thread, one chunk after the other: each
   contains the digest of the one before.
 * A frame with a JSON object is never split, whatever its size, so that it can be read.
+* A recording has numbered frames, or none: old ones that are continued have none.
 """
 
 from __future__ import annotations
@@ -12,9 +13,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from tele.model.frame import Frame, FrameKind
+from attrs import frozen
+
+from tele.model.frame import UNNUMBERED, Frame, FrameKind
 from tele.model.session import ChunkDigest
-from tele.tape.layout import DATA_LIMIT, FRAME_HEAD, NO_CHUNK, digest, pack_chunk
+from tele.tape.layout import (
+    DATA_LIMIT,
+    FRAME_HEAD,
+    FRAME_HEAD_2,
+    NO_CHUNK,
+    Facts,
+    digest,
+    pack_chunk,
+    pack_chunk_2,
+)
 
 #: A chunk is cut when its frames have so many bytes: each costs auth the same.
 CUT_AT = 2 * 1024 * 1024
@@ -24,24 +36,51 @@ BYTES = frozenset((FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.INPUT))
 Packed = tuple[ChunkDigest, bytes]
 
 
-def _pack(raw: bytearray, number: int, previous: bytes, last: bool) -> Packed:
-    chunk = pack_chunk(raw, number, previous, last=last)
+@frozen
+class Taken:
+    """What is in a chunk: the number of frames, the time of the last one, and the last number that
+    was given; None in recordings without numbers.
+    """
+
+    frames: int = 0
+    time: int = 0
+    sequence: int | None = None
+
+
+def _pack(raw: bytearray, facts: Facts | None, number: int, previous: bytes, last: bool) -> Packed:
+    if facts is None:
+        chunk = pack_chunk(raw, number, previous, last=last)
+    else:
+        chunk = pack_chunk_2(raw, facts, number, previous, last=last)
     return ChunkDigest(number, len(chunk), digest(chunk).hex()), chunk
 
 
 class TapeWriter:
-    """Writes one recording. ``previous`` and ``number`` continue after existing chunks."""
+    """Writes one recording. ``previous``, ``number`` and ``sequence``, the last number of a frame,
+    continue after existing chunks. Without ``numbered`` frames have no numbers (version 1).
+    """
 
-    def __init__(self, number: int = 0, previous: bytes = NO_CHUNK) -> None:
+    def __init__(
+        self,
+        number: int = 0,
+        previous: bytes = NO_CHUNK,
+        sequence: int = 0,
+        *,
+        numbered: bool = True,
+    ) -> None:
         self._raw = bytearray()
+        self._facts = Facts()
         self._number = number
         self._previous = previous
+        self.is_numbered = numbered
         self._frames_before = 0
         self._time = 0
         self.frames = 0
+        #: The last number that was given to a frame, or stated as lost.
+        self.sequence = sequence
         self.finished = False
-        #: Of the chunk that was taken last: the number of frames, and the time of the last one.
-        self.taken = (0, 0)
+        #: Of the chunk that was taken last.
+        self.taken = Taken()
 
     @property
     def waiting(self) -> int:
@@ -54,16 +93,33 @@ class TapeWriter:
         return len(self._raw) >= CUT_AT
 
     def add(self, frame: Frame) -> None:
-        """Add a frame; longer bytes than a frame may have are split into several frames."""
+        """Add a frame. One without a number gets the next one.
+
+        Longer bytes than a frame may have are split into several frames if they have no number.
+        """
         data = frame.data
-        if len(data) <= DATA_LIMIT or frame.kind not in BYTES:
-            self._raw += FRAME_HEAD.pack(frame.time, frame.channel, frame.kind, len(data))
-            self._raw += data
-            self.frames += 1
-            self._time = frame.time
+        split = len(data) > DATA_LIMIT and frame.kind in BYTES
+        if split and not (self.is_numbered and frame.sequence):
+            for at in range(0, len(data), DATA_LIMIT):
+                self.add(Frame(frame.time, frame.channel, frame.kind, data[at : at + DATA_LIMIT]))
             return
-        for at in range(0, len(data), DATA_LIMIT):
-            self.add(Frame(frame.time, frame.channel, frame.kind, data[at : at + DATA_LIMIT]))
+        if self.is_numbered:
+            self._add_numbered(frame)
+        else:
+            self._raw += FRAME_HEAD.pack(frame.time, frame.channel, frame.kind, len(data))
+        self._raw += data
+        self.frames += 1
+        self._time = frame.time
+
+    def _add_numbered(self, frame: Frame) -> None:
+        number = frame.sequence
+        if not number and frame.kind is not FrameKind.START:
+            number = self.sequence + (frame.kind not in UNNUMBERED)
+        self.sequence = max(self.sequence, number)
+        self._raw += FRAME_HEAD_2.pack(
+            number, frame.time, frame.channel, frame.kind, len(frame.data)
+        )
+        self._facts.add(frame.kind, number, frame.time)
 
     def take(self, *, last: bool = False) -> Callable[[], Packed] | None:
         """Return a function that packs the pending frames; None if there are none.
@@ -74,10 +130,13 @@ class TapeWriter:
         if not self._raw and not last:
             return None
         raw, self._raw = self._raw, bytearray()
-        self.taken = (self.frames - self._frames_before, self._time)
+        facts, self._facts = self._facts, Facts()
+        sequence = self.sequence if self.is_numbered else None
+        self.taken = Taken(self.frames - self._frames_before, self._time, sequence)
         self._frames_before = self.frames
         self.finished = last
-        return partial(_pack, raw, self._number, self._previous, last)
+        stated = facts if self.is_numbered else None
+        return partial(_pack, raw, stated, self._number, self._previous, last)
 
     def packed(self, packed: Packed) -> None:
         """Continue after this chunk."""

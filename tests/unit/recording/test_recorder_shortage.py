@@ -88,7 +88,8 @@ def test_a_gap_has_the_true_reason(place: Place, disk: Disk, problem: int, reaso
     disk.problem = 0
     place.clock.advance(FLUSH_SECONDS)
     recording.close("done")
-    assert gaps(place, begin.id) == [{"lost": {"output": 7}, "reason": reason}]
+    lost = {"lost": {"output": 7}, "reason": reason, "frames": [[2, 2]]}
+    assert gaps(place, begin.id) == [lost]
 
 
 def test_a_gap_has_all_its_reasons(place: Place, disk: Disk) -> None:

@@ -48,7 +48,7 @@ class Holed:
             self.chunks[number] = cut[1]
         unsigned = Manifest(
             self.start.id, VERSION, self.start, BEGIN + timedelta(seconds=9), tuple(digests),
-            writer.frames - len(missing), False, True, CERTIFICATE.line,
+            writer.frames - len(missing), False, True, CERTIFICATE.line, sequence=writer.sequence,
         )  # fmt: skip
         self.manifest = evolve(unsigned, signature=KEY.sign(to_sign(unsigned)))
         for number in missing:

@@ -15,7 +15,8 @@ from tele.errors import Unavailable
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
 from tele.recording.commit import FLUSH_SECONDS
-from tele.recording.recovery import GIVEN_UP, NOT_WRITTEN
+from tele.recording.leftovers import NOT_WRITTEN
+from tele.recording.recovery import GIVEN_UP
 from tele.recording.spool import RESERVE, RESERVE_STEP, SpoolFolder
 
 __all__ = ["place"]
@@ -105,7 +106,7 @@ def test_what_follows_a_hole_is_kept_after_a_gap(place: Place, how: str) -> None
     place.recover(auth)
     assert auth.verify().recovered
     assert auth.shown() == [b"1", b"3", b"4", b"5"]
-    assert gaps(auth) == [{"lost": {}, "reason": NOT_WRITTEN}]
+    assert gaps(auth) == [{"lost": {}, "reason": NOT_WRITTEN, "frames": [[2, 2]]}]
 
 
 @pytest.mark.parametrize("how", ["gone", "empty", "torn", "zeros", "temporary"])

@@ -28,7 +28,7 @@ from tele.tape.layout import (
     read_chunk,
 )
 from tele.tape.order import RANGES_LIMIT, SequenceCheck
-from tele.tape.verify import NUMBERED, read_frames, verify
+from tele.tape.verify import VERSION, read_frames, verify
 
 START = RecordingStart(
     "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a11", "ssh", "c", "alice", "root", ("access",), "s", "web1",
@@ -64,7 +64,7 @@ def write(*groups: Sequence[Frame], **words: Any) -> tuple[list[bytes], Manifest
         chunks.append(pack_chunk_2(*pack_frames(group), number, previous, last=last))
     digests = tuple(ChunkDigest(n, len(c), digest(c).hex()) for n, c in enumerate(chunks))
     manifest = Manifest(
-        START.id, NUMBERED, START, START.started, digests, sum(map(len, groups)), True, False,
+        START.id, VERSION, START, START.started, digests, sum(map(len, groups)), True, False,
         "cert", sequence=groups[-1][-1].sequence,
     )  # fmt: skip
     return chunks, evolve(manifest, **words)

@@ -62,12 +62,18 @@ def write(*groups: list[Frame]) -> tuple[list[bytes], Manifest]:
         digests.append(cut[0])
         chunks.append(cut[1])
     manifest = Manifest(
-        START.id, VERSION, START, START.started, tuple(digests), writer.frames, True, False, "cert"
-    )
+        START.id, VERSION, START, START.started, tuple(digests), writer.frames, True, False, "cert",
+        sequence=writer.sequence,
+    )  # fmt: skip
     return chunks, manifest
 
 
-FRAMES = [began(), opened(), frame(10, b"one"), frame(20, b"two"), frame(30, b"three"), END]
+FRAMES = [
+    evolve(each, sequence=min(number, 4))
+    for number, each in enumerate(
+        [began(), opened(), frame(10, b"one"), frame(20, b"two"), frame(30, b"three"), END]
+    )
+]
 CHUNKS, MANIFEST = write(FRAMES[:3], FRAMES[3:4], FRAMES[4:])
 
 
@@ -150,7 +156,7 @@ def test_a_recording_has_one_start_and_one_end(frames: list[Frame], said: str) -
     [
         {"id": OTHER.id},
         {"start": OTHER},
-        {"version": 3},
+        {"version": 4},
         {"frames": 5},
         {"chunks": MANIFEST.chunks[::-1]},
         {"chunks": (*MANIFEST.chunks, MANIFEST.chunks[0])},
@@ -242,7 +248,7 @@ def test_unknown_kinds_are_skipped() -> None:
 
 def test_a_frame_that_claims_terabytes() -> None:
     """What a chunk says of its size inside is compared before memory is taken for it (attack)."""
-    head = struct.calcsize(">4sBI32sI")
+    head = struct.calcsize(">4sBI32sI") + struct.calcsize(">QQIQQH12s")
     # A zstd frame (RFC 8878) with an eight byte content size: single segment, no checksum.
     claims = b"\x28\xb5\x2f\xfd" + b"\xe0" + (1 << 43).to_bytes(8, "little") + b"\x01\x00\x00"
     with pytest.raises(BadRecording):
