@@ -27,8 +27,9 @@ from tele.model.names import NAME_PATTERN
 #: What nodes may report.
 NODE_EVENTS: Final = frozenset(
     ("session.start", "session.end", "session.command", "session.disk", "session.network",
-     "exec", "subsystem", "sftp", "forward", "forward.end", "agent", "agent.end", "auth.denied",
-     "auth.refused", "clock.step", "clock.skew")
+     "exec", "exec.end", "subsystem", "subsystem.end", "sftp",
+     "forward", "forward.end", "agent", "agent.end",
+     "auth.denied", "auth.refused", "clock.step", "clock.skew")
 )  # fmt: skip
 #: What proxies may report: there are no sessions on them.
 PROXY_EVENTS: Final = frozenset(

@@ -55,6 +55,8 @@ CODES: Final[Mapping[str, str]] = {
     "agent.end": "TS012I",
     "session.kill": "TS013I",
     "session.resume": "TS014W",
+    "exec.end": "TS015I",
+    "subsystem.end": "TS016I",
     "disk.low": "TD001W",
     "auth.denied": "TA001W",
     "auth.refused": "TA002W",

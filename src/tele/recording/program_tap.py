@@ -5,8 +5,9 @@ about recording.
 
 Invariants:
 
-* Output of a terminal is recorded completely. Other output is recorded up to a limit; bytes beyond
-  it are counted in a gap: recordings must not hold a copy of every file that is transferred.
+* Output of a terminal is recorded completely. Of other output the beginning and the end are
+  recorded, and the SHA-256 of all of it; bytes between them are counted in a gap: recordings must
+  not hold a copy of every file that is transferred.
 * Input is recorded only if configured.
 * Whether content is recorded depends on the program that was launched, never on the request.
 """
@@ -20,24 +21,45 @@ from twisted.internet.defer import Deferred
 
 from tele.model.frame import FrameKind
 from tele.model.session import Launched
+from tele.recording.capture import Capture, CaptureLimits
 from tele.recording.tee import ConnectionTape
 
-#: Bytes of a channel without a terminal that are recorded, each of output and errors.
-CAPTURE_LIMIT: Final = 8 * 1024 * 1024
+DEFAULT_LIMITS: Final = CaptureLimits()
+#: The streams of a program, as frames of CAPTURE name them.
+_STREAMS: Final = {
+    FrameKind.OUTPUT: "output",
+    FrameKind.ERROR: "error",
+    FrameKind.INPUT: "input",
+}
 
 
 class ProgramTap:
-    """Observes one program (see ``conch.session.programs.ITap``)."""
+    """Observes one program (see ``conch.session.programs.ITap``).
+
+    With a ``terminal`` all of its output is recorded; otherwise as much as ``limits`` allow, and
+    nothing without ``content``.
+    """
 
     def __init__(
-        self, tape: ConnectionTape, channel: int, *, terminal: bool, content: bool
+        self,
+        tape: ConnectionTape,
+        channel: int,
+        limits: CaptureLimits,
+        *,
+        terminal: bool,
+        content: bool,
     ) -> None:
         self._tape = tape
         self._channel = channel
         self._terminal = terminal
-        self._content = content
-        self._seen = {FrameKind.OUTPUT: 0, FrameKind.ERROR: 0, FrameKind.INPUT: 0}
-        self._kept = dict(self._seen)
+        self._captures: dict[FrameKind, Capture] = {}
+        if content and not terminal:
+            recorded = [FrameKind.OUTPUT, FrameKind.ERROR]
+            if tape.record_input:
+                recorded.append(FrameKind.INPUT)
+            self._captures = {kind: Capture(limits) for kind in recorded}
+        #: Bytes of files that passed.
+        self._files = {FrameKind.OUTPUT: 0, FrameKind.ERROR: 0, FrameKind.INPUT: 0}
 
     @property
     def paused(self) -> bool:
@@ -49,14 +71,14 @@ class ProgramTap:
         self._tape.when_resumed(callback)
 
     def _observe(self, kind: FrameKind, view: memoryview) -> None:
-        length = len(view)
-        self._seen[kind] += length
         if not self._terminal:
-            left = (CAPTURE_LIMIT if self._content else 0) - self._kept[kind]
-            if left <= 0:
+            capture = self._captures.get(kind)
+            if capture is None:
+                self._files[kind] += len(view)
                 return
-            view = view[:left]
-        self._kept[kind] += len(view)
+            view = capture.take(view)
+            if not view:
+                return
         self._tape.write(self._channel, kind, bytes(view))
 
     def output(self, view: memoryview) -> None:
@@ -71,9 +93,6 @@ class ProgramTap:
         """The client sent this."""
         if self._tape.record_input:
             self._observe(FrameKind.INPUT, view)
-        else:
-            self._seen[FrameKind.INPUT] += len(view)
-            self._kept[FrameKind.INPUT] += len(view)
 
     def resized(self, columns: int, rows: int) -> None:
         """The window changed."""
@@ -81,31 +100,56 @@ class ProgramTap:
 
     def exited(self, exit: Any) -> None:  # noqa: A002 (the name in ITap)
         """The program ended and all its output was observed."""
-        lost = {
-            kind.name.lower(): self._seen[kind] - self._kept[kind]
-            for kind in self._seen
-            if self._seen[kind] > self._kept[kind]
-        }
-        if lost:
-            reason = f"beyond the first {CAPTURE_LIMIT} bytes" if self._content else "file transfer"
-            self._tape.note(self._channel, FrameKind.GAP, lost=lost, reason=reason)
+        self._end_files()
+        self._end_captures()
         if exit.signal is not None:
             self._tape.note(self._channel, FrameKind.EXIT, signal=exit.signal, core=exit.core)
         else:
             self._tape.note(self._channel, FrameKind.EXIT, status=exit.status)
         self._tape.note(self._channel, FrameKind.CLOSE)
 
+    def _end_files(self) -> None:
+        lost = {_STREAMS[kind]: count for kind, count in self._files.items() if count}
+        if lost:
+            self._tape.note(self._channel, FrameKind.GAP, lost=lost, reason="file transfer")
+
+    def _end_captures(self) -> None:
+        for kind, capture in self._captures.items():
+            captured, stream = capture.end(), _STREAMS[kind]
+            if captured.lost:
+                kept = f"the first {captured.head} and the last {len(captured.tail)} bytes"
+                self._tape.note(
+                    self._channel,
+                    FrameKind.GAP,
+                    lost={stream: captured.lost},
+                    reason=f"only {kept} of {stream} are recorded",
+                )
+            if captured.tail:
+                self._tape.write(self._channel, kind, captured.tail)
+            self._tape.note(
+                self._channel,
+                FrameKind.CAPTURE,
+                stream=stream,
+                bytes=captured.count,
+                sha256=captured.sha256,
+                head=captured.head,
+                tail=len(captured.tail),
+            )
+
 
 class RecordedPrograms:
     """Starts programs through ``programs``, recorded.
 
     ``programs`` is a ``conch.session.programs.ISessionPrograms`` that reports what it launches, as
-    ``node.programs.NodePrograms`` does.
+    ``node.programs.NodePrograms`` does. ``limits`` are for what has no terminal.
     """
 
-    def __init__(self, programs: Any, tape: ConnectionTape) -> None:
+    def __init__(
+        self, programs: Any, tape: ConnectionTape, limits: CaptureLimits = DEFAULT_LIMITS
+    ) -> None:
         self._programs = programs
         self._tape = tape
+        self._limits = limits
 
     def env_allowed(self, name: str) -> bool:
         """Whether the client may set this variable."""
@@ -145,6 +189,7 @@ class RecordedPrograms:
         program.tap = ProgramTap(
             self._tape,
             channel,
+            self._limits,
             terminal=request.pty is not None,
             content=not known[-1].files,
         )

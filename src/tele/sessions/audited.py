@@ -2,14 +2,15 @@
 
 Invariants:
 
-* Everything that is started is an event, and so is what could not be; it is recorded if there is
-  a recording.
+* Everything that is started is an event, and so are its end, and what could not be started; it is
+  recorded if there is a recording.
 * An event has what was requested, and what ran if that was something else.
 * A session that is not recorded from its start says why.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -24,6 +25,7 @@ from tele.recording.program_tap import RecordedPrograms
 from tele.recording.tee import ConnectionTape
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import SessionEnding
+from tele.sessions.program_end import AuditedTap
 
 
 @implementer(ISessionPrograms)
@@ -109,6 +111,7 @@ class AuditedSession:
             "kind": request.kind,
             "command": cut(request.command.decode("utf-8", "backslashreplace")),
             "pty": request.pty is not None,
+            "channel": channel_number,
         }
         if grant.force_command is not None:
             fields["forced"] = cut(grant.force_command)
@@ -132,9 +135,15 @@ class AuditedSession:
             self._audit.emit(name, self._context, error=cut(text), **fields)
             raise
         self._interactive = self._interactive or request.pty is not None
+        what = dict(fields)
         fields |= self._unrecorded()
         if cgroup := getattr(program, "cgroup", 0):  # only processes of this machine have one
             fields["cgroup"] = cgroup
         self._audit.emit(name, self._context, **fields)
+
+        def ended(how: Mapping[str, Any]) -> None:
+            self._audit.emit(f"{name}.end", self._context, **what, **how)
+
+        program.tap = AuditedTap(self._reactor, program.tap, ended)
         self._ending.follow(program)
         return program

@@ -1,0 +1,80 @@
+"""What is kept of a stream that is recorded in part?
+
+Its beginning (the head) and its end (the tail), how long it was, and the SHA-256 of all of it.
+
+Invariant: memory is bounded by the tail, whatever passes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from typing import Final
+
+from attrs import frozen
+
+
+@frozen
+class CaptureLimits:
+    """How many bytes are kept of the beginning and of the end of each stream of a program that has
+    no terminal.
+    """
+
+    head: int = 1024 * 1024
+    tail: int = 64 * 1024
+
+
+@frozen
+class Captured:
+    """A stream that has ended: its length in bytes, its SHA-256 in hex, and its last bytes.
+
+    ``head`` bytes were recorded as they passed, and between them and ``tail`` lie ``lost`` bytes.
+    """
+
+    count: int
+    sha256: str
+    head: int
+    tail: bytes
+
+    @property
+    def lost(self) -> int:
+        """Bytes that are not recorded."""
+        return self.count - self.head - len(self.tail)
+
+
+class Capture:
+    """One stream, while it passes."""
+
+    __slots__ = ("_hash", "_limits", "_pieces", "_size", "count")
+
+    def __init__(self, limits: CaptureLimits) -> None:
+        #: Bytes so far.
+        self.count = 0
+        self._limits: Final = limits
+        self._hash = hashlib.sha256()
+        #: What passed last, after the head: at least the tail, if so much passed.
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+
+    def take(self, view: memoryview) -> memoryview:
+        """Take the next bytes; return those of them that are of the head."""
+        self._hash.update(view)
+        left = max(0, self._limits.head - self.count)
+        self.count += len(view)
+        if left < len(view):
+            self._keep(bytes(view[left:]))
+        return view[:left]
+
+    def _keep(self, piece: bytes) -> None:
+        pieces, tail = self._pieces, self._limits.tail
+        pieces.append(piece)
+        self._size += len(piece)
+        while pieces and self._size - len(pieces[0]) >= tail:
+            self._size -= len(pieces.popleft())
+
+    def end(self) -> Captured:
+        """Return what the stream was."""
+        last = b"".join(self._pieces)
+        tail = last[max(0, len(last) - self._limits.tail) :]
+        head = min(self.count, self._limits.head)
+        return Captured(self.count, self._hash.hexdigest(), head, tail)

@@ -1,0 +1,84 @@
+"""Which event does the end of a program leave, and what passed between it and its client?
+
+:class:`AuditedTap` observes each program, recorded or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+
+from tele.conch.session.programs import Exit
+
+#: Called once, with the fields of the event.
+Report = Callable[[Mapping[str, Any]], None]
+
+
+class AuditedTap:
+    """Counts what passes, and reports how it ended (``conch.session.programs.ITap``).
+
+    ``tap`` is what records the program, if it is recorded.
+    """
+
+    __slots__ = ("_began", "_clock", "_error", "_input", "_output", "_report", "_tap")
+
+    def __init__(self, clock: IReactorTime, tap: Any, report: Report) -> None:
+        self._clock = clock
+        self._began = clock.seconds()
+        self._tap = tap
+        self._report = report
+        self._input = self._output = self._error = 0
+
+    @property
+    def paused(self) -> bool:
+        """Whether the program is not to be read from for now."""
+        return self._tap is not None and bool(self._tap.paused)
+
+    def when_resumed(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once, when it may be read from again."""
+        if self._tap is None:
+            callback()
+        else:
+            self._tap.when_resumed(callback)
+
+    def output(self, view: memoryview) -> None:
+        """The program wrote this."""
+        self._output += len(view)
+        if self._tap is not None:
+            self._tap.output(view)
+
+    def error(self, view: memoryview) -> None:
+        """The program wrote this to its standard error."""
+        self._error += len(view)
+        if self._tap is not None:
+            self._tap.error(view)
+
+    def input(self, view: memoryview) -> None:
+        """The client sent this."""
+        self._input += len(view)
+        if self._tap is not None:
+            self._tap.input(view)
+
+    def resized(self, columns: int, rows: int) -> None:
+        """The window changed."""
+        if self._tap is not None:
+            self._tap.resized(columns, rows)
+
+    def exited(self, exit: Exit) -> None:  # noqa: A002 (the name in ITap)
+        """The program ended and all its output was observed."""
+        if self._tap is not None:
+            self._tap.exited(exit)
+        how: dict[str, Any] = {"status": exit.status}
+        if exit.signal is not None:
+            how = {"signal": exit.signal}
+        if exit.message:
+            how["error"] = exit.message
+        self._report({
+            **how,
+            "bytes_in": self._input,
+            "bytes_out": self._output,
+            "bytes_err": self._error,
+            "seconds": round(self._clock.seconds() - self._began, 3),
+        })  # fmt: skip
