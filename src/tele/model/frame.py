@@ -58,7 +58,8 @@ KIND_MEANINGS: Final = {
     FrameKind.NETWORK: "a connection was made (from the kernel)",
     FrameKind.GAP: "what was not recorded: ``lost`` (bytes by kind), ``frames`` (ranges of"
     " numbers) and ``reason``",
-    FrameKind.CAPTURE: "``bytes`` and ``sha256`` of what passed on a channel without a terminal",
+    FrameKind.CAPTURE: "a stream of a program without a terminal ended: ``stream``, ``bytes``,"
+    " ``sha256``, and how many bytes of it are recorded: ``head``, ``tail``",
     FrameKind.PAUSE: "output is held until auth has it, or goes on: ``state``, ``reason``",
     FrameKind.HOST: "which host a proxy reached: ``target``, ``address``, ``fingerprint``",
 }

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from twisted.internet.defer import Deferred
 from spool_world import CA, KEY, Auth, Place, output, place, start, uploading
 from tele.errors import AccessDenied, BadRecording, Conflict, Unavailable
 from tele.model.frame import Frame, FrameKind
+from tele.recording.capture import CaptureLimits
 from tele.recording.commit import FLUSH_SECONDS
 from tele.recording.playback import Source, from_file, schedule
-from tele.recording.program_tap import CAPTURE_LIMIT, ProgramTap
+from tele.recording.program_tap import ProgramTap
 from tele.recording.proof import check_signer
 from tele.recording.spool import SpoolFolder
 from tele.recording.tee import ConnectionTape
@@ -325,6 +327,9 @@ def test_what_never_began_leaves_nothing(place: Place, monkeypatch: pytest.Monke
 
 
 # -- what is tapped -------------------------------------------------------------------
+LIMITS = CaptureLimits(head=10_000, tail=700)
+
+
 class Exit:
     """How a program ended."""
 
@@ -340,7 +345,7 @@ def tapped(
     begin = start()
     tape = ConnectionTape(place.recorder, begin, lambda: 5, record_input=record_input)
     Deferred.fromCoroutine(tape.ready())
-    tap = ProgramTap(tape, 1, terminal=terminal, content=content)
+    tap = ProgramTap(tape, 1, LIMITS, terminal=terminal, content=content)
 
     def ended() -> list[Frame]:
         tap.exited(Exit())
@@ -365,16 +370,58 @@ def test_a_terminal_is_recorded_whole(place: Place) -> None:
 
 
 def test_other_output_is_recorded_up_to_a_limit(place: Place) -> None:
-    """What is beyond the limit is counted in a gap."""
+    """Beginning and end are there; what lies between is a gap, and the whole has a SHA-256."""
     tap, ended = tapped(place, terminal=False)
-    for _ in range(10):
-        tap.output(memoryview(bytes(1_000_000)))
+    pieces = [bytes([number]) * 1_000 for number in range(250)]
+    for piece in pieces:
+        tap.output(memoryview(piece))
     tap.error(memoryview(b"oops"))
-    frames = ended()
-    assert total(frames, FrameKind.OUTPUT) == CAPTURE_LIMIT
+    frames, whole = ended(), b"".join(pieces)
+    kinds = [f.kind for f in frames if f.kind is not FrameKind.ERROR]
+    middle = kinds.index(FrameKind.GAP)
+    head, tail = (
+        b"".join(f.data for f in part if f.kind is FrameKind.OUTPUT)
+        for part in (frames[:middle], frames[middle:])
+    )
+    assert (head, tail) == (whole[: LIMITS.head], whole[-LIMITS.tail :])
     assert total(frames, FrameKind.ERROR) == 4
     gap = json.loads(next(f.data for f in frames if f.kind is FrameKind.GAP))
-    assert gap["lost"] == {"output": 10_000_000 - CAPTURE_LIMIT}
+    assert gap["lost"] == {"output": len(whole) - LIMITS.head - LIMITS.tail}
+    assert [json.loads(f.data) for f in frames if f.kind is FrameKind.CAPTURE] == [
+        {"stream": "output", "bytes": len(whole), "head": LIMITS.head, "tail": LIMITS.tail,
+         "sha256": sha256(whole).hexdigest()},
+        {"stream": "error", "bytes": 4, "head": 4, "tail": 0,
+         "sha256": sha256(b"oops").hexdigest()},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [0, 1, LIMITS.head, LIMITS.head + 1, LIMITS.head + LIMITS.tail])
+@pytest.mark.parametrize("piece", [1, 1_000, 100_000])
+def test_output_within_the_limit_has_no_gap(place: Place, size: int, piece: int) -> None:
+    """All of it is recorded, in order, whatever pieces it comes in."""
+    tap, ended = tapped(place, terminal=False)
+    whole = bytes(number % 251 for number in range(size))
+    for at in range(0, size, piece):
+        tap.output(memoryview(whole)[at : at + piece])
+    frames = ended()
+    assert b"".join(f.data for f in frames if f.kind is FrameKind.OUTPUT) == whole
+    assert not [f for f in frames if f.kind is FrameKind.GAP]
+
+
+def test_input_of_a_command_is_kept_as_its_output_is(place: Place) -> None:
+    """Only if a role asks for it, within the limits, with a SHA-256."""
+    tap, ended = tapped(place, terminal=False, record_input=True)
+    tap.input(memoryview(bytes(10_000)))
+    captured = [json.loads(f.data) for f in ended() if f.kind is FrameKind.CAPTURE]
+    assert [each["bytes"] for each in captured if each["stream"] == "input"] == [10_000]
+    tap, ended = tapped(place, terminal=False)
+    tap.input(memoryview(b"secret"))
+    frames = ended()
+    assert total(frames, FrameKind.INPUT) == 0
+    assert {json.loads(f.data)["stream"] for f in frames if f.kind is FrameKind.CAPTURE} == {
+        "output",
+        "error",
+    }
 
 
 def test_input_only_if_asked_for(place: Place) -> None:

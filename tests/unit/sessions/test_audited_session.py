@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from session_world import FakeAudit, context
-from tele.conch.session.programs import ProgramRequest, PtyRequest
+from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.model.access import Denied, Reason, RecordingPlan
 from tele.model.session import Launched
@@ -33,7 +33,7 @@ class World:
         self.audit = FakeAudit()
         self.ending = SessionEnding(self.clock, self.context.grant)
         self.launched: Launched | None = None
-        self.answer: Deferred[Any] = succeed(SimpleNamespace(cgroup=0))
+        self.answer: Deferred[Any] = succeed(SimpleNamespace(cgroup=0, tap=None))
         self.requests: list[ProgramRequest] = []
         audit: Any = self.audit
         self.session = AuditedSession(self.clock, self.context, self, tape, audit, self.ending)
@@ -57,18 +57,41 @@ class World:
 def test_what_was_requested_and_what_ran() -> None:
     """An event has both, if they are not the same, and the control group of what runs."""
     world = World()
-    world.answer = succeed(SimpleNamespace(cgroup=42))
+    world.answer = succeed(SimpleNamespace(cgroup=42, tap=None))
     world.run(ProgramRequest("exec", b"id"))
     world.launched = Launched("exec", b"/usr/lib/backup --all")
     world.run(ProgramRequest("subsystem", b"backup"))
     assert world.audit.events == [
-        ("exec", {"kind": "exec", "command": "id", "pty": False, "cgroup": 42}),
+        ("exec", {"kind": "exec", "command": "id", "pty": False, "channel": 1, "cgroup": 42}),
         (
             "subsystem",
-            {"kind": "subsystem", "command": "backup", "pty": False, "cgroup": 42,
+            {"kind": "subsystem", "command": "backup", "pty": False, "channel": 1, "cgroup": 42,
              "runs": "/usr/lib/backup --all"},
         ),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        (Exit(3), {"status": 3}),
+        (Exit(None, signal="KILL"), {"signal": "KILL"}),
+        (Exit(None, message="the program was lost"),
+         {"status": None, "error": "the program was lost"}),
+    ],
+)  # fmt: skip
+def test_the_end_of_a_program_is_an_event(how: Exit, told: dict[str, Any]) -> None:
+    """With its status or signal, the bytes of each stream and its time, recorded or not."""
+    world = World()
+    program = world.run(ProgramRequest("exec", b"id"))
+    program.tap.input(memoryview(b"1"))
+    program.tap.output(memoryview(b"22"))
+    program.tap.error(memoryview(b"333"))
+    world.clock.advance(1.5)
+    program.tap.exited(how)
+    what = {"kind": "exec", "command": "id", "pty": False, "channel": 1}
+    counts = {"bytes_in": 1, "bytes_out": 2, "bytes_err": 3, "seconds": 1.5}
+    assert world.audit.events[1:] == [("exec.end", {**what, **told, **counts})]
 
 
 def test_a_forced_command_is_in_the_event() -> None:
