@@ -20,8 +20,8 @@ class CaptureLimits:
     no terminal.
     """
 
-    head: int = 1024 * 1024
-    tail: int = 64 * 1024
+    head: int
+    tail: int
 
 
 @frozen

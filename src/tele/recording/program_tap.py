@@ -24,7 +24,6 @@ from tele.model.session import Launched
 from tele.recording.capture import Capture, CaptureLimits
 from tele.recording.tee import ConnectionTape
 
-DEFAULT_LIMITS: Final = CaptureLimits()
 #: The streams of a program, as frames of CAPTURE name them.
 _STREAMS: Final = {
     FrameKind.OUTPUT: "output",
@@ -144,9 +143,7 @@ class RecordedPrograms:
     ``node.programs.NodePrograms`` does. ``limits`` are for what has no terminal.
     """
 
-    def __init__(
-        self, programs: Any, tape: ConnectionTape, limits: CaptureLimits = DEFAULT_LIMITS
-    ) -> None:
+    def __init__(self, programs: Any, tape: ConnectionTape, limits: CaptureLimits) -> None:
         self._programs = programs
         self._tape = tape
         self._limits = limits

@@ -21,6 +21,7 @@ from tele.conch.session.programs import ISessionPrograms, ProgramRequest
 from tele.errors import AccessDenied, TeleError
 from tele.membership.audit_reporter import AuditReporter, cut
 from tele.model.session import Launched
+from tele.recording.capture import CaptureLimits
 from tele.recording.program_tap import RecordedPrograms
 from tele.recording.tee import ConnectionTape
 from tele.sessions.context import ConnectionContext
@@ -60,7 +61,9 @@ class AuditedSession:
     ) -> None:
         self._reactor = reactor
         self._context = context
-        self._programs = programs if tape is None else RecordedPrograms(programs, tape)
+        plan = context.grant.recording
+        limits = CaptureLimits(plan.capture_head, plan.capture_tail)
+        self._programs = programs if tape is None else RecordedPrograms(programs, tape, limits)
         self._tape = tape
         self._audit = audit
         self._ending = ending
