@@ -181,10 +181,10 @@ class ChannelWorld(World):
         interface, _, log_out = Realm().admit(credentials)
         return succeed((interface, self.make_user(self), log_out))
 
-    def link(self) -> ChannelEnds:
+    def link(self, connection: Callable[[], Any] = SSHConnection) -> ChannelEnds:
         """Connect a client, log in, and return both ends."""
         client: Any = LoginTransport(
-            self.clock, self.verifier(), self.identity(), SSHConnection, self.limits
+            self.clock, self.verifier(), self.identity(), connection, self.limits
         )
         server: Any = self.server()
         client_link, server_link = LinkEnd(client), LinkEnd(server)

@@ -35,7 +35,6 @@ from tele.conch.session.programs import (
 from tele.errors import InvalidInput, Unavailable, quoted
 from tele.interfaces import ISubsystem, SubsystemSession
 from tele.log import make_logger
-from tele.model.access import INTERNAL_SFTP
 from tele.model.addresses import Address
 from tele.model.session import Launched
 from tele.node.spawning import Launch, Running, Spawning
@@ -44,6 +43,7 @@ from tele.node.terminal import open_terminal, set_size
 from tele.reactor import Reactor
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import IExpellable
+from tele.sessions.launching import launched_by
 from tele.spawner.spawn_messages import CLIENT_ENVIRONMENT
 
 log = make_logger(__name__)
@@ -51,7 +51,6 @@ log = make_logger(__name__)
 #: Bytes that a pipe holds: big enough for few turns of the reactor, small enough that an
 #: ordinary user's share of the kernel (pipe-user-pages-soft) is good for a hundred sessions.
 PIPE_SIZE: Final = 256 * 1024
-_SFTP: Final = Launched("subsystem", b"sftp", files=True)
 #: Descriptors of a program while it starts, both ends of three pipes; and once it runs: ours,
 #: and one to see its end by, should the spawner die.
 STARTING: Final = 6
@@ -153,7 +152,7 @@ class NodePrograms:
     async def _start(
         self, request: ProgramRequest, launching: Callable[[Launched], None]
     ) -> Program | SpokenProgram:
-        launched = self._what(request)
+        launched = launched_by(request, self._context.grant.force_command)
         if launched.kind == "subsystem" and not launched.files:
             subsystem = self._subsystem(request.command)
             served = await subsystem.start(self._session())
@@ -193,17 +192,6 @@ class NodePrograms:
             return Program(stdin, stdout, stderr, running, forced, lease)
         stdin, stdout, terminal = ours
         return Program(stdin, stdout, None, running, forced, lease, terminal)
-
-    def _what(self, request: ProgramRequest) -> Launched:
-        """Return what a request leads to here."""
-        force = self._context.grant.force_command
-        if force == INTERNAL_SFTP:
-            return _SFTP
-        if force is not None:
-            return Launched("exec", force.encode())
-        if request.kind == "subsystem" and request.command == _SFTP.command:
-            return _SFTP
-        return Launched(request.kind, request.command)
 
     def _subsystem(self, name: bytes) -> ISubsystem:
         """Return the subsystem of a plugin that is asked for."""

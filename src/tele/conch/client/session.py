@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from tele.conch.connection.channel import Answer, Channel, read_all
 from tele.conch.session.programs import Exit, ProgramRequest
+from tele.conch.session.remote_program import encode_modes
 from tele.errors import AccessDenied, PeerError, TeleError, Unreachable, quoted
 from tele.wire.fields import string, uint32
 
@@ -28,11 +29,6 @@ COLLECT_LIMIT: Final = 16 * 1024 * 1024
 
 #: Called with data: the code (None, or 1 for standard error) and the bytes, valid during the call.
 OnData = Callable[[int | None, memoryview], None]
-
-
-def encode_modes(modes: tuple[tuple[int, int], ...]) -> bytes:
-    """Return terminal modes as they are sent (RFC 4254, section 8)."""
-    return b"".join(bytes((opcode,)) + uint32(value) for opcode, value in modes) + b"\0"
 
 
 class ProgramChannel(Channel):

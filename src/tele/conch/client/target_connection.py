@@ -1,0 +1,63 @@
+"""What may a server do on our connection to it?
+
+Invariants:
+
+* It opens the channels that the owner of the connection accepts; all others are refused.
+* Its global requests are refused, keepalives too: that is an answer. It renews no host keys here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.conch.error import ConchError
+from twisted.internet.defer import Deferred
+
+from tele.conch.connection.connection import SSHConnection
+from tele.conch.connection.refusals import ADMINISTRATIVELY_PROHIBITED
+
+
+class ChannelAcceptor(Protocol):
+    """Decides about channels that a server opens."""
+
+    def accept(
+        self, kind: bytes, data: bytes, remoteWindow: int, remoteMaxPacket: int
+    ) -> Deferred[Any]:
+        """Return the channel for what the server opens. Fails with what it is refused for."""
+
+
+class TargetConnection(SSHConnection):
+    """The connection service of a client whose server may open channels to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Who accepts channels; without one all are refused.
+        self.acceptor: ChannelAcceptor | None = None
+        self._on_lost: list[Callable[[], None]] = []
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is gone, or about to go."""
+        return self._stopped or self.transport is None or bool(self.transport.closing)
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once, when the connection is gone."""
+        self._on_lost.append(callback)
+
+    def serviceStopped(self) -> None:
+        """See :class:`SSHConnection`."""
+        super().serviceStopped()
+        callbacks, self._on_lost = self._on_lost, []
+        for callback in callbacks:
+            callback()
+
+    def getChannel(self, channelType: bytes, windowSize: int, maxPacket: int, data: bytes) -> Any:
+        """See :class:`SSHConnection`."""
+        if self.acceptor is None:
+            raise ConchError(ADMINISTRATIVELY_PROHIBITED, "nothing was asked of the client")
+        return self.acceptor.accept(channelType, data, windowSize, maxPacket)
+
+    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> bool:
+        """Refuse each: ``hostkeys-00@openssh.com`` is between us and the server."""
+        return False

@@ -1,0 +1,99 @@
+"""How is a program started on the target of a client's connection?
+
+Invariants:
+
+* A forced command replaces the requested one, which becomes a variable, as under sshd.
+* Variables that a client may not set on a node it may not set here.
+* What is launched is reported right before it is; a target that does not start it in time is
+  given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from attrs import evolve, frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
+
+from tele.conch.session.programs import ISessionPrograms, ProgramRequest
+from tele.conch.session.remote_program import RemoteProgram, RemoteRequest
+from tele.errors import InvalidInput, Unreachable
+from tele.model.session import Launched
+from tele.sessions.context import ConnectionContext
+from tele.sessions.ending import IExpellable
+from tele.sessions.launching import launched_by
+from tele.sessions.remote_target import RemoteTarget
+from tele.spawner.spawn_messages import CLIENT_ENVIRONMENT
+
+#: Seconds that a target has to start a program.
+START_SECONDS: Final = 30.0
+ORIGINAL_COMMAND: Final = "SSH_ORIGINAL_COMMAND"
+
+
+@implementer(IExpellable)
+class _Program(RemoteProgram):
+    """A program that ends with the access of its user."""
+
+
+@implementer(ISessionPrograms)
+@frozen
+class RemotePrograms:
+    """Starts programs on ``target``; ``forwards_agent()``: whether the client's agent is forwarded
+    to them.
+    """
+
+    _reactor: IReactorTime
+    _target: RemoteTarget
+    _context: ConnectionContext
+    _forwards_agent: Callable[[], bool] = lambda: False
+
+    def env_allowed(self, name: str) -> bool:
+        """See :class:`tele.conch.session.programs.ISessionPrograms`."""
+        return CLIENT_ENVIRONMENT.fullmatch(name) is not None
+
+    def start(
+        self,
+        request: ProgramRequest,
+        channel_number: int,
+        launching: Callable[[Launched], None] = lambda _: None,
+    ) -> Deferred[Any]:
+        """See :class:`tele.conch.session.programs.ISessionPrograms`.
+
+        ``launching`` is called with what is launched, right before it is.
+        """
+        return Deferred.fromCoroutine(self._start(request, launching))
+
+    async def _start(
+        self, request: ProgramRequest, launching: Callable[[Launched], None]
+    ) -> RemoteProgram:
+        force = self._context.grant.force_command
+        launched = launched_by(request, force)
+        if launched.files and request.pty is not None:
+            raise InvalidInput("the file server takes no terminal: use sftp or scp")
+        connection = await self._target.connection()
+        launching(launched)
+        environment = {name: value for name, value in request.env.items() if self.env_allowed(name)}
+        if force is not None and request.command:
+            environment[ORIGINAL_COMMAND] = request.command.decode("utf-8", "surrogateescape")
+        program = _Program(
+            RemoteRequest(
+                self._target.name,
+                evolve(request, kind=launched.kind, command=launched.command, env=environment),
+                agent=self._forwards_agent(),
+                signals=force is None,
+            )
+        )
+        connection.openChannel(program)
+        program.started.addTimeout(START_SECONDS, self._reactor)
+        try:
+            return await program.started
+        except (DeferredTimeout, CancelledError):
+            program.give_up()
+            raise Unreachable(
+                f"{self._target.name} has not started the {launched.kind} in"
+                f" {START_SECONDS:.0f} seconds"
+            ) from None

@@ -1,0 +1,235 @@
+"""A client, a server that passes sessions on, and a target behind it: two connections in memory.
+
+Everything between the links is real: the grant, the audit's session, the recording, the runner.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from attrs import evolve
+from twisted.conch.error import ConchError
+from twisted.internet.defer import Deferred, fail
+
+from channel_ends import ChannelEnds, ChannelUser, ChannelWorld, HeldProgram
+from tele.admission.limits import Limits
+from tele.conch.client.session import ProgramChannel
+from tele.conch.client.target_connection import TargetConnection
+from tele.conch.connection.channel import Channel
+from tele.conch.connection.permissions import IPermissions, Permissions
+from tele.conch.session.programs import ISessionPrograms, ProgramRequest
+from tele.conch.session.remote_runner import RemoteSessionChannel
+from tele.model.access import Grant
+from tele.model.frame import Frame, FrameKind
+from tele.model.identity import HostIdentity, HostRole, UserIdentity
+from tele.sessions.audited import AuditedSession
+from tele.sessions.context import ConnectionContext
+from tele.sessions.ending import SessionEnding
+from tele.sessions.remote_programs import RemotePrograms
+from tele.sessions.remote_target import RemoteTarget
+from tele.sessions.tape import make_tape
+from tele.tape.details import details
+from tele.testing.recorder import MemoryRecorder
+from tele.wire.fields import string
+
+LATER = datetime(2099, 1, 1, tzinfo=UTC)
+HOST = HostIdentity("proxy-1", "proxy", "c", HostRole.PROXY, LATER)
+
+
+class KeptAudit:
+    """Keeps events."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def emit(self, name: str, subject: Any, /, **fields: Any) -> None:
+        self.events.append((name, fields))
+
+
+def kept_audit() -> Any:
+    """Return what stands for the audit reporter."""
+    return KeptAudit()
+
+
+class Asking(Channel):
+    """A client's session that makes the requests of the test and notes what happens."""
+
+    name = b"session"
+
+    def __init__(self, *, hoards: bool = False) -> None:
+        super().__init__()
+        self.events: list[Any] = []
+        self.hoards = hoards
+        self.hoard = 0
+        self.status = -1
+
+    def ask(self, name: bytes, data: bytes = b"", *, reply: bool = True) -> None:
+        """Make a request; its name and the answer become an event."""
+        answer = self.conn.sendRequest(self, name, data, wantReply=reply)
+        if answer is not None:
+            answer.addCallbacks(
+                lambda _: self.events.append((name, True)),
+                lambda failure: (
+                    self.events.append((name, False)) if failure.check(ConchError) else failure
+                ),
+            )
+
+    def data_view(self, view: memoryview) -> None:
+        if not self.events or self.events[-1] != "data":
+            self.events.append("data")
+        self.hoard += len(view)
+        if not self.hoards:
+            self.consumed(len(view))
+
+    def use_up(self) -> None:
+        """Read on."""
+        self.hoards = False
+        self.consumed(self.hoard)
+
+    def eofReceived(self) -> None:
+        self.events.append("eof")
+
+    def receive_request(self, name: bytes, data: bytes, want_reply: bool) -> None:
+        self.events.append(name)
+        if name == b"exit-status":
+            self.status = int.from_bytes(data, "big")
+        if want_reply:
+            self.conn.reply_to_channel(self, False)
+
+    def closed(self) -> None:
+        super().closed()
+        self.events.append("closed")
+
+
+class RemoteUser(ChannelUser):
+    """A user whose sessions are on the target."""
+
+    def __init__(self, world: ChannelWorld, remote: Remote) -> None:
+        super().__init__(world)
+        self.remote = remote
+        self.channelLookup[b"session"] = RemoteSessionChannel
+
+    def __conform__(self, interface: Any) -> Any:
+        if interface is IPermissions:
+            return self.remote.context.grant
+        return self.remote.session if interface is ISessionPrograms else None
+
+
+class Remote:
+    """The three machines. ``grant`` are options of the user's grant; ``records``: with a tape."""
+
+    def __init__(
+        self,
+        near: Limits | None = None,
+        far: Limits | None = None,
+        *,
+        records: bool = False,
+        **grant: Any,
+    ) -> None:
+        self.target = ChannelWorld(limits=far or Limits())
+        self.fars: list[ChannelEnds] = []
+        self._connecting: list[Deferred[Any]] = []
+        #: Set to fail to connect.
+        self.problem: Exception | None = None
+        self.here = ChannelWorld(
+            limits=near or Limits(), make_user=lambda world: RemoteUser(world, self)
+        )
+        self.recorder = MemoryRecorder()
+        user = UserIdentity("alice", "c", LATER)
+        granted = evolve(Grant(user, "root", ("access",), LATER), **grant)
+        self.context = ConnectionContext(
+            granted, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022)
+        )
+        self.tape = (
+            make_tape(self.here.clock, self.recorder, self.context, HOST) if records else None
+        )
+        self.audit = kept_audit()
+        self.ending = SessionEnding(self.here.clock, granted)
+        self.behind = RemoteTarget(self.here.clock, "db1", self._connect)
+        self.programs_behind = RemotePrograms(self.here.clock, self.behind, self.context)
+        self.session = AuditedSession(
+            self.here.clock, self.context, self.programs_behind, self.tape, self.audit, self.ending
+        )
+        self.near = self.here.link()
+
+    def _connect(self) -> Deferred[Any]:
+        if self.problem is not None:
+            return fail(self.problem)
+        self._connecting.append(Deferred())
+        return self._connecting[-1]
+
+    def connect(self) -> ChannelEnds:
+        """Connect to the target before a session does."""
+        self.behind.connection()
+        self.settle()
+        return self.far
+
+    @property
+    def far(self) -> ChannelEnds:
+        """The connection to the target."""
+        return self.fars[-1]
+
+    @property
+    def programs(self) -> list[HeldProgram]:
+        """What the target has started."""
+        started: list[HeldProgram] = self.target.programs.started
+        return started
+
+    def permit(self, **grant: Any) -> None:
+        """Change the user's grant."""
+        self.context.grant = evolve(self.context.grant, **grant)
+        self.target.permissions = Permissions(max_sessions=self.context.grant.max_sessions)
+
+    def settle(self) -> None:
+        """Carry bytes on all connections until there is nothing to do."""
+        for _ in range(100_000):
+            moved = self.near.turn()
+            while self._connecting:
+                self.fars.append(self.target.link(TargetConnection))
+                self._connecting.pop(0).callback(self.far.client.service)
+            for far in list(self.fars):
+                moved = far.turn() or moved
+            if not moved:
+                return
+        raise AssertionError("there is no end to it")
+
+    def open(self, channel: Any) -> Any:
+        """Open a channel of the client's."""
+        self.near.client.service.openChannel(channel)
+        self.settle()
+        return channel
+
+    def run(self, request: ProgramRequest, kind: type[ProgramChannel] = ProgramChannel) -> Any:
+        """Run a program; return the client's session."""
+        received: list[tuple[int | None, bytes]] = []
+        channel: Any = kind(request, lambda code, view: received.append((code, bytes(view))))
+        channel.received = received
+        return self.open(channel)
+
+    def asking(self, **options: Any) -> Asking:
+        """Return a session with a program that was asked for."""
+        channel: Asking = self.open(Asking(**options))
+        channel.ask(b"exec", string(b"something"))
+        self.settle()
+        assert channel.events == [(b"exec", True)]
+        return channel
+
+    def frames(self, kind: FrameKind) -> list[Frame]:
+        """What was recorded of a kind."""
+        return [frame for frame in self.recorder.frames if frame.kind is kind]
+
+    def notes(self, kind: FrameKind) -> list[dict[str, Any]]:
+        """What frames of a kind say."""
+        return [dict(details(frame)) for frame in self.frames(kind)]
+
+    def close(self) -> None:
+        for program in self.programs:
+            program.finish()
+        for ends in (self.near, *self.fars):
+            ends.client_link.close()
+
+
+def queued(ends: ChannelEnds) -> list[int]:
+    """Bytes that wait on each channel of the client's end."""
+    return [len(channel._queue) for channel in ends.client.service.channels.values()]
