@@ -29,6 +29,7 @@ from tele.certs.algorithms import CERTIFICATE_SUFFIX, HOST_ALGORITHMS, USER_ALGO
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import CheckedHost, check_host, check_member
 from tele.certs.keys import PrivateKey
+from tele.conch.client.login_request import login_algorithm, login_request, signed_part
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.transport.exchange import Exchange
 from tele.conch.transport.transport import Transport
@@ -46,13 +47,12 @@ from tele.loop import validity_date
 from tele.model.identity import HostIdentity, HostRole
 from tele.text import printable_lines
 from tele.wire import numbers as n
-from tele.wire.fields import Reader, boolean, string
+from tele.wire.fields import Reader, string
 from tele.wire.key_agreement import METHODS, exchange_hash
 from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER
 
 log = make_logger(__name__)
 
-PUBLICKEY = b"publickey"
 #: Host certificates only: a plain key proves nothing.
 HOST_CERTIFICATES = tuple(name for name in HOST_ALGORITHMS if name.endswith(CERTIFICATE_SUFFIX))
 #: Most bytes of a server's banners that are kept for the error when it refuses the login.
@@ -108,26 +108,12 @@ class ClientIdentity:
     certificate: Certificate
     login: str
 
-    def algorithm(self) -> bytes:
-        """Return the best algorithm for our certificate."""
-        for name, algorithm in USER_ALGORITHMS.items():
-            if algorithm.blob_type == self.certificate.type:
-                return name
-        raise BadCertificate("our certificate is of an unknown type", "algorithm")
-
     def sign_request(self, session_id: bytes, service: bytes) -> bytes:
         """Return the payload of a signed USERAUTH_REQUEST."""
-        algorithm = self.algorithm()
-        request = (
-            string(self.login.encode("utf-8"))
-            + string(service)
-            + string(PUBLICKEY)
-            + boolean(True)
-            + string(algorithm)
-            + string(self.certificate.blob)
-        )
-        signed = string(session_id) + bytes((n.USERAUTH_REQUEST,)) + request
-        return request + string(self.private.sign(signed, USER_ALGORITHMS[algorithm].signature))
+        algorithm = login_algorithm(self.certificate)
+        request = login_request(self.login, service, algorithm, self.certificate.blob)
+        kind = USER_ALGORITHMS[algorithm].signature
+        return request + string(self.private.sign(signed_part(session_id, request), kind))
 
 
 class SSHClientTransport(Transport, conch.SSHClientTransport):
@@ -289,19 +275,17 @@ class SSHUserAuthClient(conch_userauth.SSHUserAuthClient):
         self.transport.sendDisconnect(n.NO_MORE_AUTH_METHODS, b"no more authentication methods")
 
 
-class LoginTransport(SSHClientTransport):
-    """A transport that logs in, and fires a Deferred with the result."""
+class AwaitedTransport(SSHClientTransport):
+    """A transport that fires a Deferred with the result of its login."""
 
     def __init__(
         self,
         clock: IReactorTime,
-        verify_host: Verifier,
-        identity: ClientIdentity,
+        verify_host: Verifier | None,
         connection: Callable[[], Any],
         limits: Limits | None,
     ) -> None:
         super().__init__(clock, verify_host, limits)
-        self._identity = identity
         self._connection = connection
         self._waiting: Deferred[Any] | None = Deferred(self._cancelled)
 
@@ -310,13 +294,6 @@ class LoginTransport(SSHClientTransport):
         if self._waiting is None:
             raise RuntimeError("ready() may be called once")
         return self._waiting
-
-    def connectionSecure(self) -> None:
-        """Request authentication and log in, without waiting for the reply."""
-        authentication = SSHUserAuthClient(self._identity, self._connection())
-        authentication.transport = self
-        self.requestService(authentication)
-        authentication.send_request()
 
     def setService(self, service: Any) -> None:
         """See :class:`Transport`; the second service is the connection."""
@@ -356,15 +333,37 @@ class LoginTransport(SSHClientTransport):
         self.outgoing.link.abort()
 
 
-class _One(Factory[LoginTransport]):
+class LoginTransport(AwaitedTransport):
+    """A transport that logs in with one certificate of ours."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        verify_host: Verifier,
+        identity: ClientIdentity,
+        connection: Callable[[], Any],
+        limits: Limits | None,
+    ) -> None:
+        super().__init__(clock, verify_host, connection, limits)
+        self._identity = identity
+
+    def connectionSecure(self) -> None:
+        """Request authentication and log in, without waiting for the reply."""
+        authentication = SSHUserAuthClient(self._identity, self._connection())
+        authentication.transport = self
+        self.requestService(authentication)
+        authentication.send_request()
+
+
+class One(Factory[AwaitedTransport]):
     """Returns the one protocol that it was given; logs nothing."""
 
     noisy = False
 
-    def __init__(self, protocol: LoginTransport) -> None:
+    def __init__(self, protocol: AwaitedTransport) -> None:
         self._protocol = protocol
 
-    def buildProtocol(self, addr: IAddress | None) -> LoginTransport:
+    def buildProtocol(self, addr: IAddress | None) -> AwaitedTransport:
         """Return it."""
         return self._protocol
 
@@ -390,7 +389,7 @@ def connect(
         transport = LoginTransport(reactor, verify_host, identity, connection, limits)
         ready = transport.ready()
         try:
-            await endpoint.connect(_One(transport))
+            await endpoint.connect(One(transport))
         except TeleError:
             raise
         except Exception as error:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from attrs import frozen
 from twisted.conch.ssh import keys
 from twisted.conch.ssh import userauth as conch
 from twisted.internet import reactor
@@ -25,7 +24,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from tele.admission.limits import Limits
 from tele.certs.algorithms import HOST_ALGORITHMS, PLAIN_ALGORITHMS, RSA, RSA_SHA256, RSA_SHA512
-from tele.certs.keys import PublicKey, parse_public_key
+from tele.certs.keys import parse_public_key
+from tele.conch.client.host_keys import PlainHostKey
 from tele.conch.client.transport import SSHClientTransport
 from tele.errors import BadCertificate, ProtocolError
 from tele.wire import numbers as n
@@ -38,23 +38,6 @@ REQUESTS_LIMIT = 64
 _LIMITS = Limits(login_grace=120.0)
 
 _HOST_KEYS = tuple(name for name in HOST_ALGORITHMS if name in PLAIN_ALGORITHMS)
-
-
-@frozen
-class PlainHostKey:
-    """A host key where the engine expects a certificate."""
-
-    key: PublicKey
-
-    @property
-    def type(self) -> bytes:
-        """Its type."""
-        return self.key.type
-
-    @property
-    def blob(self) -> bytes:
-        """Its SSH encoding."""
-        return self.key.blob
 
 
 def md5_fingerprint(blob: bytes) -> bytes:
