@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from twisted.internet.defer import Deferred, maybeDeferred
-from zope.interface import implementer
 
 from tele.config.values import (
     Address,
@@ -25,21 +20,14 @@ from tele.embed.hosts import (
     server_settings,
 )
 from tele.embed.plugins import choose
+from tele.embed.recorders import make_recorder
 from tele.errors import InvalidInput
-from tele.interfaces import (
-    IAuthority,
-    IRecorder,
-    IRecorderFactory,
-    ISubsystemFactory,
-    RecorderSurroundings,
-    Surroundings,
-)
+from tele.interfaces import IRecorder, ISubsystemFactory, Surroundings
 from tele.loop import make_monotonic
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import MemberStore
-from tele.model.api.operation import Operation
 from tele.model.identity import HostRole
 from tele.model.presence import Mode
 from tele.node.labels import LabelCommand, Labels
@@ -48,24 +36,6 @@ from tele.node.service import NodeService
 from tele.node.settings import Ingress, SessionSettings
 from tele.node.spawning import Spawning, session_options
 from tele.reactor import Reactor
-
-
-@implementer(IAuthority)
-class _AsMember:
-    """Auth, called as ``member``, for parts that are made before there is an identity."""
-
-    def __init__(self, member: Member) -> None:
-        self._member = member
-
-    def perform(self, operation: Operation[Any, Any], request: Any) -> Deferred[Any]:
-        """See :class:`tele.interfaces.IAuthority`."""
-        return maybeDeferred(lambda: self._member.authority.perform(operation, request))
-
-    def follow(
-        self, operation: Operation[Any, Any], request: Any, receiver: Callable[[Any], None]
-    ) -> Deferred[None]:
-        """See :class:`tele.interfaces.IAuthority`."""
-        return maybeDeferred(lambda: self._member.authority.follow(operation, request, receiver))
 
 
 def node_service(
@@ -135,14 +105,7 @@ def _locked_node(
     if tunnels is not None:
         tunnels.member = member
     if recorder is None:
-        surroundings = RecorderSurroundings(
-            reactor,
-            folder,
-            _AsMember(member),
-            lambda data: member.identity.keys.ssh.sign(data),  # noqa: PLW0108 (keys change)
-            lambda: member.identity.ssh_certificate.line,
-        )
-        recorder = choose(IRecorderFactory, config.recorder, surroundings)
+        recorder = make_recorder(reactor, data_dir, HostRole.NODE, member, config.recorder)
     serving = NodeService(
         reactor,
         member=member,
