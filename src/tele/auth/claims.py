@@ -31,7 +31,12 @@ NODE_EVENTS: Final = frozenset(
      "forward", "forward.end", "agent", "agent.end",
      "auth.denied", "auth.refused", "clock.step", "clock.skew")
 )  # fmt: skip
-#: What proxies may report: there are no sessions on them.
+#: What proxies may report of sessions that they end, which auth has registered for them.
+PROXIED_EVENTS: Final = frozenset(
+    ("session.start", "session.end", "exec", "subsystem", "sftp", "forward", "forward.end",
+     "agent", "agent.end")
+)  # fmt: skip
+#: What proxies may report without a session; an end is that of a connection to the jump host.
 PROXY_EVENTS: Final = frozenset(
     ("auth.denied", "auth.refused", "session.end", "node.duplicate", "clock.step", "clock.skew")
 )
@@ -59,7 +64,9 @@ _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 def problem(value: Event, host: HostIdentity, cluster: str) -> str:
     """Return why an event is not accepted from ``host``, or nothing."""
-    known = PROXY_EVENTS if host.role is HostRole.PROXY else NODE_EVENTS
+    known = NODE_EVENTS
+    if host.role is HostRole.PROXY:
+        known = PROXIED_EVENTS if value.session_id else PROXY_EVENTS
     if value.event not in known or value.code != CODES[value.event]:
         return f"{quoted(value.event)} is not reported by a {host.role.value}"
     if value.server_id != host.host_id or value.cluster != cluster:
@@ -70,7 +77,7 @@ def problem(value: Event, host: HostIdentity, cluster: str) -> str:
         return "hash and previous are set by auth"
     if value.claimed is not None:
         return "claimed is set by auth"
-    if value.session_id and not (_UUID.fullmatch(value.session_id) and host.role is HostRole.NODE):
+    if value.session_id and not _UUID.fullmatch(value.session_id):
         return "session_id is not the id of a session of this host"
     any_user = value.event in UNAUTHENTICATED_EVENTS or (
         value.event in MACHINE_EVENTS and not value.user

@@ -2,7 +2,8 @@
 
 Invariants:
 
-* A node records its own sessions only. Recordings of other hosts are refused.
+* A node records its own sessions only. Those of a proxy have to be registered for it:
+  :mod:`tele.auth.proxied_sessions`.
 * A date that is impossible by auth's clock does not refuse a recording for good: it waits until the
   wrong clock is set, and nothing of it is lost.
 """
@@ -14,10 +15,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tele.errors import AccessDenied, InvalidInput, Unavailable
-from tele.model.identity import HostIdentity, HostRole
+from tele.model.identity import HostIdentity
 from tele.model.names import NAME_PATTERN
 from tele.model.session import RecordingStart
-from tele.recording.proof import recorder_problem
+from tele.recording.proof import RECORDERS, recorder_problem
 
 TEXT_LIMIT: Final = 256
 #: How far a node's clock may be ahead of auth's, and how long ago a session may have started when
@@ -41,8 +42,8 @@ def check_claims(host: HostIdentity, recording_id: str, start: RecordingStart) -
         raise InvalidInput("the recording is of another cluster")
     if start.recorded_by != host.place or recorder_problem(start):
         raise AccessDenied("a node records its own sessions only", "host")
-    if host.role is not HostRole.NODE:
-        raise AccessDenied("sessions are recorded by nodes only", "host")
+    if host.role not in RECORDERS:
+        raise AccessDenied("sessions are recorded by nodes and proxies only", "host")
     if not _NAME.fullmatch(start.user):
         raise InvalidInput("the recording's user is not a user name")
     texts = (start.kind, start.login, start.node, start.node_id, start.remote_addr,

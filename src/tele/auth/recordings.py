@@ -39,6 +39,7 @@ from tele.auth.manifests import (
     chunk_numbers,
     lost_chunks,
 )
+from tele.auth.proxied_sessions import ProxiedSessions
 from tele.auth.recording_claims import (
     BEHIND,
     TEXT_LIMIT,
@@ -84,6 +85,7 @@ class Recordings:
         self._host_authorities = host_authorities
         self._rows = Repository(backend, ROWS, Recording)
         self.sessions = RunningSessions(backend, now)
+        self.proxied = ProxiedSessions(backend)
 
     # -- hosts ------------------------------------------------------------------------
     async def start(

@@ -363,8 +363,13 @@ async def _pages(repository: Repository[T]) -> AsyncIterator[Sequence[Versioned[
 def _started(value: Event, host: HostPlace) -> StartedSession:
     """Return the session that an event is about, as ``host`` reported it."""
     role, host_id = host
+    # Of a proxy's session it is another host, as auth has registered it.
+    node, node_id = (
+        value.fields.get(name, own) if role is HostRole.PROXY else own
+        for name, own in (("node", value.server_name), ("node_id", value.server_id))
+    )
     session = Session(
-        value.session_id, value.user, value.login, value.server_name, value.server_id,
+        value.session_id, value.user, value.login, node, node_id,
         value.remote_addr, value.claimed or value.time, value.login_session, received=value.time,
         recorder=role, recorder_id="" if role is HostRole.NODE else host_id,
     )  # fmt: skip

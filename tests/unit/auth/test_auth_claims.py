@@ -54,7 +54,7 @@ def test_auth_sets_caller_and_time_of_an_event(world: World) -> None:
     assert world.do(table.LIST_EVENTS, until).items == ()
 
 
-def test_a_proxy_reports_no_sessions(world: World) -> None:
+def test_a_proxy_reports_no_sessions_of_its_own(world: World) -> None:
     """A proxy that was taken over makes up no sessions, commands or forwards of users (attack)."""
     proxy = world.proxy()
     for name in sorted(NODE_EVENTS - PROXY_EVENTS):
@@ -102,8 +102,8 @@ def test_an_event_is_of_a_session_of_the_host_and_its_user(world: World) -> None
     assert len(world.events("exec")) == 2
 
 
-def test_a_proxy_has_no_sessions(world: World) -> None:
-    """A proxy reports what it refused, not what a user did in a session."""
+def test_a_proxy_reports_nothing_of_a_node_s_session(world: World) -> None:
+    """A session that a node records is not the proxy's that it came through."""
     tape = Tape(world)
     proxy = world.proxy()
     bad = made(world, session_id=tape.id, server_id=PROXY_ID)

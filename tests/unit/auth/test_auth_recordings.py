@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred, fail
 
-from auth_world import HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
+from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.audit.chain import event
 from tele.auth.recording_claims import check_claims
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, StorageFull, TeleError
@@ -105,16 +105,13 @@ def test_a_node_records_its_own_sessions_only(world: World, claim: dict[str, Any
         world.do(table.START_RECORDING, recordings.StartRecording(start.id, start), tape.host)
 
 
-def test_proxies_do_not_record_yet(world: World) -> None:
-    """A proxy is refused, whatever session it names: nothing shows that it is one of its own."""
+def test_auth_records_nothing(world: World) -> None:
+    """Only nodes and proxies record sessions."""
     tape = Tape(world)
-    proxy = world.proxy()
-    start = evolve(tape.start, recorder=HostRole.PROXY, recorder_id=PROXY_ID)
+    other = HostIdentity(HOST_ID, "auth", "c", HostRole.AUTH, now(world.clock))
+    start = evolve(tape.start, recorder=HostRole.AUTH, recorder_id=HOST_ID)
     with pytest.raises(AccessDenied):
-        world.do(table.START_RECORDING, recordings.StartRecording(tape.id, start), proxy)
-    assert isinstance(proxy.identity, HostIdentity)
-    with pytest.raises(AccessDenied, match="recorded by nodes only"):
-        check_claims(proxy.identity, tape.id, start)
+        check_claims(other, tape.id, start)
 
 
 def test_a_host_in_another_role_is_another_host(world: World) -> None:

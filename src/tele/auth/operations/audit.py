@@ -30,7 +30,7 @@ from tele.model.api import table
 from tele.model.api.operation import Nothing
 from tele.model.codec import encode
 from tele.model.event import Event
-from tele.model.identity import Caller, HostIdentity
+from tele.model.identity import Caller, HostIdentity, HostRole
 
 
 class AuditOperations:
@@ -72,18 +72,28 @@ class AuditOperations:
         size = sum(len(encode(value)) for value in request.events)
         await self._quotas.charge(caller, quotas.EVENT_BYTES, size)
         member = await self._members.require(host)
+        moment = now(self._clock)
+        events: list[Event] = []
         for value in request.events:
-            problem = claims.problem(value, host, self._cluster)
-            problem = problem or await self._problem_with_session(host, value)
-            if problem:
+            accepted = await self._accepted(host, value)
+            if isinstance(accepted, str):
                 # Invalid, not denied: the sender need not try again.
-                error = InvalidInput(f"event {quoted(value.id)}: {problem}")
+                error = InvalidInput(f"event {quoted(value.id)}: {accepted}")
                 await self._journal.denied(table.EMIT_EVENTS, caller, error)
                 raise error
-        moment = now(self._clock)
-        events = [claims.taken(value, member.name, moment) for value in request.events]
+            events.append(claims.taken(accepted, member.name, moment))
         await self._ends.append(host, events)
         return Nothing()
+
+    async def _accepted(self, host: HostIdentity, value: Event) -> Event | str:
+        """Return an event of ``host`` as far as it is believed, or why it is not."""
+        problem = claims.problem(value, host, self._cluster)
+        problem = problem or await self._problem_with_session(host, value)
+        if problem:
+            return problem
+        if host.role is HostRole.PROXY and value.session_id:
+            return await self._recordings.proxied.claimed(host.host_id, value)
+        return value
 
     async def _problem_with_session(self, host: HostIdentity, value: Event) -> str:
         """Return why the event cannot be of the session that it names; a new one is unknown yet."""

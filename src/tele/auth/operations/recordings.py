@@ -33,7 +33,7 @@ from tele.model.api import recordings as api
 from tele.model.api import table
 from tele.model.api.operation import Nothing
 from tele.model.api.paging import ById
-from tele.model.identity import Caller, HostIdentity
+from tele.model.identity import Caller, HostIdentity, HostRole
 from tele.model.session import Recording, RecordingState
 
 #: Reads of one recording by one login session within so many seconds are one access.
@@ -83,14 +83,16 @@ class RecordingOperations:
 
     # -- hosts ------------------------------------------------------------------------
     async def start_recording(self, request: api.StartRecording, caller: Caller) -> Nothing:
-        """Register the recording of a session that starts on the calling node."""
+        """Register the recording of a session that starts on, or ends at, the calling host."""
         host = host_caller(caller)
         await self._quotas.charge(caller, quotas.RECORDINGS, 1)
         if not await self._recordings.sessions.is_below_limit(host.place, quotas.RUNNING_LIMIT):
             limit = f"{quotas.RUNNING_LIMIT:,} running sessions"
             raise await self._quotas.exceeded(caller, "running_sessions", limit)
-        member = await self._members.require(host)
-        await self._recordings.start(host, request.id, request.start, member.name)
+        name = (await self._members.require(host)).name
+        if host.role is HostRole.PROXY:
+            name = await self._recordings.proxied.check_recording(host.host_id, request.start)
+        await self._recordings.start(host, request.id, request.start, name)
         return Nothing()
 
     async def update_recording(self, request: api.UpdateRecording, caller: Caller) -> Nothing:

@@ -144,7 +144,7 @@ class RecordingDetails:
     missing: tuple[int, ...] = ()
 
 
-_RECORDERS = (Hosts((HostRole.NODE,)),)
+_RECORDERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
 START_RECORDING = Operation(
     "start_recording",
     "PUT",

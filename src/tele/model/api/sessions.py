@@ -29,9 +29,9 @@ REPORT_LIMIT: Final = 20_000
 
 @frozen
 class ReportSessions:
-    """All sessions that run on the calling node, by id. Its process runs since ``since``.
+    """All sessions that run on the calling host, by id. Its process runs since ``since``.
 
-    A node sends it when all events before are with auth: a session that auth knows and the node
+    A host sends it when all events before are with auth: a session that auth knows and the host
     does not has ended.
     """
 
@@ -47,7 +47,7 @@ class KillSession:
     message: str = field(default="", validator=AtMost(MESSAGE_LIMIT))
 
 
-_RECORDERS = (Hosts((HostRole.NODE,)),)
+_RECORDERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
 LIST_SESSIONS = Operation(
     "list_sessions",
     "GET",
@@ -72,6 +72,6 @@ KILL_SESSION = Operation(
 REPORT_SESSIONS = Operation(
     "report_sessions", "PUT", "/v1/sessions/running",
     ReportSessions, Nothing, _RECORDERS,
-    "Report which sessions run on the calling node: others of it have ended",
+    "Report which sessions run on the calling host: others of it have ended",
     limit=1024 * 1024, cost=20,
 )  # fmt: skip

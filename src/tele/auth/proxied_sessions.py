@@ -1,0 +1,102 @@
+"""Which sessions has auth registered for a proxy that ends users' SSH?
+
+A proxy registers each session with the user's proof before it begins. What a proxy reports and
+records is accepted for its registered sessions only.
+
+Keys: ``/sessions-by-proxy/<proxy>/<session id>``, for as long as a recording may arrive late.
+
+Invariants:
+
+* A session belongs to one proxy, one user, one login and one host, for good.
+* The host's name and id in events and recordings are auth's own knowledge.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import evolve, frozen
+
+from tele.auth.recording_claims import BEHIND, is_id
+from tele.auth.repository import Repository
+from tele.errors import AccessDenied, Conflict
+from tele.interfaces import IBackend
+from tele.model.event import Event
+from tele.model.session import RecordingStart
+
+PREFIX: Final = "/sessions-by-proxy/"
+
+
+@frozen
+class ProxiedSession:
+    """A session of ``user`` as ``login`` on the host ``node``, which ends at a proxy."""
+
+    user: str
+    login: str
+    login_session: str
+    node_id: str
+    node: str
+    remote_addr: str
+
+
+class ProxiedSessions:
+    """The sessions that proxies have registered."""
+
+    def __init__(self, backend: IBackend) -> None:
+        self._backend = backend
+
+    def _of(self, proxy_id: str) -> Repository[ProxiedSession]:
+        return Repository(self._backend, f"{PREFIX}{proxy_id}/", ProxiedSession)
+
+    async def register(self, proxy_id: str, session_id: str, session: ProxiedSession) -> None:
+        """Register a session for a proxy, again if need be.
+
+        Raises :class:`Conflict` if it is registered as another one.
+        """
+        if not is_id(session_id):
+            raise Conflict("the id of a session has to be a UUID")
+
+        def same(present: ProxiedSession | None) -> ProxiedSession:
+            if present is not None and evolve(present, node=session.node) != session:
+                raise Conflict("this id is that of another session")
+            return session
+
+        await self._of(proxy_id).change(session_id, same, ttl=BEHIND)
+
+    async def find(self, proxy_id: str, session_id: str) -> ProxiedSession | None:
+        """Return a session that is registered for a proxy, or None."""
+        if not is_id(session_id):
+            return None
+        found = await self._of(proxy_id).get(session_id)
+        return None if found is None else found.value
+
+    async def claimed(self, proxy_id: str, value: Event) -> Event | str:
+        """Return an event of a proxy about a session as it is stored, or why it cannot be."""
+        known = await self.find(proxy_id, value.session_id)
+        if known is None:
+            return "its session is not registered for this proxy"
+        if (value.user, value.login) != (known.user, known.login):
+            return f"its session is of {known.user} as {known.login}"
+        fields = {**value.fields, "node": known.node, "node_id": known.node_id}
+        return evolve(
+            value,
+            login_session=known.login_session,
+            remote_addr=known.remote_addr,
+            fields=fields,
+        )
+
+    async def check_recording(self, proxy_id: str, start: RecordingStart) -> str:
+        """Return the name of the host that a recording of a proxy is about.
+
+        Raises :class:`AccessDenied` unless it is one of a registered session.
+        """
+        known = await self.find(proxy_id, start.id)
+        stated = (start.user, start.login, start.login_session, start.node_id)
+        if known is None or stated != (
+            known.user,
+            known.login,
+            known.login_session,
+            known.node_id,
+        ):
+            raise AccessDenied("the session is not registered for this proxy", "host")
+        return known.node
