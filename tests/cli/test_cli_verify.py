@@ -101,7 +101,19 @@ def test_anothers_files_in_the_archive(cluster: Cluster, two: tuple[str, str], w
             shutil.copy(others / "00000000.chunk", mine / f"{len(chunks):08d}.chunk")
         for name in taken.get(what, ()):
             shutil.copy(others / name, mine / name)
-        assert two[0] in cluster.tele.fails(1, "recordings", "verify", two[0])
+        done = cluster.tele.run("recordings", "verify", two[0], status=1)
+        shown = cluster.tele.run("recordings", "verify", two[0], "--format", "json", status=1)
+    assert two[0] in done.stderr
+    assert done.stdout == ""
+    faults = json.loads(shown.stdout)["faults"]
+    assert {f["text"] for f in faults} <= {
+        text.strip().partition("verification failed: ")[2] or text.strip()
+        for text in done.stderr.splitlines()
+    }
+    wrong = {"all": None, "chunks": 1, "first chunk": 0, "manifest": 0, "one more": len(chunks)}
+    assert wrong[what] in [f["chunk"] for f in faults]
+    if what in ("chunks", "first chunk"):
+        assert any(two[1] in f["text"] for f in faults)
     cluster.tele.run("recordings", "verify", two[0])
 
 

@@ -18,6 +18,7 @@ from tele.auth.recording_claims import check_end_date
 from tele.errors import BadRecording, InvalidInput, NotFound
 from tele.interfaces import IArchive
 from tele.model.session import Manifest, Recording
+from tele.recording.playback import lost_text
 from tele.recording.proof import check_signer, check_start
 from tele.tape.verify import check_version
 
@@ -39,11 +40,7 @@ def chunk_numbers(names: Sequence[str]) -> list[int]:
 
 def lost_chunks(missing: tuple[int, ...]) -> str:
     """Return why a recording with these lost chunks is incomplete, or nothing."""
-    if not missing:
-        return ""
-    shown = ", ".join(str(number) for number in missing[:8])
-    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-    return f"chunks are lost: {shown}{more}"
+    return lost_text(None, missing)
 
 
 def check_manifest(

@@ -50,7 +50,7 @@ from tele.auth.recording_claims import (
 from tele.auth.recording_search import INDEX, OF_USER, received_at, search, stamp_of
 from tele.auth.repository import Repository
 from tele.auth.running_sessions import Running, RunningSessions
-from tele.errors import AccessDenied, BadRecording, Conflict, NotFound
+from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound
 from tele.interfaces import Delete, IArchive, IBackend, Put
 from tele.model.api.recordings import (
     ListRecordings,
@@ -318,15 +318,18 @@ class Recordings:
     async def details(self, row: Recording, state: RecordingState) -> RecordingDetails:
         """Return a recording with its state, its manifest and its missing chunks."""
         names = [name for name, _ in await self._archive.names(row.id)]
-        manifest = None
+        manifest, problem = None, ""
         if MANIFEST in names:
-            manifest = decode(Manifest, await self._archive.get(row.id, MANIFEST))
+            try:
+                manifest = decode(Manifest, await self._archive.get(row.id, MANIFEST))
+            except InvalidInput as error:  # a reader has to learn of it
+                problem = str(error)
         numbers = chunk_numbers(names)
         expected = range(numbers[-1] + 1) if numbers else range(0)
         if manifest is not None:
             expected = range(len(manifest.chunks))
         missing = tuple(sorted(set(expected) - set(numbers)))
-        return RecordingDetails(row, len(numbers), manifest, state, missing)
+        return RecordingDetails(row, len(numbers), manifest, state, missing, problem)
 
     async def chunk(self, row: Recording, number: int) -> bytes:
         """Return one chunk's bytes."""

@@ -26,6 +26,7 @@ from tele.cli.output import (
 from tele.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
+    from tele.recording.evidence import Evidence
     from tele.recording.playback import Source
 
 #: An id or the beginning of one. It never means a file: others may be able to create a file of that
@@ -142,13 +143,35 @@ def open_source(wanted: str, where: Where) -> Iterator[tuple[Source, Authority |
     """
     from tele.recording.playback import from_authority, from_file
 
+    with _opened(wanted, where) as (found, authority):
+        if authority is None:
+            yield from_file(Path(found)), None
+        else:
+            yield from_authority(authority.perform, found), authority
+
+
+@contextmanager
+def open_evidence(wanted: str, where: Where) -> Iterator[tuple[Evidence, Authority | None]]:
+    """Open a recording like :func:`open_source`, to find out what is wrong with it."""
+    from tele.recording.evidence import evidence_at_authority, evidence_in_file
+
+    with _opened(wanted, where) as (found, authority):
+        if authority is None:
+            yield evidence_in_file(Path(found)), None
+        else:
+            yield evidence_at_authority(authority.perform, found), authority
+
+
+@contextmanager
+def _opened(wanted: str, where: Where) -> Iterator[tuple[str, Authority | None]]:
+    """Yield the path of a file, or the whole id and the authority that has it."""
     path = Path(wanted)
     named = path.suffix == ".tape" or "/" in wanted
     if named or (path.is_file() and not _ID.fullmatch(wanted)):
-        yield from_file(path), None
+        yield wanted, None
         return
     with open_authority(where) as authority:
-        yield from_authority(authority.perform, full_id(authority, wanted)), authority
+        yield full_id(authority, wanted), authority
 
 
 @click.command()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from tele.cli.auth_client import Authority, Where, open_authority, where_options
 from tele.cli.output import format_option, print_notice, print_text, show_data
-from tele.cli.recordings import open_source
+from tele.cli.recordings import open_evidence
 from tele.errors import BadCertificate, BadRecording, InvalidInput
 from tele.text import printable
 
 if TYPE_CHECKING:
-    from tele.recording.playback import Source
+    from tele.recording.diagnosis import Diagnosis
+    from tele.recording.evidence import Evidence
 
+#: Faults that are printed.
+_SHOWN: Final = 50
 #: Exit status and message for a recording that is correct so far, by its state.
 _INCOMPLETE = {
     "running": (7, "the session is running: its node is online and has not reported an end"),
@@ -40,47 +43,72 @@ def verify(recording: str, ca: str | None, form: str, where: Where) -> None:
     """Check that a recording, by id or as a .tape file, is unchanged and authentic.
 
     Its chunks, its manifest, auth's record of the start and the first frame have to agree; it has
-    to be signed by the node, with a certificate of the cluster's host authority. A .tape file can
-    be checked offline with --ca. Exit status 0: complete and correct; 1: not correct; 7: correct so
-    far, the session is running; 8: correct so far, ended but not uploaded; 9: correct so far, but
-    it will not be finished, or a part is lost.
+    to be signed by the host that recorded it, with a certificate of the cluster's host authority.
+    Everything that is wrong is listed, with the number of the chunk. No key of a sealed recording
+    is needed: what is in its chunks is then not looked at. A .tape file can be checked offline with
+    --ca. Exit status 0: complete and correct; 1: not correct; 7: correct so far, the session is
+    running; 8: correct so far, ended but not uploaded; 9: correct so far, but it will not be
+    finished, or a part is lost.
     """
-    try:
-        with open_source(recording, where) as (source, authority):
-            keys, cluster = _trust(source, authority, ca, where)
-            verdict = source.verify(keys, cluster)
-    except BadRecording as error:
-        raise BadRecording(f"{recording}: verification failed: {error}") from None
-    status, message = _INCOMPLETE.get(source.state.value, (1, "auth has no manifest of it"))
-    if source.details is None and source.manifest is None:
-        message = _FILE_IS_INCOMPLETE
-    if source.lost:
-        message = f"{message}: {printable(source.lost)}"
+    from tele.recording.diagnosis import diagnose
+
+    with open_evidence(recording, where) as (evidence, authority):
+        keys, cluster = _trust(evidence, authority, ca, where)
+        found = diagnose(evidence, keys, cluster)
     if form != "text":
-        show_data(form, {"id": source.id, "ok": verdict.complete, "state": source.state.value,
-                         "chunks": verdict.chunks, "frames": verdict.frames,
-                         "complete": verdict.complete, "recovered": verdict.recovered,
-                         "missing": list(source.missing), "incomplete": source.lost,
-                         "user": source.start.user, "login": source.start.login,
-                         "node": source.start.node, "node_id": source.start.node_id,
-                         "cluster": cluster})  # fmt: skip
-    if not verdict.complete:
+        show_data(form, _as_data(found, cluster))
+    if found.faults:
+        raise BadRecording(_faults_text(recording, found))
+    status, message = _INCOMPLETE.get(found.state.value, (1, "auth has no manifest of it"))
+    if evidence.details is None and evidence.manifest is None:
+        message = _FILE_IS_INCOMPLETE
+    if found.lost:
+        message = f"{message}: {printable(found.lost)}"
+    sealed = f"; {found.sealed} chunks are sealed: not opened" if found.sealed else ""
+    if not found.complete:
         print_notice(
-            f"tele: {source.id}: {message}; its {verdict.chunks} chunks so far are unchanged"
+            f"tele: {printable(found.id)}: {message}; its {found.chunks} chunks so far are"
+            f" unchanged{sealed}"
         )
         click.get_current_context().exit(status)
-    if form == "text":
-        _, signer = source.start.recorded_by
-        recovered = "; closed after a crash of the node" if verdict.recovered else ""
+    if form == "text" and found.start is not None:
+        role, _ = found.start.recorded_by
+        recovered = "; closed after a crash of the node" if found.recovered else ""
         print_text(
-            f"ok: {source.id}: {verdict.chunks} chunks, {verdict.frames} frames,"
-            f" {printable(source.start.user)}>{printable(source.start.login)} on"
-            f" {printable(source.start.node)}, signed by {signer}{recovered}"
+            f"ok: {found.id}: {found.chunks} chunks, {found.frames} frames,"
+            f" {printable(found.start.user)}>{printable(found.start.login)} on"
+            f" {printable(found.start.node)}, signed by {role.value}"
+            f" {printable(found.signer)}{recovered}{sealed}"
         )
+
+
+def _as_data(found: Diagnosis, cluster: str) -> dict[str, Any]:
+    start = found.start
+    return {"id": found.id, "ok": found.complete and not found.faults, "state": found.state.value,
+            "chunks": found.chunks, "frames": found.frames, "sealed": found.sealed,
+            "complete": found.complete and not found.faults, "recovered": found.recovered,
+            "missing": list(found.missing), "incomplete": found.lost,
+            "user": start and start.user, "login": start and start.login,
+            "node": start and start.node, "node_id": start and start.node_id,
+            "recorder": start and start.recorded_by[0].value,
+            "recorder_id": start and start.recorded_by[1], "signer": found.signer,
+            "cluster": cluster, "more_faults": found.more,
+            "faults": [{"kind": fault.kind.value, "chunk": fault.chunk, "text": fault.text}
+                       for fault in found.faults]}  # fmt: skip
+
+
+def _faults_text(recording: str, found: Diagnosis) -> str:
+    texts = [printable(fault.text) for fault in found.faults[:_SHOWN]]
+    if len(texts) == 1 and not found.more:
+        return f"{recording}: verification failed: {texts[0]}"
+    count = len(found.faults) + found.more
+    if count > len(texts):
+        texts.append(f"and {count - len(texts)} more; --format json lists them")
+    return "\n".join([f"{recording}: verification failed: {count} faults", *texts])
 
 
 def _trust(
-    source: Source, authority: Authority | None, ca: str | None, where: Where
+    source: Evidence, authority: Authority | None, ca: str | None, where: Where
 ) -> tuple[set[bytes], str]:
     """Return the keys (blobs) of the host authority, and the cluster of the recording."""
     from tele.certs.keys import parse_line
@@ -88,7 +116,8 @@ def _trust(
 
     if ca is not None:
         # Its certificates name one cluster; the manifest's has to be the same.
-        return _given_authority(source, ca), where.cluster or source.start.cluster
+        start = source.start
+        return _given_authority(source, ca), where.cluster or (start.cluster if start else "")
     if where.config is not None:
         if authority is None:
             with open_authority(where) as local:
@@ -109,7 +138,7 @@ def _own_authority(authority: Authority) -> tuple[set[bytes], str]:
     return {parse_line(k) for k in lines}, authority.perform(CLUSTER, Nothing()).cluster
 
 
-def _given_authority(source: Source, ca: str) -> set[bytes]:
+def _given_authority(source: Evidence, ca: str) -> set[bytes]:
     from tele.certs.certificate import parse_certificate
     from tele.certs.keys import parse_line
 
@@ -127,10 +156,8 @@ def _given_authority(source: Source, ca: str) -> set[bytes]:
         return set()
     try:
         signer = parse_certificate(parse_line(source.manifest.host_certificate))
-    except (BadCertificate, InvalidInput) as error:
-        raise BadRecording(f"the manifest is not signed by its host: {error}") from None
+    except (BadCertificate, InvalidInput):
+        return set()  # the examination states what is wrong with it
     if signer.authority_fingerprint != ca:
-        raise BadRecording(
-            f"its node's certificate is of the authority {signer.authority_fingerprint}, not {ca}"
-        )
+        return set()
     return {signer.authority_key}

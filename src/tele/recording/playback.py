@@ -11,10 +11,10 @@ Invariants:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from attrs import frozen
 
@@ -32,6 +32,9 @@ from tele.tape.exports.text import text
 from tele.tape.file import read_file
 from tele.tape.layout import read_chunk
 from tele.tape.verify import Verdict, read_frames, read_start, verify
+
+#: How the reason of a recording begins that was closed with lost chunks.
+LOST: Final = "chunks are lost: "
 
 Perform = Callable[[Any, Any], Any]
 
@@ -63,13 +66,7 @@ class Source:
     @property
     def lost(self) -> str:
         """The chunks that are lost, as text; empty if none are."""
-        why = "" if self.details is None else self.details.recording.incomplete
-        if not self.missing:
-            return why
-        shown = ", ".join(str(number) for number in self.missing[:8])
-        more = f" and {len(self.missing) - 8} more" if len(self.missing) > 8 else ""
-        named = f"chunks are lost: {shown}{more}"
-        return named if why in ("", named) else f"{why}; {named}"
+        return lost_text(self.details, self.missing)
 
     def frames(self) -> Iterator[Frame]:
         """Yield its frames, checked. Raises :class:`BadRecording` where it was changed."""
@@ -116,6 +113,17 @@ class Source:
             yield _chunk_name(number), data
 
 
+def lost_text(details: RecordingDetails | None, missing: Sequence[int]) -> str:
+    """Return which chunks are lost, and why, as text; empty if none are."""
+    why = "" if details is None else details.recording.incomplete
+    if not missing:
+        return why
+    shown = ", ".join(str(number) for number in missing[:8])
+    more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+    named = f"{LOST}{shown}{more}"
+    return named if why in ("", named) else f"{why}; {named}"
+
+
 def _numbers(missing: Collection[int]) -> Iterator[int]:
     """Yield the numbers of the chunks that exist, without end."""
     return (number for number in count() if number not in missing)
@@ -134,6 +142,8 @@ def from_authority(perform: Perform, recording_id: str) -> Source:
     row = details.recording
     if row.id != recording_id:
         raise BadRecording(f"auth has recording {quoted(row.id)} under the id {recording_id}")
+    if details.manifest_error:
+        raise BadRecording(f"its manifest cannot be read: {details.manifest_error}")
     if row.complete and details.manifest is None:
         raise BadRecording("it is complete, but its manifest is missing from the archive")
     missing = () if row.complete else details.missing
@@ -201,14 +211,17 @@ def _beginning(path: Path) -> tuple[RecordingStart, Manifest | None, tuple[int, 
             manifest = decode(Manifest, data)
             name, data = next(parts, ("", b""))
         if name == "missing":
-            missing = _missing(data)
+            missing = missing_numbers(data)
     if manifest is not None and (manifest.start != start or manifest.id != start.id):
         raise BadRecording("the file's beginning and its manifest are of different sessions")
     return start, manifest, missing
 
 
-def _missing(data: bytes) -> tuple[int, ...]:
-    """Return the numbers of the chunks that a file lists as missing."""
+def missing_numbers(data: bytes) -> tuple[int, ...]:
+    """Return the numbers of the chunks that a file lists as missing.
+
+    Raises :class:`BadRecording`.
+    """
     try:
         numbers = json.loads(data)
     except (ValueError, RecursionError):

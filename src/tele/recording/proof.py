@@ -56,11 +56,17 @@ def check_signer(
             certificate, host_authorities, cluster, (role,), max(manifest.ended, issued)
         )
         if checked.identity is None or checked.identity.host_id != host_id:
-            raise BadCertificate("it is another host's certificate", "host")
+            raise BadCertificate(_whose(checked.identity, host_id), "host")
         certificate.key.verify(manifest.signature, to_sign(manifest), {certificate.key.type})
     except (BadCertificate, InvalidInput) as error:
         raise BadRecording(f"the manifest is not signed by its host: {error}") from None
     return checked.identity
+
+
+def _whose(identity: HostIdentity | None, host_id: str) -> str:
+    if identity is None:
+        return "it names no host of tele"
+    return f"the certificate is of host {quoted(identity.host_id)}, not {quoted(host_id)}"
 
 
 def recorder_problem(start: RecordingStart) -> str:
@@ -83,8 +89,10 @@ def claimed_name(manifest: Manifest | None) -> str:
         return ""
 
 
-def check_start(row: Recording, start: RecordingStart, *more_names: str) -> None:
-    """Raise :class:`BadRecording` unless ``start`` agrees with auth's record of the session.
+def start_differences(
+    row: Recording, start: RecordingStart, *more_names: str
+) -> dict[str, tuple[str, str]]:
+    """Return what ``start`` says otherwise than auth's record of the session: noted and claimed.
 
     ``more_names`` are further names of the signer, from its certificate: a node may have been
     renamed before the start was reported to auth.
@@ -102,12 +110,19 @@ def check_start(row: Recording, start: RecordingStart, *more_names: str) -> None
     }
     if start.recorder is not HostRole.NODE or start.node not in more_names:
         compared["node"] = (row.node, start.node)
-    for what, (noted, claimed) in compared.items():
-        if noted != claimed:
-            raise BadRecording(
-                f"it is of another session than the one that started: its {what} is"
-                f" {quoted(claimed)}, auth noted {quoted(noted)}"
-            )
+    return {what: both for what, both in compared.items() if both[0] != both[1]}
+
+
+def check_start(row: Recording, start: RecordingStart, *more_names: str) -> None:
+    """Raise :class:`BadRecording` unless ``start`` agrees with auth's record of the session.
+
+    See :func:`start_differences`.
+    """
+    for what, (noted, claimed) in start_differences(row, start, *more_names).items():
+        raise BadRecording(
+            f"it is of another session than the one that started: its {what} is"
+            f" {quoted(claimed)}, auth noted {quoted(noted)}"
+        )
 
 
 def _shown(place: HostPlace) -> str:
@@ -115,14 +130,29 @@ def _shown(place: HostPlace) -> str:
     return f"{role.value} {host_id}"
 
 
+def end_differences(
+    row: Recording, manifest: Manifest, missing: Collection[int] = ()
+) -> dict[str, tuple[str, str]]:
+    """Return what ``manifest`` says otherwise than auth's record of the end: noted and claimed."""
+    size = sum(chunk.size for chunk in manifest.chunks if chunk.number not in missing)
+    compared = {
+        "end": (format_time(row.ended) if row.ended else "", format_time(manifest.ended)),
+        "number of chunks": (str(row.chunks), str(len(manifest.chunks))),
+        "size": (str(row.size), str(size)),
+        "terminal": _yes_no(row.interactive, manifest.interactive),
+    }
+    return {what: both for what, both in compared.items() if both[0] != both[1]}
+
+
+def _yes_no(noted: bool, claimed: bool) -> tuple[str, str]:
+    return "yes" if noted else "no", "yes" if claimed else "no"
+
+
 def check_end(row: Recording, manifest: Manifest, missing: Collection[int] = ()) -> None:
     """Raise :class:`BadRecording` unless ``manifest`` agrees with auth's record of the end."""
     if not (row.complete or row.incomplete):
         raise BadRecording("it has a manifest, but auth has not accepted one")
-    noted = (row.ended and format_time(row.ended), row.chunks, row.size, row.interactive)
-    size = sum(chunk.size for chunk in manifest.chunks if chunk.number not in missing)
-    claimed = (format_time(manifest.ended), len(manifest.chunks), size, manifest.interactive)
-    if noted != claimed:
+    if end_differences(row, manifest, missing):
         raise BadRecording(
             "its manifest is not the one that auth accepted: end, chunks, size or terminal differ"
         )

@@ -159,6 +159,42 @@ class Chunk:
             raise BadRecording(f"chunk {self.number} does not have the frames that its head states")
 
 
+@frozen
+class ChunkHead:
+    """What the head of a stored chunk states; ``size`` is that of the frames, unpacked.
+
+    ``key`` is the number of the data key that its frames are sealed with, or 0.
+    """
+
+    number: int
+    last: bool
+    previous: bytes
+    size: int
+    facts: Facts | None = None
+    key: int = 0
+
+
+def read_head(data: bytes, number: int) -> ChunkHead:
+    """Read the head of a stored chunk, called ``number`` in errors; it may be another one's.
+
+    Needs no key. Raises :class:`BadRecording`.
+    """
+    if len(data) < _CHUNK_HEAD.size:
+        raise BadRecording(f"chunk {number} is cut off")
+    magic, flags, its_number, previous, size = _CHUNK_HEAD.unpack_from(data)
+    if magic not in (MAGIC, MAGIC_2):
+        raise BadRecording(f"chunk {number} is no chunk of a recording, or of a newer version")
+    if size > RAW_LIMIT + DATA_LIMIT:
+        raise BadRecording(f"chunk {number} claims to be larger than any chunk")
+    last = bool(flags & LAST)
+    if magic == MAGIC:
+        return ChunkHead(its_number, last, previous, size)
+    if len(data) < _CHUNK_HEAD.size + _FACTS.size:
+        raise BadRecording(f"chunk {number} is cut off")
+    *facts, key, _nonce = _FACTS.unpack_from(data, _CHUNK_HEAD.size)
+    return ChunkHead(its_number, last, previous, size, Facts(*facts), key)
+
+
 def read_chunk(data: bytes, number: int, previous: bytes | None = None) -> Chunk:
     """Read a stored chunk that has to be ``number`` and to follow ``previous`` (None: any).
 

@@ -49,6 +49,11 @@ class SequenceCheck:
         self._excused += self._skipped
         self._skipped = []
 
+    @property
+    def skipped(self) -> Sequence[Range]:
+        """Numbers that were skipped and that no gap has stated as lost so far."""
+        return tuple(self._skipped)
+
     def take(self, frame: Frame) -> None:
         """Take the next frame; one of an unknown kind is taken by :meth:`number`."""
         if frame.kind is FrameKind.START:

@@ -134,7 +134,8 @@ class RecordingDetails:
     """``manifest`` is None until its node has closed the recording; ``available`` counts chunks.
 
     ``missing`` are numbers of chunks that ought to be there and are not, in order: those that the
-    manifest names; without one, those before the last that is there.
+    manifest names; without one, those before the last that is there. ``manifest_error`` says why a
+    manifest that is there cannot be read.
     """
 
     recording: Recording
@@ -142,6 +143,7 @@ class RecordingDetails:
     manifest: Manifest | None = None
     state: RecordingState = RecordingState.UNFINISHED
     missing: tuple[int, ...] = ()
+    manifest_error: str = field(default="", metadata=OMITTED)
 
 
 _RECORDERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
