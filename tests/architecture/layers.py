@@ -26,6 +26,7 @@ LAYERS: Final[Mapping[str, int]] = {
     "tape": 2,
     "admission": 2,
     "certs": 3,
+    "snapshots": 3,
     "log": 4,
     "loop": 5,
     "capacity": 6,
@@ -72,7 +73,7 @@ INNER_LAYERS: Final[Mapping[str, Mapping[str, int]]] = {
 #: Packages that have no reactor, no clock, no randomness and no log of their own.
 CORES: Final = frozenset((
     "errors", "text", "_version", "model", "terminal", "wire", "rbac", "tape", "admission",
-    "certs",
+    "certs", "snapshots",
 ))  # fmt: skip
 #: What would give a core one of these.
 IMPURE_MODULES: Final = frozenset(

@@ -49,6 +49,11 @@ class Emulator:
         made._sequence, made._length = self._sequence, self._length
         return made
 
+    @property
+    def settled(self) -> bool:
+        """Whether no sequence and no character is incomplete."""
+        return self._state is None and not self._decoder.getstate()[0]
+
     def feed(self, data: bytes) -> None:
         """Apply bytes that a program wrote."""
         text = self._decoder.decode(data)

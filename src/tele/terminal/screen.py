@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import unicodedata
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 from tele.terminal.style import Style
 
@@ -70,7 +70,7 @@ class Line:
         self.styles[start:end] = [style] * count
 
 
-class _Saved:
+class Saved:
     """The state that DECSC saves."""
 
     def __init__(self) -> None:
@@ -79,6 +79,17 @@ class _Saved:
         self.origin = False
         self.graphics: list[bool] = [False, False]
         self.shift = 0
+
+
+class Hidden(NamedTuple):
+    """What of a screen does not show: see :meth:`Screen.hidden`."""
+
+    other: list[Line]
+    other_row: int
+    saved: Saved
+    saved_other: Saved
+    pending: bool
+    usual_tabs: bool
 
 
 class Screen:
@@ -96,7 +107,7 @@ class Screen:
         self.lines = self._blank()
         self._other = self._blank()
         self.alternate = False
-        self._saved, self._saved_other = _Saved(), _Saved()
+        self._saved, self._saved_other = Saved(), Saved()
         self.tabs = set(range(_TAB, COLUMNS_LIMIT, _TAB))
         self._last = " "
         #: ``_other_row`` is the row of the cursor in the hidden screen.
@@ -397,6 +408,15 @@ class Screen:
             line.texts, line.styles = ["E"] * self.columns, [""] * self.columns
 
     # -- output -------------------------------------------------------------------------
+    def hidden(self) -> Hidden:
+        """Return the screen that does not show and the row of its cursor, what DECSC saved for this
+        one and for the other, whether the next character wraps, and if the tab stops are as usual.
+        """
+        usual = self.tabs == set(range(_TAB, COLUMNS_LIMIT, _TAB))
+        return Hidden(
+            self._other, self._other_row, self._saved, self._saved_other, self._pending, usual
+        )
+
     def main_lines(self) -> list[Line]:
         """Return the scrollback and the main screen, up to the last line with text."""
         lines = [*self.history, *(self._other if self.alternate else self.lines)]

@@ -42,7 +42,7 @@ class Style:
         rest = list(parameters) or [[0]]
         while rest:
             number, *parts = rest.pop(0)
-            if number in (38, 48):
+            if number in (38, 48, 58):  # 58, of the underline, is not shown
                 colour = _colour(parts) if parts else _colour_of(rest)
                 if colour and number == 38:
                     style = evolve(style, foreground=f"38;{colour}")

@@ -1,0 +1,1 @@
+"""The program that makes indexes of recordings: terminals, keyframes, text. Glue starts it."""

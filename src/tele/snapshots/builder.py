@@ -1,0 +1,225 @@
+"""How do the frames of a recording become its index, and the text to search in?
+
+Invariants:
+
+* Memory is bounded: :data:`TERMINALS` terminals at once, tables, states and text within limits.
+  What is over a limit is left out, and the index is still right.
+* A keyframe is taken between two frames, where no control sequence is open.
+* States together are no longer than twice the output and :data:`STATES_FREE`, nor than
+  :data:`STATES_LIMIT`, whatever is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from attrs import define, field
+
+from tele.model.frame import Frame, FrameKind
+from tele.snapshots.prompts import PromptReader
+from tele.snapshots.terminals import MakeTerminal, Terminal
+from tele.snapshots.text import TextCollector
+from tele.tape import index as tape
+from tele.tape.details import STREAMS, details, terminal
+from tele.tape.index import KEYFRAME_BYTES, KEYFRAME_TIME, MARK_LIMIT, MarkKind
+from tele.tape.layout import Chunk
+from tele.tape.placed import placed_frames
+
+#: Channels that have a terminal at once; others are in the tables, without keyframes and text.
+TERMINALS: Final = 16
+CHANNELS: Final = 10_000
+RESIZES: Final = 100_000
+MARKS: Final = 50_000
+KEYFRAMES: Final = 500_000
+#: Output after which the next keyframe is due: with the frame in which that happens it is less than
+#: :data:`tele.tape.index.KEYFRAME_BYTES`.
+_DUE: Final = KEYFRAME_BYTES - 64 * 1024
+#: Bytes of states that a recording with hardly any output may have.
+STATES_FREE: Final = 16 * 1024 * 1024
+STATES_LIMIT: Final = 96 * 1024 * 1024
+
+
+@define
+class _Shown:
+    """One channel's terminal. Times are in nanoseconds."""
+
+    terminal: Terminal
+    reader: PromptReader
+    text: TextCollector
+    newline: bool
+    keyframe_time: int
+    keyframe_output: int = 0
+    output: int = 0
+    last_packed: int = 0
+    dirty: bool = False
+
+
+@define
+class IndexBuilder:
+    """Takes the chunks of one recording in order; :meth:`pack` returns the index.
+
+    ``make`` makes terminals; ``text(time, channel, line)`` is called with each line to search in.
+    """
+
+    make: MakeTerminal
+    text: Callable[[int, int, str], None]
+    _shown: dict[int, _Shown] = field(factory=dict, init=False)
+    _chunks: list[tape.ChunkPlace] = field(factory=list, init=False)
+    _channels: dict[int, tape.Channel] = field(factory=dict, init=False)
+    _keyframes: list[tape.Keyframe] = field(factory=list, init=False)
+    _resizes: list[tape.Resize] = field(factory=list, init=False)
+    _marks: list[tape.Mark] = field(factory=list, init=False)
+    _states: list[bytes] = field(factory=list, init=False)
+    _states_size: int = field(default=0, init=False)
+    _raw: int = field(default=0, init=False)
+    _output: int = field(default=0, init=False)
+    _time: int = field(default=0, init=False)
+    _digest: bytes = field(default=bytes(32), init=False)
+    _whole: bool = field(default=False, init=False)
+
+    def add(self, chunk: Chunk) -> None:
+        """Take the next chunk. Raises :class:`BadRecording` if its frames cannot be read."""
+        before, output = self._time, self._output
+        first: int | None = None
+        numbers = [0, 0]
+        for at, frame in placed_frames(chunk):
+            self._time = max(self._time, frame.time)
+            first = self._time if first is None else first
+            numbers = [numbers[0] or frame.sequence, frame.sequence or numbers[1]]
+            self._take(frame, chunk.number, at)
+        self._chunks.append(
+            tape.ChunkPlace(
+                chunk.number, self._raw, len(chunk.raw), before if first is None else first,
+                self._time, numbers[0], numbers[1], output,
+            )
+        )  # fmt: skip
+        self._raw += len(chunk.raw)
+        self._digest = chunk.digest
+
+    def pack(self) -> bytes:
+        """Return the index."""
+        for channel in list(self._shown):
+            self._close(channel)
+        made = tape.Index(
+            self._whole, self._time, self._raw, self._output, self._digest, tuple(self._chunks),
+            tuple(self._channels.values()), tuple(self._keyframes), tuple(self._resizes),
+            tuple(self._marks),
+        )  # fmt: skip
+        return tape.pack_index(made, self._states)
+
+    # -- frames ---------------------------------------------------------------------------
+    def _take(self, frame: Frame, chunk: int, at: int) -> None:
+        if frame.kind in STREAMS:
+            self._output += len(frame.data)
+            self._feed(frame, chunk, at)
+        elif frame.kind is FrameKind.OPEN:
+            self._open(frame)
+        elif frame.kind is FrameKind.RESIZE:
+            self._resize(frame.channel, details(frame))
+        elif frame.kind is FrameKind.CLOSE:
+            self._close(frame.channel)
+        elif frame.kind is FrameKind.TRANSFER:
+            self._mark(frame.channel, MarkKind.TRANSFER, _transfer(details(frame)))
+        elif frame.kind is FrameKind.END:
+            self._whole = True
+
+    def _open(self, frame: Frame) -> None:
+        fields = details(frame)
+        pty, kind = terminal(fields), fields.get("kind")
+        forward = kind == "forward"
+        columns, rows = _size(pty)
+        if frame.channel not in self._channels and len(self._channels) < CHANNELS:
+            self._channels[frame.channel] = tape.Channel(
+                frame.channel, self._time, bool(pty), forward, columns, rows
+            )
+        if forward:
+            text = f"{fields.get('forward', '')} {fields.get('target', '')}"
+            self._mark(frame.channel, MarkKind.FORWARD, text)
+        elif kind == "exec":
+            self._mark(frame.channel, MarkKind.EXEC, str(fields.get("command", "")))
+        elif kind == "subsystem":
+            self._mark(frame.channel, MarkKind.EXEC, f"subsystem {fields.get('command', '')}")
+        if forward or frame.channel in self._shown or len(self._shown) >= TERMINALS:
+            return
+        made = self.make(columns, rows, not pty)
+        collector = TextCollector(lambda time, line: self.text(time, frame.channel, line))
+        self._shown[frame.channel] = _Shown(
+            made, PromptReader(made), collector, not pty, self._time
+        )
+
+    def _resize(self, channel: int, fields: dict[str, Any]) -> None:
+        columns, rows = _size(fields)
+        if not (columns and rows):
+            return
+        if len(self._resizes) < RESIZES:
+            self._resizes.append(tape.Resize(self._time, channel, columns, rows))
+        if (shown := self._shown.get(channel)) is not None:
+            shown.terminal.resize(columns, rows)
+            shown.dirty = True
+
+    def _feed(self, frame: Frame, chunk: int, at: int) -> None:
+        shown = self._shown.get(frame.channel)
+        if shown is None:
+            return
+        shown.text.before(self._time, len(frame.data), shown.terminal, shown.reader)
+        for command in shown.reader.feed(frame.data):
+            self._mark(frame.channel, MarkKind.PROMPT, command)
+        shown.output += len(frame.data)
+        shown.dirty = True
+        if self._is_due(shown) and shown.reader.settled:
+            self._keyframe(frame.channel, shown, chunk, at)
+
+    def _is_due(self, shown: _Shown) -> bool:
+        grown = shown.output - shown.keyframe_output
+        if not shown.dirty or len(self._keyframes) >= KEYFRAMES:
+            return False
+        if grown < _DUE and self._time - shown.keyframe_time < KEYFRAME_TIME:
+            return False
+        free = min(STATES_FREE + 2 * self._output, STATES_LIMIT)
+        return self._states_size + shown.last_packed <= free and grown * 2 >= (
+            shown.last_packed if self._states_size > STATES_FREE else 0
+        )
+
+    def _keyframe(self, channel: int, shown: _Shown, chunk: int, at: int) -> None:
+        state = shown.terminal.state()
+        shown.keyframe_time, shown.keyframe_output, shown.dirty = self._time, shown.output, False
+        if len(state) > tape.STATE_LIMIT:
+            return
+        packed = tape.pack_state(state)
+        shown.last_packed = len(packed)
+        self._keyframes.append(
+            tape.Keyframe(
+                self._time, channel, chunk, at, shown.terminal.columns, shown.terminal.rows,
+                shown.newline, shown.terminal.alternate(), shown.output, self._states_size,
+                len(packed), len(state),
+            )
+        )  # fmt: skip
+        self._states.append(packed)
+        self._states_size += len(packed)
+
+    def _close(self, channel: int) -> None:
+        shown = self._shown.pop(channel, None)
+        if shown is not None:
+            shown.reader.flush()
+            shown.text.end(shown.terminal)
+            shown.terminal.close()
+
+    def _mark(self, channel: int, kind: MarkKind, text: str) -> None:
+        if text and len(self._marks) < MARKS:
+            self._marks.append(tape.Mark(self._time, channel, kind, text[:MARK_LIMIT]))
+
+
+def _size(fields: dict[str, Any]) -> tuple[int, int]:
+    """Return a size within 16 bits; (0, 0) for one that is none."""
+    columns, rows = fields.get("columns"), fields.get("rows")
+    if type(columns) is not int or type(rows) is not int:
+        return 0, 0
+    return max(0, min(columns, 0xFFFF)), max(0, min(rows, 0xFFFF))
+
+
+def _transfer(fields: dict[str, Any]) -> str:
+    """Return one operation on a file in words: what, and which path."""
+    to = fields.get("to")
+    what = fields.get("direction") or fields.get("op") or ""
+    return f"{what} {fields.get('path', '')}" + (f" -> {to}" if to else "")
