@@ -50,6 +50,8 @@ WORK: dict[str, str] = {
     "authorities": "nothing",
     "sign_user": "two look-ups, one signature",
     "sign_host": "one signature",
+    "certify_target": "some look-ups, one signature, one commit",
+    "mint_session": "some look-ups, two signatures are checked and one is made, three commits",
     "list_sessions": "one's own: a look-up for each; with a rule: all that run are read",
     "list_recordings": "a page of 1,000, a look-up for each",
     "get_recording": "two look-ups, the names of its chunks, its manifest",

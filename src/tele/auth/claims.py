@@ -32,10 +32,10 @@ NODE_EVENTS: Final = frozenset(
      "auth.denied", "auth.refused", "clock.step", "clock.skew")
 )  # fmt: skip
 #: What proxies may report of sessions that they end, which auth has registered for them.
-PROXIED_EVENTS: Final = frozenset(
-    ("session.start", "session.end", "exec", "subsystem", "sftp", "forward", "forward.end",
-     "agent", "agent.end")
-)  # fmt: skip
+PROXIED_EVENTS: Final = NODE_EVENTS - {
+    "session.command", "session.disk", "session.network",  # the kernel of the host knows them
+    "auth.denied", "auth.refused", "clock.step", "clock.skew",
+}  # fmt: skip
 #: What proxies may report without a session; an end is that of a connection to the jump host.
 PROXY_EVENTS: Final = frozenset(
     ("auth.denied", "auth.refused", "session.end", "node.duplicate", "clock.step", "clock.skew")

@@ -18,17 +18,19 @@ from typing import Final
 
 from tele.auth.authorities import Authorities
 from tele.certs.certificate import PRINCIPALS_LIMIT, Certificate
+from tele.certs.check import CheckedUser
 from tele.certs.issue import (
     HostCertificateRequest,
     UserCertificateRequest,
     issue_host,
     issue_sshd,
+    issue_target,
     issue_user,
 )
 from tele.certs.keys import parse_line, parse_public_key
 from tele.certs.x509 import issue_tls, read_tls_public_key
 from tele.errors import AccessDenied, BadCertificate, InvalidInput, quoted
-from tele.model.access import Reason
+from tele.model.access import Grant, Reason
 from tele.model.addresses import plain_network
 from tele.model.api.members import PublicKeys
 from tele.model.authority import AuthorityKind, Certificates
@@ -191,6 +193,53 @@ class Issuer:
             authority.ssh, key_blob(public_key), name, principals, lifetime, self._now(),
             self._entropy,
         )  # fmt: skip
+
+    def target(
+        self, host_id: str, name: str, proxy_id: str, public_key: str
+    ) -> tuple[Certificate, datetime]:
+        """Certify a proxy's key with the names of a host; returns the end of the certificate, too.
+
+        Nothing else of a member is in it: it is no proof of a membership.
+        """
+        authority, moment = self._authorities[AuthorityKind.HOST], self._now()
+        host = HostCertificateRequest(host_id, name, self._cluster, HostRole.NODE)
+        blob = key_blob(public_key)
+        made = issue_target(authority.ssh, blob, host, proxy_id, moment, self._entropy)
+        return made, moment + host.lifetime
+
+    def minted(
+        self,
+        user: CheckedUser,
+        grant: Grant,
+        session_id: str,
+        public_key: str,
+        expires: datetime,
+    ) -> Certificate:
+        """Certify a proxy's key for one login of ``user`` that ``grant`` allows.
+
+        It counts as issued when the user's own certificate was, so that what revokes or restricts
+        that one holds for it, too.
+        """
+        identity = user.identity
+        request = UserCertificateRequest(
+            user=identity.user,
+            cluster=self._cluster,
+            logins=(grant.login,),
+            roles=identity.roles,
+            login_session=identity.login_session,
+            lifetime=expires - identity.issued,
+            traits=identity.traits,
+            mfa=identity.mfa,
+            port_forwarding=grant.port_forwarding,
+            agent_forwarding=grant.agent_forwarding,
+            x11_forwarding=grant.x11_forwarding,
+            force_command=user.force_command,
+            pty=grant.permit_pty,
+            session=session_id,
+        )
+        authority = self._authorities[AuthorityKind.USER]
+        blob = key_blob(public_key)
+        return issue_user(authority.ssh, blob, request, identity.issued, self._entropy)
 
 
 def _forces(options: RoleOptions) -> bool:

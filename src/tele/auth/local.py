@@ -41,6 +41,7 @@ from tele.auth.operations.certificates import CertificateOperations
 from tele.auth.operations.hosts import HostOperations
 from tele.auth.operations.joining import JoinOperations
 from tele.auth.operations.locking import Locking
+from tele.auth.operations.proxying import ProxyingOperations
 from tele.auth.operations.recordings import RecordingOperations
 from tele.auth.operations.sessions import SessionOperations
 from tele.auth.passwords import Passwords
@@ -128,6 +129,10 @@ class LocalAuthority:
             RecordingOperations(
                 clock, parts.recordings, parts.hosts, parts.members, parts.limits, quotas,
                 authorizer, journal,
+            ),
+            ProxyingOperations(
+                parts.cluster, clock, parts.authorities, parts.issuer, parts.members, parts.hosts,
+                parts.state, parts.recordings.proxied, quotas, journal,
             ),
             AuditOperations(
                 parts.cluster, clock, parts.audit, parts.recordings, parts.members, parts.ends,

@@ -194,6 +194,11 @@ class Hosts:
         moment = self._moments[role].get(host_id)
         return moment is not None and self._clock.seconds() - moment < OFFLINE_SECONDS
 
+    def find(self, role: HostRole, host_id: str) -> Host | None:
+        """Return a host as it is listed, or None."""
+        announcement = self._announced[role].get(host_id)
+        return None if announcement is None else self._show(role, announcement)
+
     def last_seen(self, role: HostRole, host_id: str) -> datetime | None:
         """Return the time of a host's last announcement, or None."""
         announcement = self._announced[role].get(host_id)

@@ -3,16 +3,19 @@
 A proxy registers each session with the user's proof before it begins. What a proxy reports and
 records is accepted for its registered sessions only.
 
-Keys: ``/sessions-by-proxy/<proxy>/<session id>``, for as long as a recording may arrive late.
+Keys: ``/sessions-by-proxy/<proxy>/<session id>``, for as long as a recording may arrive late, and
+``/session-proofs/<proof>`` for as long as the proof may be shown.
 
 Invariants:
 
-* A session belongs to one proxy, one user, one login and one host, for good.
+* A session belongs to one proxy, one user, one login and one host, for good. So does what the user
+  signed: a proof that was used for one session is good for no other.
 * The host's name and id in events and recordings are auth's own knowledge.
 """
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
 from attrs import evolve, frozen
@@ -25,11 +28,17 @@ from tele.model.event import Event
 from tele.model.session import RecordingStart
 
 PREFIX: Final = "/sessions-by-proxy/"
+PROOFS: Final = "/session-proofs/"
+#: How long a proof is remembered: longer than any certificate of a user is valid.
+PROOF_LIFE: Final = timedelta(days=2)
 
 
 @frozen
 class ProxiedSession:
-    """A session of ``user`` as ``login`` on the host ``node``, which ends at a proxy."""
+    """A session of ``user`` as ``login`` on the host ``node``, which ends at a proxy.
+
+    ``proof`` is the SHA-256 of the session identifier of the user's connection, in hex.
+    """
 
     user: str
     login: str
@@ -37,6 +46,15 @@ class ProxiedSession:
     node_id: str
     node: str
     remote_addr: str
+    proof: str
+
+
+@frozen
+class _Proven:
+    """The session that a proof was shown for."""
+
+    proxy_id: str
+    session_id: str
 
 
 class ProxiedSessions:
@@ -44,6 +62,7 @@ class ProxiedSessions:
 
     def __init__(self, backend: IBackend) -> None:
         self._backend = backend
+        self._proofs = Repository(backend, PROOFS, _Proven)
 
     def _of(self, proxy_id: str) -> Repository[ProxiedSession]:
         return Repository(self._backend, f"{PREFIX}{proxy_id}/", ProxiedSession)
@@ -51,16 +70,24 @@ class ProxiedSessions:
     async def register(self, proxy_id: str, session_id: str, session: ProxiedSession) -> None:
         """Register a session for a proxy, again if need be.
 
-        Raises :class:`Conflict` if it is registered as another one.
+        Raises :class:`Conflict` if it is registered as another one, or its proof for another one.
         """
         if not is_id(session_id):
             raise Conflict("the id of a session has to be a UUID")
+
+        proven = _Proven(proxy_id, session_id)
+
+        def first(present: _Proven | None) -> _Proven:
+            if present not in (None, proven):
+                raise Conflict("this login of the user was used for another session")
+            return proven
 
         def same(present: ProxiedSession | None) -> ProxiedSession:
             if present is not None and evolve(present, node=session.node) != session:
                 raise Conflict("this id is that of another session")
             return session
 
+        await self._proofs.change(session.proof, first, ttl=PROOF_LIFE)
         await self._of(proxy_id).change(session_id, same, ttl=BEHIND)
 
     async def find(self, proxy_id: str, session_id: str) -> ProxiedSession | None:

@@ -39,7 +39,10 @@ CHUNKS: Final = Quota("chunks", 200_000, 250, "chunks")
 CHUNK_BYTES: Final = Quota("chunk_bytes", 64 << 30, (64 << 30) / 86400, "bytes of recordings")
 #: A node reports its sessions when it starts, after errors, and every few minutes.
 REPORTS: Final = Quota("reports", 100, 1, "reports of sessions")
-QUOTAS: Final = (EVENTS, EVENT_BYTES, RECORDINGS, CHUNKS, CHUNK_BYTES, REPORTS)
+#: A proxy that ends users' SSH asks for each session, and once a day for each host.
+MINTED: Final = Quota("minted", 50_000, 100, "sessions")
+TARGETS: Final = Quota("targets", 20_000, 10, "certificates of hosts")
+QUOTAS: Final = (MINTED, TARGETS, EVENTS, EVENT_BYTES, RECORDINGS, CHUNKS, CHUNK_BYTES, REPORTS)
 #: Sessions that may run on one node at the same time.
 RUNNING_LIMIT: Final = 5_000
 #: How often an event says that a host is over a quota.

@@ -35,6 +35,11 @@ ROLES: Final = "tele-roles"
 TRAITS: Final = "tele-traits"
 LOGIN_SESSION: Final = "tele-login-session"
 MFA: Final = "tele-mfa"
+#: The id of the session for which auth certified a proxy's key.
+SESSION: Final = "tele-session"
+#: In the host certificate of a proxy's key: the host that it answers for, and the proxy.
+TARGET: Final = "tele-target"
+PROXY: Final = "tele-proxy"
 # ... and in host certificates.
 HOST_ID: Final = "tele-host-id"
 NODE_NAME: Final = "tele-node-name"
@@ -61,6 +66,8 @@ class CheckedUser:
     force_command: str | None = None
     verify_required: bool = False
     extensions: frozenset[str] = frozenset()
+    #: The session that a proxy ends, if the certificate is for one login of that.
+    session: str = ""
 
     @property
     def limits(self) -> CertificateLimits:
@@ -115,6 +122,7 @@ def check_user(
         None if force is None else _decode(force),
         VERIFY_REQUIRED in critical,
         frozenset(certificate.extensions),
+        _decode(certificate.extensions.get(SESSION, b"")),
     )
 
 
@@ -189,6 +197,17 @@ def _check_common(
 def _shown(seconds: float) -> str:
     """Return a date as text."""
     return f"{datetime.fromtimestamp(min(seconds, _LAST_SECOND), UTC):%F %T} UTC"
+
+
+def check_answers_for(
+    certificate: Certificate, trusted: Collection[bytes], host_id: str, proxy_id: str, now: datetime
+) -> None:
+    """Raise :class:`BadCertificate` unless a proxy answers for a host with this certificate."""
+    _check_common(certificate, CertKind.HOST, trusted, now)
+    named = tuple(_decode(certificate.extensions.get(name, b"")) for name in (TARGET, PROXY))
+    if named != (host_id, proxy_id):
+        raise BadCertificate("it is that of another host, or another proxy's", "host")
+    _check_signature(certificate)
 
 
 def is_genuine(certificate: Certificate, trusted: Collection[bytes]) -> bool:

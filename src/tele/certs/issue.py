@@ -52,6 +52,9 @@ class UserCertificateRequest:
     x11_forwarding: bool = False
     source_address: str | None = None
     force_command: str | None = None
+    pty: bool = True
+    #: The session for which a proxy gets it.
+    session: str = ""
 
 
 @frozen
@@ -75,13 +78,15 @@ def issue_user(
 ) -> Certificate:
     """Sign a user certificate for the key blob ``public_key``."""
     extensions: dict[str, bytes] = {
-        PERMIT_PTY: b"",
         check.CLUSTER: request.cluster.encode(),
         check.LOGIN_SESSION: request.login_session.encode(),
         check.ROLES: ",".join(request.roles).encode(),
         check.TRAITS: json.dumps(request.traits, sort_keys=True, separators=(",", ":")).encode(),
     }
+    if request.session:
+        extensions[check.SESSION] = request.session.encode()
     for allowed, name in (
+        (request.pty, PERMIT_PTY),
         (request.port_forwarding, PERMIT_PORT_FORWARDING),
         (request.agent_forwarding, PERMIT_AGENT_FORWARDING),
         (request.x11_forwarding, PERMIT_X11_FORWARDING),
@@ -153,6 +158,22 @@ def issue_sshd(
     return _sign(
         authority, public_key, CertKind.HOST, name, principals, lifetime, {}, {}, now, entropy
     )
+
+
+def issue_target(
+    authority: PrivateKey,
+    public_key: bytes,
+    host: HostCertificateRequest,
+    proxy_id: str,
+    now: datetime,
+    entropy: Entropy,
+) -> Certificate:
+    """Sign a proxy's key with the names of ``host``, for which it answers: no identity is in it."""
+    extensions = {check.TARGET: host.host_id.encode(), check.PROXY: proxy_id.encode()}
+    return _sign(
+        authority, public_key, CertKind.HOST, f"{host.host_id}.{host.cluster}",
+        host_principals(host), host.lifetime, {}, extensions, now, entropy,
+    )  # fmt: skip
 
 
 def _sign(

@@ -151,6 +151,11 @@ class RecordingMode(str, Enum):
     OFF = "off"
     UNKNOWN = "unknown"
 
+    @property
+    def by_proxies(self) -> bool:
+        """Whether proxies end users' SSH, and record sessions."""
+        return self in (RecordingMode.PROXY, RecordingMode.PROXY_SYNC)
+
 
 #: The modes that work.
 RECORDING_MODES = (RecordingMode.NODE, RecordingMode.OFF)

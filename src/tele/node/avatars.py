@@ -49,7 +49,11 @@ class AvatarFactory:
     def make(self, grant: Grant, credentials: CertificateCredentials) -> NodeAvatar:
         """Return the avatar for a grant. Raises :class:`Unavailable` if its user has no share."""
         settings = self._settings
-        context = ConnectionContext.of(grant, credentials, str(uuid.uuid4()))
+        # A session that ends at a proxy is another one there, which the proxy reports.
+        proxied = credentials.checked.session
+        context = ConnectionContext.of(
+            grant, credentials, str(uuid.uuid4()), {"of_session": proxied} if proxied else None
+        )
         account = settings.budget.account(grant.identity.user)
         return NodeAvatar(
             self._reactor,
@@ -68,6 +72,7 @@ class AvatarFactory:
 
     def _tape(self, context: ConnectionContext) -> ConnectionTape | None:
         recorder = self._settings.recorder
-        if recorder is None or context.grant.recording.mode is RecordingMode.OFF:
+        mode = context.grant.recording.mode
+        if recorder is None or mode is RecordingMode.OFF or mode.by_proxies:
             return None
         return make_tape(self._reactor, recorder, context, self._member.identity.host)

@@ -4,6 +4,8 @@ Invariants:
 
 * Who is let in, and may stay, is decided by ``tele.sessions.admission``, about this node and its
   labels; the account is looked up before, and what counts is what is decided after that.
+* While proxies record sessions, no one logs in here but a proxy, with a certificate that auth made
+  for one session of a user who has logged in there.
 * Accounts are looked up in threads of their own, of which each user has a share.
 """
 
@@ -108,6 +110,12 @@ class NodeRealm:
             raise Unavailable("this server has SSH users only")
         admission, login = self.admission, Login.of(credentials, self._target)
         grant = admission.admit(login)
+        if grant.recording.mode.by_proxies and not credentials.checked.session:
+            raise AccessDenied(
+                "sessions of this cluster are recorded by its proxies: connect through one, with"
+                " tele ssh, or as tele config sets it up",
+                "recording",
+            )
         # Name services may wait for a network; the reactor must not.
         await self._accounts.check(grant.login, grant.identity.user)
         # That took a while: what counts is what is decided now.

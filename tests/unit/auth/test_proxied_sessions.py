@@ -21,7 +21,7 @@ from tele.model.identity import Caller, HostRole
 from tele.model.session import RecordingStart
 
 SESSION = "11111111-2222-4333-8444-555555555555"
-ALICE = ProxiedSession("alice", "root", "s1", HOST_ID, "db-legacy", "192.0.2.7:1")
+ALICE = ProxiedSession("alice", "root", "s1", HOST_ID, "db-legacy", "192.0.2.7:1", "a" * 64)
 
 
 @pytest.fixture
@@ -68,7 +68,8 @@ def test_it_is_reported_as_a_session_on_its_host(world: World, proxy: Caller) ->
 def test_sessions_that_are_not_registered_are_not_believed(world: World, proxy: Caller) -> None:
     """A proxy that was taken over invents no session of a user, and no deed in one (attack)."""
     others = str(uuid.uuid4())
-    result(world.parts.recordings.proxied.register(OTHER_ID, others, ALICE))
+    theirs = evolve(ALICE, proof="b" * 64)
+    result(world.parts.recordings.proxied.register(OTHER_ID, others, theirs))
     for words in (
         {"session_id": str(uuid.uuid4())},
         {"session_id": others},

@@ -30,6 +30,8 @@ from tele.model.api.members import REJOIN as REJOIN
 from tele.model.api.members import RENEW as RENEW
 from tele.model.api.members import WATCH_STATE as WATCH_STATE
 from tele.model.api.operation import Operation
+from tele.model.api.proxying import CERTIFY_TARGET as CERTIFY_TARGET
+from tele.model.api.proxying import MINT_SESSION as MINT_SESSION
 from tele.model.api.recordings import DELETE_RECORDING as DELETE_RECORDING
 from tele.model.api.recordings import FINISH_RECORDING as FINISH_RECORDING
 from tele.model.api.recordings import GET_CHUNK as GET_CHUNK

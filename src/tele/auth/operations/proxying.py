@@ -1,0 +1,182 @@
+"""What does auth certify for proxies that end users' SSH?
+
+Invariants:
+
+* A proxy gets a certificate for a user's login after the user has logged in to it: it shows the
+  user's certificate and a signature that is made for each login anew. The signature names the login
+  and the certificate with which the proxy answers for the host: it is good for one session, of this
+  user, on this host, through this proxy.
+* It is decided as a node decides: by the roles, locks and revocations of now. The certificate is
+  valid for one login name and for minutes, permits nothing that the user's roles or certificate
+  withhold, and is revoked when the user's is.
+* A proxy answers with a certificate that has the names of a host, and proves no membership.
+* Sessions end at proxies only where the cluster says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import timedelta
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from tele.auth import quotas
+from tele.auth.authorities import Authorities
+from tele.auth.authorizer import host_caller
+from tele.auth.handlers import Handler, handler
+from tele.auth.host_quotas import HostQuotas
+from tele.auth.issuing import Issuer
+from tele.auth.journal import Journal
+from tele.auth.members import Members
+from tele.auth.presence import Hosts
+from tele.auth.proxied_sessions import ProxiedSession, ProxiedSessions
+from tele.auth.state import State
+from tele.certs.certificate import Certificate, parse_certificate
+from tele.certs.check import CheckedUser, check_answers_for, check_user
+from tele.certs.keys import parse_line
+from tele.certs.login_proof import check_login
+from tele.errors import AccessDenied, BadCertificate, NotFound
+from tele.loop import now
+from tele.model.access import Denied, Reason
+from tele.model.addresses import host_of
+from tele.model.api import proxying as api
+from tele.model.api import table
+from tele.model.authority import AuthorityKind
+from tele.model.codec import format_time
+from tele.model.identity import Caller, HostRole
+from tele.model.presence import Host
+
+#: How long a certificate for one login is valid.
+MINTED_LIFETIME: Final = timedelta(minutes=5)
+
+
+class ProxyingOperations:
+    """Operations of proxies that end users' SSH."""
+
+    def __init__(
+        self,
+        cluster: str,
+        clock: IReactorTime,
+        authorities: Authorities,
+        issuer: Issuer,
+        members: Members,
+        hosts: Hosts,
+        state: State,
+        sessions: ProxiedSessions,
+        quotas: HostQuotas,
+        journal: Journal,
+    ) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._authorities = authorities
+        self._issuer = issuer
+        self._members = members
+        self._hosts = hosts
+        self._state = state
+        self._sessions = sessions
+        self._quotas = quotas
+        self._journal = journal
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """The rows of the table."""
+        return (
+            handler(table.CERTIFY_TARGET, self.certify_target),
+            handler(table.MINT_SESSION, self.mint_session),
+        )
+
+    async def certify_target(self, request: api.CertifyTarget, caller: Caller) -> api.CertifiedKey:
+        """Certify a key of the calling proxy with the names of a host."""
+        await self._quotas.charge(caller, quotas.TARGETS, 1)
+        host = await self._target(request.host_id, caller)
+        certificate, expires = self._issuer.target(
+            host.id, host.name, host_caller(caller).host_id, request.ssh_public_key
+        )
+        await self._journal.emit(
+            "cert.issue", caller, kind="target", name=host.name, node_id=host.id,
+            key=certificate.key.fingerprint, expires=format_time(expires),
+        )  # fmt: skip
+        return api.CertifiedKey(certificate.line, expires)
+
+    async def mint_session(self, request: api.MintSession, caller: Caller) -> api.CertifiedKey:
+        """Register a session of the calling proxy, and certify one login for it."""
+        await self._quotas.charge(caller, quotas.MINTED, 1)
+        proxy = host_caller(caller)
+        host = await self._target(request.host_id, caller)
+        certificate, checked = self._proven(request, proxy.host_id)
+        identity, moment = checked.identity, now(self._clock)
+        grant = self._state.policy.decide(
+            identity, request.login, host.labels, moment, host.id, checked.limits,
+            request.session_id,
+        )  # fmt: skip
+        if isinstance(grant, Denied):
+            raise AccessDenied(grant.message, grant.reason.value)
+        session = ProxiedSession(
+            identity.user, request.login, identity.login_session, host.id, host.name,
+            request.remote_addr, hashlib.sha256(request.exchange).hexdigest(),
+        )  # fmt: skip
+        await self._sessions.register(proxy.host_id, request.session_id, session)
+        if not request.ssh_public_key:
+            return api.CertifiedKey("", moment)
+        expires = min(moment + MINTED_LIFETIME, identity.expires)
+        minted = self._issuer.minted(
+            checked, grant, request.session_id, request.ssh_public_key, expires
+        )
+        await self._journal.emit(
+            "cert.issue", caller, kind="session", user=identity.user, login=request.login,
+            session_id=request.session_id, login_session=identity.login_session,
+            remote_addr=request.remote_addr, node=host.name, node_id=host.id,
+            serial=str(minted.serial), of_serial=str(certificate.serial),
+            key=minted.key.fingerprint, expires=format_time(expires),
+        )  # fmt: skip
+        return api.CertifiedKey(minted.line, expires)
+
+    async def _target(self, host_id: str, caller: Caller) -> Host:
+        """Return a host whose sessions end at proxies. Raises a TeleError for any other."""
+        host = self._hosts.find(HostRole.NODE, host_id)
+        member = await self._members.find(HostRole.NODE, host_id)
+        if host is None or member is None:
+            raise NotFound("no such host, or it has not announced itself yet")
+        mode = self._state.present.recording.mode
+        if not mode.by_proxies:
+            raise AccessDenied(
+                "the sessions of this host do not end at proxies: session_recording.mode is"
+                f" {mode.value}",
+                Reason.NODE.value,
+            )
+        return host
+
+    def _proven(self, request: api.MintSession, proxy_id: str) -> tuple[Certificate, CheckedUser]:
+        """Return the user's certificate, if they have logged in with it at the proxy, to the host.
+
+        Raises :class:`AccessDenied`.
+        """
+        try:
+            certificate = parse_certificate(parse_line(request.certificate))
+            proof = (request.exchange, request.request, request.signature)
+            proven = check_login(certificate, request.login, *proof)
+            hosts = self._authorities[AuthorityKind.HOST].trusted
+            check_answers_for(
+                parse_certificate(proven.host_key),
+                {parse_line(key) for key in hosts.ssh_public_keys},
+                request.host_id,
+                proxy_id,
+                now(self._clock),
+            )
+            trusted = self._authorities[AuthorityKind.USER].trusted
+            checked = check_user(
+                certificate,
+                proven.algorithm,
+                {parse_line(key) for key in trusted.ssh_public_keys},
+                request.login,
+                host_of(request.remote_addr),
+                now(self._clock),
+                self._cluster,
+            )
+            if checked.session:
+                raise BadCertificate("its certificate is for a session of a proxy", "session")
+            if checked.verify_required:
+                check_login(certificate, request.login, *proof, verify_required=True)
+        except BadCertificate as error:
+            raise AccessDenied(f"the user has not logged in: {error}", error.reason) from None
+        return certificate, checked

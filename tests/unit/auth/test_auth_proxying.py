@@ -1,0 +1,350 @@
+"""What auth certifies for proxies that end users' SSH."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from attrs import define, evolve
+
+from auth_world import HOST_ID, OTHER_ID, PROXY_ID, World
+from tele.certs.certificate import Certificate, parse_certificate
+from tele.certs.check import check_host, check_member, check_user
+from tele.certs.issue import UserCertificateRequest, issue_user
+from tele.certs.keys import PrivateKey, parse_line
+from tele.errors import AccessDenied, BadCertificate, Conflict, NotFound, TeleError
+from tele.loop import now
+from tele.model.api import proxying, table
+from tele.model.api.paging import ById
+from tele.model.api.roles import PutRole
+from tele.model.authority import AuthorityKind
+from tele.model.identity import Caller, HostRole
+from tele.model.presence import Presence
+from tele.model.resources import (
+    Conditions,
+    Metadata,
+    RecordingMode,
+    RecordingSettings,
+    Role,
+    RoleSpec,
+)
+from tele.wire.fields import boolean, string
+
+SESSION = "11111111-2222-4333-8444-555555555555"
+ALGORITHM = b"ssh-ed25519-cert-v01@openssh.com"
+EXCHANGE = b"x" * 32
+THIRD_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a44"
+
+
+@define
+class Alice:
+    """A user with a certificate for root, who logs in at a proxy."""
+
+    world: World
+    key: PrivateKey
+    certificate: Certificate
+    #: The certificate of the proxy for the node.
+    host_key: bytes = b""
+
+    def request(
+        self,
+        exchange: bytes = EXCHANGE,
+        *,
+        method: bytes = b"publickey-hostbound-v00@openssh.com",
+        host_key: bytes = b"",
+        **words: Any,
+    ) -> proxying.MintSession:
+        signed = (
+            b"\x32"
+            + string(words.get("login", "root").encode())
+            + string(b"ssh-connection")
+            + string(method)
+            + boolean(True)
+            + string(ALGORITHM)
+            + string(self.certificate.blob)
+            + string(host_key or self.host_key)
+        )
+        made = proxying.MintSession(
+            session_id=SESSION,
+            host_id=HOST_ID,
+            login="root",
+            certificate=self.certificate.line,
+            exchange=exchange,
+            request=signed,
+            signature=self.key.sign(string(exchange) + signed, b"ssh-ed25519"),
+            remote_addr="192.0.2.7:1",
+            ssh_public_key=PrivateKey.generate().public.line,
+        )
+        return evolve(made, **words)
+
+
+def set_mode(world: World, mode: RecordingMode) -> None:
+    """Record sessions in a mode from now on."""
+    state: Any = world.parts.state
+    for name in ("configured", "_recording"):
+        if hasattr(state, name):
+            setattr(state, name, RecordingSettings(mode))
+
+
+@pytest.fixture
+def proxy(world: World) -> Caller:
+    """A proxy of a cluster whose sessions end at proxies, with a node."""
+    set_mode(world, RecordingMode.PROXY)
+    world.join(world.token())
+    presence = Presence("web1", HostRole.NODE, ("192.0.2.1:3022",), {"env": "prod"})
+    world.do(table.ANNOUNCE, presence, world.host())
+    role = Role(Metadata("dev"), RoleSpec(Conditions(("root",), {"env": ("prod",)})))
+    world.do(table.PUT_ROLE, PutRole("dev", role))
+    return world.proxy()
+
+
+@pytest.fixture
+def alice(world: World, proxy: Caller) -> Alice:
+    """A user who may log in to the node."""
+    return issue(world, proxy)
+
+
+def target(world: World, proxy: Caller, host_id: str = HOST_ID) -> Certificate:
+    """The certificate with which a proxy answers for a host."""
+    request = proxying.CertifyTarget(host_id, PrivateKey.generate().public.line)
+    made: proxying.CertifiedKey = world.do(table.CERTIFY_TARGET, request, proxy)
+    return parse_certificate(parse_line(made.certificate))
+
+
+def issue(world: World, proxy: Caller, **words: Any) -> Alice:
+    key = PrivateKey.generate()
+    request = UserCertificateRequest(
+        "alice", "c", ("root",), ("dev",), "s1", timedelta(hours=1), {"team": ("db",)},
+        port_forwarding=True,
+    )  # fmt: skip
+    authority = world.authorities[AuthorityKind.USER].ssh
+    moment = now(world.clock)
+    made = issue_user(authority, key.public.blob, evolve(request, **words), moment, os.urandom)
+    return Alice(world, key, made, target(world, proxy).blob)
+
+
+def mint(world: World, proxy: Caller, request: proxying.MintSession) -> proxying.CertifiedKey:
+    answer: proxying.CertifiedKey = world.do(table.MINT_SESSION, request, proxy)
+    return answer
+
+
+def users(world: World) -> set[bytes]:
+    trusted = world.authorities[AuthorityKind.USER].trusted
+    return {parse_line(key) for key in trusted.ssh_public_keys}
+
+
+# -- sessions -------------------------------------------------------------------------
+def test_one_login_is_certified(world: World, proxy: Caller, alice: Alice) -> None:
+    """The certificate is for the user, one login and minutes, and names its session; who got it for
+    whom is in the audit, and the session is the proxy's from now on.
+    """
+    world.clock.advance(600)
+    request = alice.request()
+    made = mint(world, proxy, request)
+    certificate = parse_certificate(parse_line(made.certificate))
+    assert certificate.key.blob == parse_line(request.ssh_public_key)
+    assert made.expires == now(world.clock) + timedelta(minutes=5)
+    checked = check_user(
+        certificate, ALGORITHM, users(world), "root", "192.0.2.7", now(world.clock), "c"
+    )
+    assert checked.session == SESSION
+    identity = checked.identity
+    assert (identity.user, identity.logins, identity.roles) == ("alice", ("root",), ("dev",))
+    assert (identity.login_session, identity.traits) == ("s1", {"team": ("db",)})
+    assert checked.limits.port_forwarding
+    assert not checked.limits.x11_forwarding
+    event = world.events("cert.issue")[-1]
+    assert (event.user, event.login, event.session_id) == ("alice", "root", SESSION)
+    assert event.fields["kind"] == "session"
+    assert event.fields["node"] == "web1"
+
+
+def test_it_is_revoked_with_the_users_own(world: World, proxy: Caller, alice: Alice) -> None:
+    """It counts as issued when the user's certificate was: a role that the user has lost, or got,
+    since then is lost, or denies, with both.
+    """
+    world.clock.advance(600)
+    made = mint(world, proxy, alice.request())
+    checked = check_user(
+        parse_certificate(parse_line(made.certificate)), ALGORITHM, users(world), "root", "",
+        now(world.clock),
+    )  # fmt: skip
+    own = check_user(alice.certificate, ALGORITHM, users(world), "root", "", now(world.clock))
+    assert checked.identity.issued == own.identity.issued
+
+
+def test_it_does_not_outlive_the_users_own(world: World, proxy: Caller, alice: Alice) -> None:
+    """A minute before the end it is valid for a minute; afterwards there is none."""
+    world.clock.advance(3540)
+    made = mint(world, proxy, alice.request())
+    assert made.expires == now(world.clock) + timedelta(seconds=60)
+    world.clock.advance(60)
+    with pytest.raises(AccessDenied, match="expired"):
+        mint(world, proxy, alice.request())
+
+
+def test_what_is_withheld_stays_withheld(world: World, proxy: Caller) -> None:
+    """Neither the proxy nor the host gets what the user's certificate does not permit."""
+    forced = issue(world, proxy, force_command="date", port_forwarding=False, pty=False)
+    made = mint(world, proxy, forced.request())
+    checked = check_user(
+        parse_certificate(parse_line(made.certificate)), ALGORITHM, users(world), "root", "",
+        now(world.clock),
+    )  # fmt: skip
+    assert checked.force_command == "date"
+    assert not checked.limits.port_forwarding
+    assert not checked.limits.permit_pty
+
+
+def test_a_session_is_registered_without_a_certificate(
+    world: World, proxy: Caller, alice: Alice
+) -> None:
+    """A proxy that uses the user's own agent registers what it will report."""
+    made = mint(world, proxy, alice.request(ssh_public_key=""))
+    assert made.certificate == ""
+    assert [e for e in world.events("cert.issue") if e.fields["kind"] == "session"] == []
+
+
+def test_a_session_may_log_in_again(world: World, proxy: Caller, alice: Alice) -> None:
+    """The host may restart while the client stays connected."""
+    first, second = (mint(world, proxy, alice.request()) for _ in range(2))
+    assert first.certificate != second.certificate
+
+
+def test_a_proof_is_good_for_one_session(world: World, proxy: Caller, alice: Alice) -> None:
+    """A proxy that was taken over turns one login into no second session, on this host or on
+    another one, nor does another proxy (attack).
+    """
+    mint(world, proxy, alice.request())
+    changed: tuple[dict[str, Any], ...] = (
+        {"session_id": str(uuid.uuid4())},
+        {"remote_addr": "192.0.2.8:1"},
+    )
+    for words in changed:
+        with pytest.raises(Conflict):
+            mint(world, proxy, alice.request(**words))
+    mint(world, proxy, alice.request(b"y" * 32, session_id=str(uuid.uuid4())))
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_without_the_user_there_is_no_certificate(
+    world: World, proxy: Caller, alice: Alice, number: int
+) -> None:
+    """A proxy that was taken over cannot log in as a user who is not there (attack)."""
+    good = alice.request()
+    other = issue(world, proxy)
+    bad = (
+        evolve(good, signature=b""),
+        evolve(good, exchange=b"z" * 32),
+        evolve(good, request=good.request[:-1]),
+        evolve(good, login="admin"),
+        evolve(good, certificate=other.certificate.line),
+        evolve(good, certificate="x"),
+        other.request(signature=good.signature),
+        evolve(good, session_id="../x"),
+    )[number]
+    with pytest.raises(TeleError):
+        mint(world, proxy, bad)
+    assert [e for e in world.events("cert.issue") if e.fields["kind"] == "session"] == []
+
+
+def test_a_login_elsewhere_is_no_login_to_the_host(
+    world: World, proxy: Caller, alice: Alice
+) -> None:
+    """What a user signs to log in to the proxy itself, to another host, or through another proxy,
+    is not used for this host; nor is what a client signs that does not say where (attack).
+    """
+    own = parse_certificate(parse_line(world.joined[PROXY_ID][0].ssh)).blob
+    node = parse_certificate(parse_line(world.joined[HOST_ID][0].ssh)).blob
+    world.join(world.token(), OTHER_ID, name="web2")
+    web2 = Presence("web2", HostRole.NODE, ("192.0.2.2:3022",), {"env": "prod"})
+    world.do(table.ANNOUNCE, web2, world.host(OTHER_ID))
+    other_host = target(world, proxy, OTHER_ID).blob
+    world.join(world.token((HostRole.PROXY,)), THIRD_ID, name="gate2", role=HostRole.PROXY)
+    other_proxy = target(world, world.host(THIRD_ID, HostRole.PROXY)).blob
+    for host_key in (own, node, other_host, other_proxy, alice.key.public.blob):
+        with pytest.raises(AccessDenied):
+            mint(world, proxy, alice.request(host_key=host_key))
+    with pytest.raises(AccessDenied, match=r"8\.9"):
+        mint(world, proxy, alice.request(method=b"publickey"))
+
+
+def test_the_roles_of_now_decide(world: World, proxy: Caller, alice: Alice) -> None:
+    """A login that no role allows any more is not certified."""
+    role = Role(Metadata("dev"), RoleSpec(Conditions(("root",), {"env": ("test",)})))
+    world.do(table.PUT_ROLE, PutRole("dev", role))
+    with pytest.raises(AccessDenied, match="no role of alice"):
+        mint(world, proxy, alice.request())
+
+
+def test_a_minted_certificate_mints_nothing(world: World, proxy: Caller, alice: Alice) -> None:
+    """What a proxy got for one login leads to no other one (attack)."""
+    key = PrivateKey.generate()
+    made = mint(world, proxy, alice.request(ssh_public_key=key.public.line))
+    certificate = parse_certificate(parse_line(made.certificate))
+    stolen = Alice(world, key, certificate, alice.host_key).request(
+        b"y" * 32, session_id=str(uuid.uuid4())
+    )
+    with pytest.raises(AccessDenied, match="session of a proxy"):
+        mint(world, proxy, stolen)
+
+
+def test_nobody_else_asks(world: World, proxy: Caller, alice: Alice) -> None:
+    """Neither a node nor a user gets such certificates."""
+    for caller in (world.host(), world.user("alice", "dev"), Caller(None, "192.0.2.1:1")):
+        with pytest.raises(TeleError):
+            mint(world, caller, alice.request())
+        target = proxying.CertifyTarget(HOST_ID, PrivateKey.generate().public.line)
+        with pytest.raises(TeleError):
+            world.do(table.CERTIFY_TARGET, target, caller)
+
+
+@pytest.mark.parametrize("mode", [RecordingMode.NODE, RecordingMode.NODE_SYNC, RecordingMode.OFF])
+def test_sessions_do_not_end_at_proxies_elsewhere(
+    world: World, proxy: Caller, alice: Alice, mode: RecordingMode
+) -> None:
+    """While nodes record, a proxy that was taken over gets no certificates (attack)."""
+    set_mode(world, mode)
+    target = proxying.CertifyTarget(HOST_ID, PrivateKey.generate().public.line)
+    for operation, request in (
+        (table.MINT_SESSION, alice.request()),
+        (table.CERTIFY_TARGET, target),
+    ):
+        with pytest.raises(AccessDenied, match="do not end at proxies"):
+            world.do(operation, request, proxy)
+
+
+# -- hosts ----------------------------------------------------------------------------
+def test_a_proxy_answers_for_a_host(world: World, proxy: Caller) -> None:
+    """Clients accept its key for the names of the host, and members for nothing: it is not the
+    host's membership (attack).
+    """
+    key = PrivateKey.generate()
+    request = proxying.CertifyTarget(HOST_ID, key.public.line)
+    made = world.do(table.CERTIFY_TARGET, request, proxy)
+    certificate = parse_certificate(parse_line(made.certificate))
+    assert certificate.key.blob == key.public.blob
+    trusted, moment = world.host_keys, now(world.clock)
+    for name in ("web1.c", "web1", HOST_ID):
+        assert check_host(certificate, trusted, (name,), moment).identity is None
+    with pytest.raises(BadCertificate):
+        check_host(certificate, trusted, ("proxy.c", PROXY_ID, "web2.c"), moment)
+    for role in HostRole:
+        with pytest.raises(BadCertificate):
+            check_member(certificate, trusted, "c", (role,), moment)
+    event = world.events("cert.issue")[-1]
+    assert (event.fields["kind"], event.fields["name"]) == ("target", "web1")
+
+
+def test_only_for_hosts_that_are_there(world: World, proxy: Caller) -> None:
+    """Not for a proxy, an unknown host or one that was removed."""
+    line = PrivateKey.generate().public.line
+    for host_id in (PROXY_ID, str(uuid.uuid4()), ""):
+        with pytest.raises(NotFound):
+            world.do(table.CERTIFY_TARGET, proxying.CertifyTarget(host_id, line), proxy)
+    world.do(table.DELETE_HOST, ById(HOST_ID))
+    with pytest.raises(NotFound):
+        world.do(table.CERTIFY_TARGET, proxying.CertifyTarget(HOST_ID, line), proxy)
