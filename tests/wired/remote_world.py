@@ -10,22 +10,35 @@ from typing import Any
 
 from attrs import evolve
 from twisted.conch.error import ConchError
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
+from zope.interface import implementer, noLongerProvides
 
 from channel_ends import ChannelEnds, ChannelUser, ChannelWorld, HeldProgram
 from tele.admission.limits import Limits
+from tele.admission.slots import Slots
 from tele.conch.client.session import ProgramChannel
 from tele.conch.client.target_connection import TargetConnection
 from tele.conch.connection.channel import Channel
 from tele.conch.connection.permissions import IPermissions, Permissions
+from tele.conch.forwarding.local import LOCAL_CHANNEL, IForwarder
+from tele.conch.forwarding.remote import REQUESTS, IListener, PathRequest, answer_request
 from tele.conch.session.programs import ISessionPrograms, ProgramRequest
 from tele.conch.session.remote_runner import RemoteSessionChannel
+from tele.conch.session.session_forwarding import ISessionForwards
+from tele.errors import Unavailable
 from tele.model.access import Grant
 from tele.model.frame import Frame, FrameKind
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
 from tele.sessions.audited import AuditedSession
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import SessionEnding
+from tele.sessions.forward_record import ForwardRecords
+from tele.sessions.remote_forwards import (
+    IRemoteForwards,
+    RemoteForwards,
+    open_remote_streamlocal,
+    open_remote_tcpip,
+)
 from tele.sessions.remote_programs import RemotePrograms
 from tele.sessions.remote_target import RemoteTarget
 from tele.sessions.tape import make_tape
@@ -102,18 +115,118 @@ class Asking(Channel):
         self.events.append("closed")
 
 
+class Line(Channel):
+    """A channel of either end that keeps what arrives."""
+
+    def __init__(self, name: bytes, *, hoards: bool = False, **named: Any) -> None:
+        super().__init__(**named)
+        self.name = name
+        self.events: list[Any] = []
+        self.got = bytearray()
+        self.hoards = hoards
+
+    def channelOpen(self, specificData: bytes) -> None:
+        self.events.append("open")
+
+    def openFailed(self, reason: Any) -> None:
+        self.events.append(str(reason))
+
+    def data_view(self, view: memoryview) -> None:
+        self.got += view
+        if not self.hoards:
+            self.consumed(len(view))
+
+    def eofReceived(self) -> None:
+        self.events.append("eof")
+
+    def closed(self) -> None:
+        super().closed()
+        self.events.append("closed")
+
+
 class RemoteUser(ChannelUser):
     """A user whose sessions are on the target."""
 
     def __init__(self, world: ChannelWorld, remote: Remote) -> None:
         super().__init__(world)
         self.remote = remote
-        self.channelLookup[b"session"] = RemoteSessionChannel
+        self.channelLookup = {
+            b"session": RemoteSessionChannel,
+            b"direct-tcpip": open_remote_tcpip,
+            LOCAL_CHANNEL: open_remote_streamlocal,
+        }
+        noLongerProvides(self, IForwarder)
 
     def __conform__(self, interface: Any) -> Any:
         if interface is IPermissions:
             return self.remote.context.grant
+        if interface in (IListener, ISessionForwards, IRemoteForwards):
+            return self.remote.forwards
         return self.remote.session if interface is ISessionPrograms else None
+
+    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
+        if requestType in REQUESTS:
+            return answer_request(requestType, data, self)
+        return False
+
+
+class TargetUser(ChannelUser):
+    """A user of the target, which listens and forwards as the test says."""
+
+    def __init__(self, world: ChannelWorld, remote: Remote) -> None:
+        super().__init__(world)
+        self.remote = remote
+        self.channelLookup[b"direct-tcpip"] = self._connect
+        self.channelLookup[LOCAL_CHANNEL] = self._connect
+
+    def _connect(self, remoteWindow: int, remoteMaxPacket: int, data: bytes, **_: Any) -> Any:
+        there = self.remote.there
+        line = Line(b"", remoteWindow=remoteWindow, remoteMaxPacket=remoteMaxPacket)
+        there.connected.append((data, line))
+        return line if there.connects is None else there.connects
+
+    def __conform__(self, interface: Any) -> Any:
+        if interface in (IListener, ISessionForwards):
+            return self.remote.there
+        return super().__conform__(interface)
+
+    def gotGlobalRequest(self, requestType: bytes, data: bytes) -> Any:
+        if requestType in REQUESTS:
+            return answer_request(requestType, data, self)
+        return False
+
+
+@implementer(IListener, ISessionForwards)
+class There:
+    """What listens on the target."""
+
+    def __init__(self) -> None:
+        #: What was asked to connect to, with the channel; ``connects`` is what comes of it.
+        self.connected: list[tuple[bytes, Line]] = []
+        self.connects: Any = None
+        self.listening: list[Any] = []
+        self.cancelled: list[Any] = []
+        self.displays: list[Any] = []
+        self.agents = 0
+        self.answer: Deferred[int] | None = None
+
+    def listen(self, request: Any) -> Deferred[int]:
+        self.listening.append(request)
+        if self.answer is not None:
+            return self.answer
+        return succeed(0 if isinstance(request, PathRequest) else request.port or 4711)
+
+    def cancel(self, request: Any) -> bool:
+        self.cancelled.append(request)
+        return True
+
+    def agent(self) -> Deferred[None]:
+        self.agents += 1
+        return succeed(None)
+
+    def display(self, request: Any) -> Deferred[Any]:
+        self.displays.append(request)
+        return fail(Unavailable("the test opens what it needs"))
 
 
 class Remote:
@@ -127,7 +240,10 @@ class Remote:
         records: bool = False,
         **grant: Any,
     ) -> None:
-        self.target = ChannelWorld(limits=far or Limits())
+        self.there = There()
+        self.target = ChannelWorld(
+            limits=far or Limits(), make_user=lambda world: TargetUser(world, self)
+        )
         self.fars: list[ChannelEnds] = []
         self._connecting: list[Deferred[Any]] = []
         #: Set to fail to connect.
@@ -147,11 +263,24 @@ class Remote:
         self.audit = kept_audit()
         self.ending = SessionEnding(self.here.clock, granted)
         self.behind = RemoteTarget(self.here.clock, "db1", self._connect)
-        self.programs_behind = RemotePrograms(self.here.clock, self.behind, self.context)
+        self.slots = Slots(waiting=2)
+        self.forwards = RemoteForwards(
+            self.here.clock,
+            self.context,
+            self.behind,
+            ForwardRecords(self.here.clock, self.context, self.audit, self.tape),
+            self.ending.check,
+            lambda: self.conn,
+            self.slots,
+        )
+        self.programs_behind = RemotePrograms(
+            self.here.clock, self.behind, self.context, lambda: self.forwards.agent_forwarded
+        )
         self.session = AuditedSession(
             self.here.clock, self.context, self.programs_behind, self.tape, self.audit, self.ending
         )
-        self.near = self.here.link()
+        self.near = self.here.link(TargetConnection)
+        self.conn = self.near.server.service
 
     def _connect(self) -> Deferred[Any]:
         if self.problem is not None:
@@ -194,9 +323,9 @@ class Remote:
                 return
         raise AssertionError("there is no end to it")
 
-    def open(self, channel: Any) -> Any:
+    def open(self, channel: Any, extra: bytes = b"") -> Any:
         """Open a channel of the client's."""
-        self.near.client.service.openChannel(channel)
+        self.near.client.service.openChannel(channel, extra)
         self.settle()
         return channel
 
@@ -215,6 +344,10 @@ class Remote:
         assert channel.events == [(b"exec", True)]
         return channel
 
+    def named(self, name: str) -> list[dict[str, Any]]:
+        """The fields of the events of a name."""
+        return [fields for each, fields in self.audit.events if each == name]
+
     def frames(self, kind: FrameKind) -> list[Frame]:
         """What was recorded of a kind."""
         return [frame for frame in self.recorder.frames if frame.kind is kind]
@@ -224,6 +357,7 @@ class Remote:
         return [dict(details(frame)) for frame in self.frames(kind)]
 
     def close(self) -> None:
+        self.forwards.close()
         for program in self.programs:
             program.finish()
         for ends in (self.near, *self.fars):

@@ -254,7 +254,7 @@ def test_both_halves_of_a_splice_grow() -> None:
             super().__init__(world)
             self.channelLookup[b"bulk"] = self._splice
 
-        def _splice(self, data: bytes, avatar: Any, **sizes: int) -> Deferred[Any]:
+        def _splice(self, data: bytes, avatar: Any, **sizes: Any) -> Deferred[Any]:
             return open_splice(far_connection, b"bulk", data, **sizes)
 
     near = long_ends(0.05, world=ChannelWorld(make_user=Jump, clock=far.world.clock))

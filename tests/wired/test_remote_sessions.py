@@ -19,8 +19,9 @@ from tele.model.access import Denied, Reason
 from tele.model.frame import FrameKind
 from tele.sessions.remote_programs import START_SECONDS
 from tele.spawner.control_groups import EXPELLED_GRACE
-from tele.wire.fields import string, uint32
+from tele.wire.fields import boolean, string, uint32
 
+X11 = boolean(False) + string(b"MIT-MAGIC-COOKIE-1") + string(b"00ff") + uint32(0)
 PTY = string(b"xterm") + uint32(80) + uint32(24) + uint32(0) * 2 + string(b"\0")
 MIB = 1 << 20
 
@@ -159,7 +160,7 @@ def test_replies_have_the_order_of_requests(remote: Remote) -> None:
     """
     channel = remote.open(Asking())
     channel.ask(b"env", string(b"LANG") + string(b"C"))
-    channel.ask(b"x11-req")
+    channel.ask(b"x11-req", X11)
     channel.ask(b"env", string(b"PATH") + string(b"/"))
     channel.ask(b"unknown@example.com")
     channel.ask(b"exec", string(b"id"))

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from attrs import define, field, frozen
 from twisted.internet.address import UNIXAddress
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from zope.interface import implementer
 
@@ -42,7 +42,7 @@ from tele.conch.session.session_forwarding import (
     IDisplay,
     ISessionForwards,
 )
-from tele.errors import AccessDenied, Unavailable, quoted
+from tele.errors import AccessDenied, Unavailable
 from tele.membership.audit_reporter import cut
 from tele.model.access import GatewayPorts
 from tele.model.addresses import Address
@@ -51,7 +51,8 @@ from tele.node.user_sockets import UserListener, UserSockets
 from tele.outbound.name_lookup import NameResolver
 from tele.reactor import Reactor
 from tele.sessions.context import ConnectionContext
-from tele.sessions.forward_record import ForwardRecord, ForwardRecords
+from tele.sessions.forward_permission import AGENT, ForwardPermission, ForwardSlots
+from tele.sessions.forward_record import ForwardRecords
 from tele.sockets.direct import adopt
 from tele.spawner.display_child import find_xauth
 from tele.wire.fields import string, uint32
@@ -65,7 +66,6 @@ LISTENING: Final = 2
 FORWARDS_PART: Final = 0.75
 #: Connections of one user that wait to be forwarded.
 WAITING_LIMIT: Final = 4096
-_AGENT: Final = "auth-agent"
 
 Made = TypeVar("Made")
 
@@ -82,40 +82,6 @@ class Display:
     def close(self) -> None:
         """See :class:`tele.conch.session.session_forwarding.IDisplay`."""
         self._close()
-
-
-@frozen
-class Allowed:
-    """Checks the grant before anything is made."""
-
-    context: ConnectionContext
-    check: Callable[[], None]
-
-    def port(self) -> None:
-        """Raise :class:`AccessDenied` unless ports and sockets may be forwarded now."""
-        self._need(self.context.grant.port_forwarding, "port forwarding")
-
-    def agent(self) -> None:
-        """Raise it unless an agent may."""
-        self._need(self.context.grant.agent_forwarding, "agent forwarding")
-
-    def display(self) -> None:
-        """Raise it unless a display may."""
-        self._need(self.context.grant.x11_forwarding, "X11 forwarding")
-
-    def listens(self, key: object) -> bool:
-        """Whether what listens under ``key`` still may."""
-        grant = self.context.grant
-        if key == _AGENT:
-            return grant.agent_forwarding
-        if isinstance(key, PortRequest | PathRequest):
-            return grant.port_forwarding
-        return grant.x11_forwarding
-
-    def _need(self, granted: bool, what: str) -> None:
-        if not granted:
-            raise AccessDenied(f"{what} is not allowed", "forwarding")
-        self.check()
 
 
 @frozen
@@ -156,17 +122,15 @@ class Forwards:
         self._names = resources.names
         self._sockets = resources.sockets
         self._gateway_ports = resources.gateway_ports
-        self._slots = resources.slots
         self._user = context.grant.identity.user
+        self._slots = ForwardSlots(resources.slots, self._user, self._most)
         self._login = context.grant.login
         self._records = records
-        self._allowed = Allowed(context, check)
+        self._allowed = ForwardPermission(context, check)
         self._listeners = Listeners(reactor, connection, self._account.take)
         self._agent_path: bytes | None = None
         self._agent_asked = False
         self._closed = False
-        #: Connections that wait to be forwarded.
-        self._waiting: set[Deferred[None]] = set()
 
     @property
     def agent_path(self) -> bytes | None:
@@ -176,19 +140,18 @@ class Forwards:
     def close(self) -> None:
         """The connection is gone."""
         self._closed = True
-        for waiting in list(self._waiting):
-            waiting.cancel()
+        self._slots.close()
         self._listeners.close()
 
     def restrict(self) -> None:
         """The grant has changed: end listeners that it does not permit, and apply its limit of
         forwarded connections.
         """
-        self._slots.check(self._user)
+        self._slots.check()
         for key in self._listeners.all:
             if not self._allowed.listens(key):
                 self._listeners.remove(key)
-                if key == _AGENT:
+                if key == AGENT:
                     self._agent_path, self._agent_asked = None, False
 
     # -- direct-tcpip, direct-streamlocal ---------------------------------------------
@@ -211,7 +174,7 @@ class Forwards:
             )
         try:
             self._allowed.port()
-            await self._slot(record)
+            await self._slots.take(record)
             self._allowed.port()
             await self._records.ready()
             if isinstance(request, LocalRequest):
@@ -223,26 +186,6 @@ class Forwards:
             raise
         protocol.observer = record
         return protocol
-
-    async def _slot(self, record: ForwardRecord) -> None:
-        """Wait until one more connection may be forwarded for the user; it counts until ``record``
-        is over.
-        """
-        ready: Deferred[None] = Deferred()
-        slot = self._slots.enter(self._user, self._most, lambda: ready.callback(None))
-        if slot is None:
-            raise Unavailable(
-                f"{self._slots.waiting} connections of {quoted(self._user)} wait to be forwarded"
-                f" here already, beside {self._most()} that are: close some"
-            )
-        record.on_end = lambda: self._slots.leave(slot)
-        self._waiting.add(ready)
-        try:
-            await ready
-        except CancelledError:
-            raise Unavailable("the client disconnected while its forward waited") from None
-        finally:
-            self._waiting.discard(ready)
 
     def _most(self) -> int:
         """Connections that are forwarded at once. Some descriptors are left for sessions."""
@@ -328,7 +271,7 @@ class Forwards:
                 raise Unavailable("the agent is not forwarded")
             return  # it is the connection's: sessions share it
         self._agent_asked = True
-        fields: dict[str, Any] = {"kind": _AGENT}
+        fields: dict[str, Any] = {"kind": AGENT}
         try:
             made, lease = await self._begin(
                 "agent", self._allowed.agent, fields, self._sockets.listen_for_agent
@@ -339,10 +282,10 @@ class Forwards:
         fields["bound"] = _shown(made.path)
 
         def watch(_: Peer) -> Any:
-            return self._records.begin(_AGENT, accepted=True, bound=fields["bound"])
+            return self._records.begin(AGENT, accepted=True, bound=fields["bound"])
 
         kind = ChannelType(AGENT_CHANNEL, lambda _: b"", watch)
-        self._add(_AGENT, [made.socket], kind, "agent", fields, lease, made.close)
+        self._add(AGENT, [made.socket], kind, "agent", fields, lease, made.close)
         self._agent_path = made.path
 
     def display(self, request: DisplayRequest) -> Deferred[IDisplay]:

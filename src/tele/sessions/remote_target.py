@@ -38,8 +38,13 @@ class RemoteTarget:
         self._connect = connect
         self._connecting = SingleFlight(self._make)
         self._connection: Any = None
+        self._on_connected: Callable[[Any], None] = lambda _: None
         self._closed = False
         self._until = 0.0
+
+    def on_connected(self, callback: Callable[[Any], None]) -> None:
+        """Call ``callback`` with each connection service, before it is used."""
+        self._on_connected = callback
 
     def connection(self) -> Deferred[Any]:
         """Return the connection service of the target; can be cancelled.
@@ -59,6 +64,7 @@ class RemoteTarget:
                 made.transport.loseConnection()
                 raise
             self._connection = made
+            self._on_connected(made)
         return self._connection
 
     def _check(self) -> None:

@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred
 from tele.conch.connection.backlog import Backlog
 from tele.conch.connection.channel import Channel
 from tele.conch.connection.channel_connection import ChannelConnection
+from tele.conch.connection.relay import RelayObserver
 
 
 class SplicedChannel(Channel):
@@ -29,6 +30,10 @@ class SplicedChannel(Channel):
     def __init__(self, **named: Any) -> None:
         super().__init__(**named)
         self._early = Backlog()
+        #: Bytes that its peer has sent.
+        self.passed = 0
+        #: Is told what happens, if this half is the client's: what it has sent went to the stream.
+        self.observer: RelayObserver | None = None
 
     def data_view(self, view: memoryview) -> None:
         """Send data on; what is queued is credited when it has left."""
@@ -42,6 +47,7 @@ class SplicedChannel(Channel):
         if self.other.id is None:
             self._early.append(view, code)
             return
+        self.passed += len(view)
         waiting = self.other.send_view(view, code)
         self.consumed(len(view) - waiting)
 
@@ -73,6 +79,8 @@ class SplicedChannel(Channel):
         super().closed()
         if self.other.id is not None:
             self.other.loseConnection()
+        if self.observer is not None:
+            self.observer.closed(self.passed, self.other.passed)
 
 
 class NearHalf(SplicedChannel):
@@ -80,11 +88,15 @@ class NearHalf(SplicedChannel):
 
     def channelOpen(self, specificData: bytes) -> None:
         """The channel is open."""
+        if self.observer is not None:
+            self.observer.opened(self.id)
         self.other._pass_on_early()
 
     def openFailed(self, reason: Any) -> None:
         """The connection ended while the other half was opened."""
         self.other.loseConnection()
+        if self.observer is not None:
+            self.observer.refused(reason)
 
 
 class FarHalf(SplicedChannel):
@@ -103,8 +115,11 @@ class FarHalf(SplicedChannel):
     def channelOpen(self, specificData: bytes) -> None:
         """The channel is open."""
         if self._cancelled:
+            self.observer = None
             self.loseConnection()
         else:
+            if self.observer is not None:
+                self.observer.opened(self.id)
             self.opened.callback(self.other)
 
     def openFailed(self, reason: Any) -> None:
@@ -121,21 +136,20 @@ def open_splice(
     remoteWindow: int,
     remoteMaxPacket: int,
     avatar: Any = None,
+    observer: RelayObserver | None = None,
+    for_client: bool = True,
 ) -> Deferred[SplicedChannel]:
     """Open a channel of type ``name`` on ``connection`` for one that a peer asks for.
 
     Fires with the channel to give to that peer, or fails with the other one's refusal; it can
     be cancelled. For an avatar's ``channelLookup`` or a connection's ``channel_<type>``.
+    ``observer`` is told what happens to it, but not of a refusal that the caller gets;
+    ``for_client``: the peer that asks is the client, else the other one is.
     """
     near = NearHalf(remoteWindow=remoteWindow, remoteMaxPacket=remoteMaxPacket, avatar=avatar)
-    return open_halves(connection, near, FarHalf(name), extra)
-
-
-def open_halves(
-    connection: ChannelConnection, near: NearHalf, far: FarHalf, extra: bytes
-) -> Deferred[SplicedChannel]:
-    """Open ``far`` on ``connection``; see :func:`open_splice`."""
+    far = FarHalf(name)
     near.other, far.other = far, near
+    (near if for_client else far).observer = observer
     opened = far.opened  # it may be refused at once
     connection.openChannel(far, extra)
     return opened

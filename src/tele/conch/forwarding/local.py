@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from attrs import frozen
 from twisted.conch.error import ConchError
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory
 from zope.interface import Interface
@@ -78,28 +78,39 @@ def read_request(data: bytes) -> ForwardRequest:
     return ForwardRequest(host, port, (origin, origin_port))
 
 
-def open_direct_tcpip(
-    remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
-) -> Deferred[RelayChannel]:
-    """Open a channel of type ``direct-tcpip``: for an avatar's ``channelLookup``."""
+def read_port_target(data: bytes) -> ForwardRequest:
+    """Read a ``direct-tcpip`` whose target may be one. Raises :class:`ConchError` otherwise."""
     request = read_request(data)
     if not 0 < request.port < 65536 or not request.host.isprintable():
-        return _prohibited("the host or port is not valid")
-    return _open(request, remoteWindow, remoteMaxPacket, avatar)
+        raise ConchError(ADMINISTRATIVELY_PROHIBITED, "the host or port is not valid")
+    return request
 
 
-def open_direct_streamlocal(
-    remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
-) -> Deferred[RelayChannel]:
-    """Open a channel of type ``direct-streamlocal@openssh.com``: as :func:`open_direct_tcpip`."""
+def read_path_target(data: bytes) -> LocalRequest:
+    """Read a ``direct-streamlocal@openssh.com``: as :func:`read_port_target`."""
     reader = Reader(data)
     path = reader.string()
     reader.string()
     reader.uint32()
     reader.end()
     if not is_usable_path(path):
-        return _prohibited(f"a socket has an absolute path of at most {PATH_LIMIT} bytes")
-    return _open(LocalRequest(path), remoteWindow, remoteMaxPacket, avatar)
+        text = f"a socket has an absolute path of at most {PATH_LIMIT} bytes"
+        raise ConchError(ADMINISTRATIVELY_PROHIBITED, text)
+    return LocalRequest(path)
+
+
+def open_direct_tcpip(
+    remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
+) -> Deferred[RelayChannel]:
+    """Open a channel of type ``direct-tcpip``: for an avatar's ``channelLookup``."""
+    return _open(read_port_target(data), remoteWindow, remoteMaxPacket, avatar)
+
+
+def open_direct_streamlocal(
+    remoteWindow: int, remoteMaxPacket: int, data: bytes, avatar: Any
+) -> Deferred[RelayChannel]:
+    """Open a channel of type ``direct-streamlocal@openssh.com``: as :func:`open_direct_tcpip`."""
+    return _open(read_path_target(data), remoteWindow, remoteMaxPacket, avatar)
 
 
 def _open(
@@ -107,7 +118,7 @@ def _open(
 ) -> Deferred[RelayChannel]:
     forwarder: IForwarder | None = IForwarder(avatar, None)
     if forwarder is None:
-        return _prohibited("port forwarding is not allowed")
+        raise ConchError(ADMINISTRATIVELY_PROHIBITED, "port forwarding is not allowed")
     connecting: Deferred[Any] = forwarder.connect(request, Streams())
 
     def connected(stream: StreamEnd) -> RelayChannel:
@@ -116,7 +127,3 @@ def _open(
         )
 
     return connecting.addCallback(connected)
-
-
-def _prohibited(text: str) -> Deferred[Any]:
-    return fail(ConchError(ADMINISTRATIVELY_PROHIBITED, text))
