@@ -38,6 +38,8 @@ WORK: dict[str, str] = {
     "get_role": "one look-up",
     "put_role": "its patterns are compiled (1,000 states at most each); a line to each host",
     "delete_role": "all users are read; a line to each host",
+    "get_cluster": "one look-up",
+    "put_cluster": "two look-ups, one commit; a line to each host",
     "list_locks": "a page of 1,000",
     "get_lock": "one look-up",
     "put_lock": "three look-ups, for an administrator or a role all users are read, one commit;"

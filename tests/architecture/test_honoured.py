@@ -20,7 +20,7 @@ from tele.config.reading import parse as parse_config
 from tele.config.values import FileConfig
 from tele.model.api.table import OPERATIONS
 from tele.model.codec import from_json
-from tele.model.resources import Conditions, Lock, LockTarget, Role, RoleOptions, User
+from tele.model.resources import Cluster, Conditions, Lock, LockTarget, Role, RoleOptions, User
 from tele.rbac.presets import check_role
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,7 +133,9 @@ def test_every_documented_configuration_and_resource_is_accepted(where: str, blo
     block = re.sub(r'"?sha256:\.\.\."?', '"sha256:' + "0" * 64 + '"', block)
     if "kind: " in block:
         for document in read_documents(block, where):
-            kinds: dict[str, Any] = {"role": Role, "user": User, "lock": Lock}
+            kinds: dict[str, Any] = {
+                "role": Role, "user": User, "lock": Lock, "cluster": Cluster,
+            }  # fmt: skip
             resource: Any = from_json(kinds[document.plain["kind"]], document.plain)
             if isinstance(resource, Role):
                 check_role(resource)

@@ -115,6 +115,42 @@ def test_resources_go_round(cluster: Cluster, tmp_path: Path) -> None:
     assert "deploy" in tele.fails(5, "get", "role/deploy")
 
 
+def test_the_settings_of_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    """They are printed whole, applied and edited; what is not supported changes nothing."""
+    tele = cluster.tele
+    before = tele.json("get", "cluster")
+    assert before["metadata"]["name"] == cluster.name
+    assert before["spec"]["session_recording"]["capture_head"] == "1MiB"
+    file = tmp_path / "cluster.yaml"
+    file.write_text(tele.run("get", "cluster").stdout.replace("1MiB", "512KiB"))
+    assert f"cluster/{cluster.name} applied" in tele.run("apply", "-f", file).stderr
+    file.write_text(tele.run("get", "cluster").stdout)
+    tele.run("apply", "-f", file)
+    late = tele.fails(1, "apply", "-f", file)
+    assert "has changed since it was read" in late
+    assert tele.run("edit", "cluster", EDITOR="true").stderr == "nothing changed\n"
+    tele.run("edit", f"cluster/{cluster.name}", EDITOR="sed -i s/512KiB/2MiB/")
+    assert tele.json("get", "cluster")["spec"]["session_recording"]["capture_head"] == "2MiB"
+    event = tele.json("audit", "ls", "--event", "cluster.update")[-1]
+    assert event["before"]["capture_head"] == "512KiB"
+    for script, why in (
+        ("s/2MiB/2MB/", "is not a size"),
+        ("s/mode: node/mode: cloud/", "mode"),
+        ("s/kind: cluster/kind: role/", "cannot be edited"),
+    ):
+        said = tele.fails(2, "edit", "cluster", EDITOR=f"sed -i '{script}'", TMPDIR=str(tmp_path))
+        assert why in said
+        kept = Path(said.partition("your text is in ")[2].splitlines()[0])
+        assert kept.stat().st_mode & 0o777 == 0o600
+        assert "session_recording" in kept.read_text()
+    assert "no such cluster" in tele.fails(5, "get", "cluster/other")
+    assert "cannot be removed" in tele.fails(2, "rm", f"cluster/{cluster.name}")
+    assert "is not KIND/NAME" in tele.fails(2, "edit", "role")
+    assert "cannot be edited" in tele.fails(2, "edit", "node/web1")
+    file.write_text(tele.run("get", "cluster").stdout.replace("2MiB", "1MiB"))
+    tele.run("apply", "-f", file)
+
+
 def test_apply_reads_all_before_it_changes_anything(cluster: Cluster) -> None:
     """An error in the second document leaves the first unapplied; the error names the line."""
     tele = cluster.tele

@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
+from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.disk import DiskWatch
 from tele.auth.issuing import Issuer
 from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, Collaborators, LocalAuthority
@@ -111,11 +112,13 @@ class World:
         recordings = Recordings(self.backend, self.archive, moment, lambda: self.host_keys)
         audit = AuditLog(self.backend, self.clock)
         owed = OpenRecordings(self.backend, self.clock, "c", audit, recordings)
+        state = State(self.backend, "c", self.authorities, RecordingSettings(), hosts, moment)
         self.parts = Collaborators(
             cluster="c",
             authorities=self.authorities,
             issuer=Issuer("c", self.authorities, moment, os.urandom),
-            state=State(self.backend, "c", self.authorities, RecordingSettings(), hosts, moment),
+            state=state,
+            settings=ClusterSettings(self.backend, "c", state),
             hosts=hosts,
             members=members,
             users=Users(self.backend, passwords, moment),

@@ -7,16 +7,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
 
-from small_cluster import ME, SmallCluster, small_cluster
+from small_cluster import ME, NAME, SmallCluster, small_cluster
 from tele.auth.service import AuthService
 from tele.errors import InvalidInput
+from tele.model.api.cluster import PUT_CLUSTER, PutCluster
 from tele.model.codec import decode, encode
-from tele.model.resources import RecordingMode, RecordingSettings
+from tele.model.frame import FrameKind
+from tele.model.resources import Cluster, ClusterSpec, Metadata, RecordingMode, RecordingSettings
 from tele.recording.archives.directory import DirectoryArchive
 from tele.store.memory import MemoryBackend
 from tele.testing import MemoryRecorder
@@ -40,7 +43,7 @@ def announce(cluster: SmallCluster, mode: Any) -> None:
     assert cluster.auth is not None
     assert cluster.auth._parts is not None
     state = cluster.auth._parts.state
-    state._recording = RecordingSettings(mode)
+    state.configured = RecordingSettings(mode)
     state._notify(state._revision + 1)
 
 
@@ -74,6 +77,28 @@ def test_an_unsupported_mode_refuses_logins(cluster: SmallCluster, mode: str) ->
     again = cluster.jump("alice", proxy, "web1.small", "echo in")
     assert again.stdout == b"in\n", again.stderr
     assert len(recorder.recordings) == 1
+
+
+@needs_ssh
+def test_a_change_by_an_administrator_is_live(cluster: SmallCluster) -> None:
+    """Without a restart: connections that begin afterwards follow it, the others do not."""
+    recorder = MemoryRecorder()
+    node = cluster.node(recorder=recorder)
+    with TemporaryDirectory(dir="/tmp") as folder:  # a path that fits into a socket's address
+        socket = f"{folder}/s"
+        words = cluster.ssh_words("alice", node, "-M", "-S", socket, "-N", "127.0.0.1")
+        cluster.start("ssh", *words)
+        cluster.reactor.until(lambda: Path(socket).exists())
+        assert cluster.ssh("alice", node, "echo one", options=("-S", socket)).stdout == b"one\n"
+        settings = ClusterSpec(RecordingSettings(RecordingMode.OFF))
+        changed = PutCluster(Cluster(Metadata(NAME), settings))
+        cluster.reactor.wait(cluster.admin.perform(PUT_CLUSTER, changed))
+        wait_until_known(cluster, node.member, RecordingMode.OFF)
+        assert cluster.ssh("alice", node, "echo in").stdout == b"in\n"
+        assert cluster.ssh("alice", node, "echo two", options=("-S", socket)).stdout == b"two\n"
+        cluster.ssh("alice", node, options=("-S", socket, "-O", "exit"))
+    (recording,) = recorder.recordings
+    assert sum(frame.kind is FrameKind.OPEN for frame in recording.frames) == 2
 
 
 @needs_ssh

@@ -26,6 +26,7 @@ from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
 from tele.auth.authorizer import LOCAL_ADMIN as LOCAL_ADMIN
 from tele.auth.authorizer import Authorizer
+from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.disk import DiskWatch
 from tele.auth.handlers import Handlers
 from tele.auth.host_quotas import HostQuotas
@@ -38,6 +39,7 @@ from tele.auth.operations.administration import Administration
 from tele.auth.operations.audit import AuditOperations
 from tele.auth.operations.certificates import ADMIN_ROLES as ADMIN_ROLES
 from tele.auth.operations.certificates import CertificateOperations
+from tele.auth.operations.cluster import ClusterOperations
 from tele.auth.operations.hosts import HostOperations
 from tele.auth.operations.joining import JoinOperations
 from tele.auth.operations.locking import Locking
@@ -72,6 +74,7 @@ class Collaborators:
     authorities: Authorities
     issuer: Issuer
     state: State
+    settings: ClusterSettings
     hosts: Hosts
     members: Members
     users: Users
@@ -122,6 +125,7 @@ class LocalAuthority:
                 parts.users, parts.tokens, parts.authorities, parts.passwords, parts.recordings,
                 clock, authorizer, journal,
             ),
+            ClusterOperations(parts.settings, journal),
             Locking(clock, parts.users, parts.hosts, parts.recordings, authorizer, journal),
             SessionOperations(
                 parts.recordings, parts.hosts, parts.members, parts.ends, quotas, authorizer

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 
 from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
+from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.disk import DiskWatch
 from tele.auth.issuing import Issuer
 from tele.auth.limits import RecordingLimits
@@ -102,8 +103,8 @@ class AuthService(Service):
     released when everything is closed. ``session_end_after`` is how long a node may be offline
     before auth ends its sessions, ``recording_limits`` how much of the archive recordings may take.
     ``ready`` fires with the port when auth serves, or fails with a :class:`TeleError`. ``suite`` is
-    that of a new cluster's CAs, and required of existing ones. Raises :class:`InvalidInput` for a
-    ``recording`` mode that is not supported.
+    that of a new cluster's CAs, and required of existing ones. ``recording`` holds until the
+    resource of the cluster is written. Raises :class:`InvalidInput` if it is not supported.
     """
 
     def __init__(
@@ -138,10 +139,10 @@ class AuthService(Service):
         self._host_id = host_id
         self._host_name = name
         self._listen = listen
-        self._recording = recording or RecordingSettings()
+        self._recording = recording
         self._client_keepalive = client_keepalive
-        if problem := self._recording.problem:
-            raise InvalidInput(problem)
+        if recording is not None and recording.problem:
+            raise InvalidInput(recording.problem)
         self._sinks = sinks
         self._join_methods = tuple(join_methods)
         self._local_socket = local_socket
@@ -208,6 +209,7 @@ class AuthService(Service):
         await parts.hosts.start()
         await parts.members.start()
         await parts.state.start()
+        parts.settings.compare(self._recording)
         await parts.passwords.warm_up()
         await parts.ends.start()
         authority = self.authority = LocalAuthority(parts, self._reactor)
@@ -269,19 +271,21 @@ class AuthService(Service):
         host_keys = frozenset(
             parse_line(k) for k in authorities[AuthorityKind.HOST].trusted.ssh_public_keys
         )
+        state = State(
+            backend,
+            self._cluster,
+            authorities,
+            self._recording or RecordingSettings(),
+            hosts,
+            self._now,
+            self._client_keepalive,
+        )
         return Collaborators(
             cluster=self._cluster,
             authorities=authorities,
             issuer=Issuer(self._cluster, authorities, self._now, self._entropy),
-            state=State(
-                backend,
-                self._cluster,
-                authorities,
-                self._recording,
-                hosts,
-                self._now,
-                self._client_keepalive,
-            ),
+            state=state,
+            settings=ClusterSettings(backend, self._cluster, state),
             hosts=hosts,
             members=members,
             users=Users(backend, passwords, self._now),

@@ -17,12 +17,13 @@ from tele.model.api.members import ClusterState, Proxy
 from tele.model.codec import decode
 from tele.model.identity import HostRole
 from tele.model.presence import Status
-from tele.model.resources import Lock, RecordingSettings, Role
+from tele.model.resources import Cluster, Lock, RecordingSettings, Role
 from tele.model.revocation import HostRevocation, UserRevocation
 from tele.rbac.policy import Policy
 
 ROLES = "/roles/"
 LOCKS = "/locks/"
+SETTINGS = "/settings/"
 REVOKED_HOSTS = "/revocations/hosts/"
 REVOKED_USERS = "/revocations/users/"
 RECENT = timedelta(seconds=1)
@@ -50,7 +51,8 @@ class State:
         self._backend = backend
         self._cluster = cluster
         self._authorities = authorities
-        self._recording = recording
+        #: What holds until the resource of the cluster is written.
+        self.configured = recording
         # Hosts of an older version do not know the key: it is left out for never.
         self._client_keepalive = client_keepalive or None
         self._hosts = hosts
@@ -61,6 +63,7 @@ class State:
         self.locks: dict[str, Lock] = {}
         self.revoked_hosts: dict[str, HostRevocation] = {}
         self.revoked_users: dict[str, UserRevocation] = {}
+        self._settings: dict[str, Cluster] = {}
         self._policy: Policy | None = None
         self._latest: ClusterState | None = None
         # By an object of its own, so that removing one of thousands is constant time.
@@ -72,6 +75,7 @@ class State:
         """Read the stored values and follow their changes."""
         await self._keep(ROLES, Role, self.roles)
         await self._keep(LOCKS, Lock, self.locks)
+        await self._keep(SETTINGS, Cluster, self._settings)
         await self._keep(REVOKED_HOSTS, HostRevocation, self.revoked_hosts)
         await self._keep(REVOKED_USERS, UserRevocation, self.revoked_users)
         following = self._hosts.watch(HostRole.PROXY, self._proxies_changed)
@@ -116,8 +120,17 @@ class State:
                 self.locks.values(),
                 self.revoked_users.values(),
                 self.revoked_hosts.values(),
+                self._client_keepalive,
+                self.recording,
             )
         return self._policy
+
+    @property
+    def recording(self) -> RecordingSettings:
+        """How sessions are recorded, from the next one on."""
+        for cluster in self._settings.values():
+            return cluster.spec.session_recording
+        return self.configured
 
     @property
     def present(self) -> ClusterState:
@@ -129,7 +142,7 @@ class State:
             authorities=self._authorities.trusted,
             roles=tuple(self.roles[name] for name in sorted(self.roles)),
             locks=tuple(self.locks[name] for name in sorted(self.locks)),
-            recording=self._recording,
+            recording=self.recording,
             proxies=self._proxies,
             revoked_hosts=tuple(v for _, v in sorted(self.revoked_hosts.items())),
             revoked_users=tuple(v for _, v in sorted(self.revoked_users.items())),

@@ -29,7 +29,7 @@ from tele.model.codec import encode, format_time, parse_time
 from tele.model.resources import Lock, Metadata, Role, User
 from tele.model.revocation import UserRevocation
 from tele.rbac.administrators import Directory, administrators, last_lost
-from tele.rbac.presets import PRESETS, check_role
+from tele.rbac.presets import FORMER_PRESETS, PRESETS, check_role
 from tele.rbac.revoking import (
     REVOCATION_LIFE,
     after_change,
@@ -46,6 +46,7 @@ SINCE: Final = "/users-since/"
 #: The latest time of issue of a user's certificates.
 ISSUED: Final = "/users-issued/"
 PRESETS_MADE: Final = "/cluster/presets"
+PRESETS_VERSION: Final = b"2"
 #: Written with each change that removes an administrator, so that two such changes at the same time
 #: cannot each rely on the other's administrator.
 ADMINISTRATORS: Final = "/cluster/administrators"
@@ -69,12 +70,32 @@ class Users:
         self._revocations = Repository(backend, REVOKED_USERS, UserRevocation)
 
     async def ensure_presets(self) -> None:
-        """Make the preset roles, once: a removed one stays removed."""
-        if await self._backend.get(PRESETS_MADE) is not None:
+        """Make the preset roles, once: a removed one stays removed.
+
+        Those that an earlier version made become the present ones, once, unless they were changed.
+        """
+        made = await self._backend.get(PRESETS_MADE)
+        if made is not None and made.value == PRESETS_VERSION:
+            return
+        if made is None:
+            for role in PRESETS:
+                await self.restore_preset(role.metadata.name)
+        else:
+            for former in FORMER_PRESETS:
+                await self._upgrade_preset(former)
+        await self._backend.commit(Put(PRESETS_MADE, PRESETS_VERSION))
+
+    async def _upgrade_preset(self, former: Role) -> None:
+        name = former.metadata.name
+        entry = await self._roles.get(name)
+        if entry is None or entry.value != former:
             return
         for role in PRESETS:
-            await self.restore_preset(role.metadata.name)
-        await self._backend.commit(Put(PRESETS_MADE, b"1"))
+            if role.metadata.name == name:
+                try:
+                    await self._backend.commit(self._roles.put(name, role, entry.revision))
+                except Conflict:
+                    return  # it was changed now, or another auth did the same
 
     async def restore_preset(self, name: str) -> bool:
         """Make a preset role if it does not exist; returns whether it was made."""

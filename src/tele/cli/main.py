@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "nodes": Lazy("tele.cli.nodes:nodes", "Manage nodes."),
     "get": Lazy("tele.cli.resources:get", "Print resources."),
     "apply": Lazy("tele.cli.resources:apply", "Create or replace resources from YAML."),
+    "edit": Lazy("tele.cli.edit:edit", "Change a resource in your editor."),
     "rm": Lazy("tele.cli.resources:rm", "Remove a resource."),
     "ca": Lazy("tele.cli.authorities:ca", "Show the cluster's authorities, sign keys."),
     "audit": Lazy("tele.cli.audit:audit", "List and verify audit events."),

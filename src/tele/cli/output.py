@@ -13,8 +13,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from io import StringIO
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 import click
 
@@ -140,15 +141,26 @@ def show_one(form: str, item: Any, columns: Sequence[Column]) -> None:
 def show_data(form: str, value: Any) -> None:
     """Print a value in JSON form as ``json`` or ``yaml``."""
     if form == "yaml":
-        from ruamel.yaml import YAML
-
-        yaml = YAML(typ="safe", pure=True)
-        yaml.default_flow_style = False
-        yaml.allow_unicode = False  # as for JSON, below
-        yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-        yaml.dump(value, sys.stdout)
+        _write_yaml(value, sys.stdout)
         return
     click.echo(printable_json(value, indent=2))
+
+
+def yaml_of(value: Any) -> str:
+    """Return a value in JSON form as YAML."""
+    text = StringIO()
+    _write_yaml(value, text)
+    return text.getvalue()
+
+
+def _write_yaml(value: Any, file: TextIO) -> None:
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.allow_unicode = False  # as for JSON, above
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(value, file)
 
 
 class Table:

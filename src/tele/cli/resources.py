@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -22,21 +22,24 @@ from tele.cli.output import (
 )
 from tele.errors import InvalidInput, NotFound, quoted
 
+if TYPE_CHECKING:  # the reader of YAML takes too long to import
+    from tele.config.document import Value
+
 _PLURALS = {
     "users": "user", "roles": "role", "nodes": "node", "tokens": "token", "locks": "lock"
 }  # fmt: skip
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
     """The operations on one kind of resource; each takes auth and a name or a value."""
 
     all: Callable[[Authority], Iterator[Sequence[Any]]]
     one: Callable[[Authority, str], Any] | None
     put: Callable[[Authority, Any], Any] | None
-    remove: Callable[[Authority, str], Any]
+    remove: Callable[[Authority, str], Any] | None
 
 
-def _user(force: bool) -> _Kind:
+def _user(force: bool) -> Kind:
     from tele.model.api.paging import ByName, Paged
     from tele.model.api.users import (
         DELETE_USER,
@@ -49,7 +52,7 @@ def _user(force: bool) -> _Kind:
     from tele.model.codec import from_json
     from tele.model.resources import User
 
-    return _Kind(
+    return Kind(
         lambda a: pages(lambda n, size: a.perform(LIST_USERS, Paged(size, n))),
         lambda a, name: a.perform(GET_USER, ByName(name)),
         lambda a, resource: a.perform(
@@ -59,13 +62,13 @@ def _user(force: bool) -> _Kind:
     )
 
 
-def _role(force: bool) -> _Kind:
+def _role(force: bool) -> Kind:
     from tele.model.api.paging import ByName, Paged
     from tele.model.api.roles import DELETE_ROLE, GET_ROLE, LIST_ROLES, PUT_ROLE, PutRole
     from tele.model.codec import from_json
     from tele.model.resources import Role
 
-    return _Kind(
+    return Kind(
         lambda a: pages(lambda n, size: a.perform(LIST_ROLES, Paged(size, n))),
         lambda a, name: a.perform(GET_ROLE, ByName(name)),
         lambda a, resource: a.perform(
@@ -75,13 +78,13 @@ def _role(force: bool) -> _Kind:
     )
 
 
-def _lock(force: bool) -> _Kind:
+def _lock(force: bool) -> Kind:
     from tele.model.api.locks import DELETE_LOCK, GET_LOCK, LIST_LOCKS, PUT_LOCK, PutLock
     from tele.model.api.paging import ByName, Paged
     from tele.model.codec import from_json
     from tele.model.resources import Lock
 
-    return _Kind(
+    return Kind(
         lambda a: pages(lambda n, size: a.perform(LIST_LOCKS, Paged(size, n))),
         lambda a, name: a.perform(GET_LOCK, ByName(name)),
         lambda a, resource: a.perform(
@@ -91,12 +94,12 @@ def _lock(force: bool) -> _Kind:
     )
 
 
-def _node(_: bool) -> _Kind:
+def _node(_: bool) -> Kind:
     from tele.model.api.hosts import DELETE_HOST, LIST_HOSTS, ListHosts
     from tele.model.api.paging import ById
     from tele.model.identity import HostRole
 
-    return _Kind(
+    return Kind(
         lambda a: pages(
             lambda n, size: a.perform(LIST_HOSTS, ListHosts(HostRole.NODE, (), size, n))
         ),
@@ -106,11 +109,11 @@ def _node(_: bool) -> _Kind:
     )
 
 
-def _token(_: bool) -> _Kind:
+def _token(_: bool) -> Kind:
     from tele.model.api.paging import ById, Paged
     from tele.model.api.tokens import DELETE_TOKEN, LIST_TOKENS
 
-    return _Kind(
+    return Kind(
         lambda a: pages(lambda n, size: a.perform(LIST_TOKENS, Paged(size, n))),
         None,
         None,
@@ -118,13 +121,48 @@ def _token(_: bool) -> _Kind:
     )
 
 
+def _cluster(_: bool) -> Kind:
+    from tele.model.api.cluster import GET_CLUSTER, PUT_CLUSTER, PutCluster
+    from tele.model.api.operation import Nothing
+    from tele.model.codec import from_json
+    from tele.model.resources import Cluster
+
+    def one(authority: Authority, name: str) -> Any:
+        cluster = authority.perform(GET_CLUSTER, Nothing())
+        if name not in ("", cluster.metadata.name):
+            raise NotFound(f"no such cluster: {quoted(name)}; this is {cluster.metadata.name}")
+        return _complete(cluster)
+
+    def put(authority: Authority, resource: Any) -> None:
+        done = authority.perform(PUT_CLUSTER, PutCluster(from_json(Cluster, resource)))
+        for warning in done.warnings:
+            print_notice(f"warning: {warning}")
+
+    return Kind(lambda a: iter([[one(a, "")]]), one, put, None)
+
+
+def _complete(cluster: Any) -> Any:
+    """Return the JSON form with every setting, also those that nobody has set."""
+    import attrs
+
+    resource = plain(cluster)
+    for name, settings in resource["spec"].items():
+        value = getattr(cluster.spec, name)
+        settings |= {
+            each.name: plain(getattr(value, each.name)) for each in attrs.fields(type(value))
+        }
+    return resource
+
+
 #: Each imports only what its kind needs.
-_KINDS: Mapping[str, Callable[[bool], _Kind]] = {
-    "user": _user, "role": _role, "lock": _lock, "node": _node, "token": _token
+_KINDS: Mapping[str, Callable[[bool], Kind]] = {
+    "user": _user, "role": _role, "lock": _lock, "node": _node, "token": _token,
+    "cluster": _cluster,
 }  # fmt: skip
 
 
-def _kind(text: str, force: bool = False) -> _Kind:
+def kind_of(text: str, force: bool = False) -> Kind:
+    """Return the operations on the kind ``text``. Raises :class:`InvalidInput`."""
     make = _KINDS.get(_PLURALS.get(text, text))
     if make is None:
         raise InvalidInput(
@@ -141,13 +179,14 @@ def _name(resource: Any) -> str:
     return name
 
 
-def _own_name(item: dict[str, Any]) -> str:
+def own_name(item: dict[str, Any]) -> str:
+    """Return the name of a resource in JSON form, or its id."""
     metadata = item.get("metadata")
     name = metadata["name"] if isinstance(metadata, dict) else item.get("name", item.get("id"))
     return str(name)
 
 
-_force = click.option("--force", is_flag=True, help="Even if this leaves no administrator.")
+force_option = click.option("--force", is_flag=True, help="Even if this leaves no administrator.")
 
 
 @click.command()
@@ -157,10 +196,13 @@ _force = click.option("--force", is_flag=True, help="Even if this leaves no admi
 def get(what: str, form: str, where: Where) -> None:
     """Print resources: users, roles, locks, nodes or tokens, or the one with this name.
 
-    The default format is YAML, as tele apply reads it.
+    tele get cluster prints the settings of the cluster. The default format is YAML, as tele apply
+    reads it.
     """
     text, slash, name = what.partition("/")
-    kind = _kind(text)
+    kind = kind_of(text)
+    if text == "cluster":  # there is one
+        slash = "/"
     with open_authority(where) as authority:
         items: Iterator[Any]
         if not slash:
@@ -184,7 +226,7 @@ def _one_of(pages: Iterable[Sequence[Any]], kind: str, name: str) -> Any:
 def _show(form: str, items: Iterator[Any], *, one: bool) -> None:
     if form == "names":
         for item in items:
-            print_text(one_word(_own_name(item)))
+            print_text(one_word(own_name(item)))
     elif form == "text":
         for number, item in enumerate(items):
             if number:
@@ -196,6 +238,33 @@ def _show(form: str, items: Iterator[Any], *, one: bool) -> None:
         show_items(form, items)
 
 
+class Applicable(NamedTuple):
+    """A document that can be applied."""
+
+    place: Any
+    resource: Any
+    put: Callable[[Authority, Any], Any]
+
+    @classmethod
+    def of(cls, document: Value, force: bool) -> Applicable:
+        """Return what ``document`` is. Raises :class:`InvalidInput` if it is nothing of that."""
+        resource = document.plain
+        if not isinstance(resource, dict) or not isinstance(resource.get("kind"), str):
+            raise InvalidInput(f"{document.place}: expected a resource: kind, metadata, spec")
+        kind = kind_of(resource["kind"], force)
+        if kind.put is None:
+            raise InvalidInput(f"{document.place}: a {resource['kind']} cannot be applied")
+        return cls(document.place, resource, kind.put)
+
+    def apply(self, authority: Authority) -> None:
+        """Apply it, and say so."""
+        try:
+            self.put(authority, self.resource)
+        except InvalidInput as error:
+            raise InvalidInput(f"{self.place}: {error}") from None
+        print_notice(f"{self.resource['kind']}/{own_name(self.resource)} applied")
+
+
 @click.command()
 @click.option(
     "-f",
@@ -205,7 +274,7 @@ def _show(form: str, items: Iterator[Any], *, one: bool) -> None:
     required=True,
     help="A YAML file with one or more documents; - is standard input.",
 )
-@_force
+@force_option
 @where_options(local=True)
 def apply(file: Path, force: bool, where: Where) -> None:
     """Create or replace resources.
@@ -220,37 +289,27 @@ def apply(file: Path, force: bool, where: Where) -> None:
         text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
     except UnicodeDecodeError:
         raise InvalidInput(f"{name} is not UTF-8") from None
-    documents = []
     read = read_documents(text, name)
     if not read:
         raise InvalidInput(f"{name}: no documents")
-    for document in read:
-        resource = document.plain
-        if not isinstance(resource, dict) or not isinstance(resource.get("kind"), str):
-            raise InvalidInput(f"{document.place}: expected a resource: kind, metadata, spec")
-        kind = _kind(resource["kind"], force)
-        if kind.put is None:
-            raise InvalidInput(f"{document.place}: a {resource['kind']} cannot be applied")
-        documents.append((document.place, resource, kind.put))
+    documents = [Applicable.of(document, force) for document in read]
     with open_authority(where) as authority:
-        for place, resource, put in documents:
-            try:
-                put(authority, resource)
-            except InvalidInput as error:
-                raise InvalidInput(f"{place}: {error}") from None
-            print_notice(f"{resource['kind']}/{_own_name(resource)} applied")
+        for each in documents:
+            each.apply(authority)
 
 
 @click.command()
 @click.argument("what", metavar="KIND/NAME")
-@_force
+@force_option
 @where_options(local=True)
 def rm(what: str, force: bool, where: Where) -> None:
     """Remove a resource: a user, role or lock by name, a node by name or id, a token by id."""
     text, slash, name = what.partition("/")
-    kind = _kind(text, force)
+    kind = kind_of(text, force)
     if not slash or not name:
         raise InvalidInput(f"{quoted(what)} is not KIND/NAME")
+    if kind.remove is None:
+        raise InvalidInput(f"a {text} cannot be removed")
     if text in ("node", "nodes"):
         from tele.cli.nodes import remove_node
 

@@ -251,9 +251,12 @@ class AuthConfig:
         "cluster, otherwise what it has.",
         None,
     )
-    session_recording: RecordingSettings = field(
-        default=RecordingSettings(),
-        metadata={"meaning": "How sessions are recorded, in the whole cluster."},
+    session_recording: RecordingSettings | None = field(
+        default=None,
+        metadata={
+            "meaning": "How sessions are recorded in the whole cluster, until that is set with "
+            "``tele apply`` or ``tele edit cluster``."
+        },
     )
     client_keepalive: timedelta = key(
         "The SSH client of a user that is silent for so long is sent a keepalive; one that is "

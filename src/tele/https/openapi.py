@@ -26,6 +26,7 @@ from tele.model.bounds import bounds_of
 from tele.model.event import Event
 from tele.model.names import NAME_PATTERN
 from tele.model.scalars import SCHEMAS, whole
+from tele.model.sizes import SIZE_SCHEMA, Size
 
 _NULL: Final[Mapping[str, Any]] = {"type": "null"}
 #: Which bounds count for values of which type.
@@ -173,6 +174,8 @@ def _attribute(cls: type, name: str, hint: Any, schemas: dict[str, Any]) -> dict
 def _of(hint: Any, schemas: dict[str, Any]) -> dict[str, Any]:
     if hint is Any:
         return {}
+    if hint is Size:
+        return dict(SIZE_SCHEMA)
     if hint in SCHEMAS:
         return dict(SCHEMAS[hint])
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

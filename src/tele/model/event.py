@@ -20,6 +20,7 @@ from tele.model.codec import CONVERTER
 #: Event names and their codes.
 CODES: Final[Mapping[str, str]] = {
     "cluster.create": "TC001I",
+    "cluster.update": "TC002I",
     "user.login": "TU001I",
     "user.create": "TU002I",
     "user.update": "TU003I",

@@ -35,7 +35,7 @@ class Rule:
     """Allows a role ``verbs`` (list, read, create, update, delete, or ``*``) on ``resources``.
 
     Resources are the kinds below and ``node``, ``token``, ``recording``, ``session``, ``event``,
-    ``authority``, ``lock``; ``*`` is all of them. A rule with a part that has no effect is refused.
+    ``authority``; ``*`` is all of them. A rule with a part that has no effect is refused.
     """
 
     resources: tuple[str, ...]
@@ -220,6 +220,23 @@ class RecordingSettings:
             if wrong:
                 return f"session_recording {name}: {wrong}"
         return ""
+
+
+@frozen
+class ClusterSpec:
+    """Settings that hold in the whole cluster."""
+
+    session_recording: RecordingSettings = RecordingSettings()
+
+
+@frozen
+class Cluster:
+    """The settings of the cluster. There is one, with the cluster's name."""
+
+    metadata: Metadata
+    spec: ClusterSpec = ClusterSpec()
+    kind: str = field(default="cluster", validator=OneOf(("cluster",)))
+    version: str = field(default="v1", validator=OneOf(("v1",)))
 
 
 #: The longest message to a user's terminal, which is one line.

@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from tele.errors import quoted
-from tele.model.sizes import SIZE, Size
 
 #: Characters of a number, a time or a duration: all useful ones are shorter.
 SCALAR_LIMIT: Final = 64
@@ -55,11 +54,6 @@ SCHEMAS: Final[Mapping[type, Mapping[str, Any]]] = {
         "type": "string",
         "description": "a length of time such as 12h or 1h30m",
         "pattern": whole(_DURATION.pattern),
-    },
-    Size: {
-        "type": "string",
-        "description": "a number of bytes such as 64KiB or 1MiB",
-        "pattern": whole(SIZE.pattern),
     },
 }
 

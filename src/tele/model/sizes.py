@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from attrs import frozen
 
 from tele.errors import quoted
+from tele.model.scalars import whole
 
 SIZE_UNITS: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
-SIZE: Final = re.compile(r"0|([0-9]{1,6})(KiB|MiB|GiB|TiB)", re.ASCII)
+_SIZE: Final = re.compile(r"0|([0-9]{1,6})(KiB|MiB|GiB|TiB)", re.ASCII)
+#: What :func:`read_size` reads, in JSON Schema.
+SIZE_SCHEMA: Final[Mapping[str, Any]] = {
+    "type": "string",
+    "description": "a number of bytes such as 64KiB or 1MiB",
+    "pattern": whole(_SIZE.pattern),
+}
 
 
 @frozen
@@ -29,7 +37,7 @@ class Size:
 
 def read_size(text: str) -> Size:
     """Read what :class:`Size` writes. Raises ValueError for anything else."""
-    match = SIZE.fullmatch(text)
+    match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(f"{quoted(text)} is not a size such as 512MiB, 1GiB or 2TiB")
     return Size(int(match[1]) * SIZE_UNITS[match[2]] if match[1] else 0)

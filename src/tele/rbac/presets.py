@@ -29,18 +29,25 @@ ACCESS: Final = Role(
     ),
 )
 
-#: Change the cluster: users, roles, tokens, nodes, locks, authorities.
-EDITOR: Final = Role(
-    Metadata("editor", description="Administer users, roles, tokens, nodes and locks"),
-    RoleSpec(
-        allow=Conditions(
-            rules=(
-                Rule(("user", "role", "token", "node", "lock", "authority"), ("*",)),
-                Rule(("session",), ("list", "delete")),
+
+def _editor(*resources: str) -> Role:
+    return Role(
+        Metadata("editor", description="Administer users, roles, tokens, nodes and locks"),
+        RoleSpec(
+            allow=Conditions(
+                rules=(
+                    Rule(
+                        ("user", "role", "token", "node", "lock", "authority", *resources), ("*",)
+                    ),
+                    Rule(("session",), ("list", "delete")),
+                )
             )
-        )
-    ),
-)
+        ),
+    )
+
+
+#: Change the cluster: its settings, users, roles, tokens, nodes, locks, authorities.
+EDITOR: Final = _editor("cluster")
 
 #: Read sessions, recordings and audit events.
 AUDITOR: Final = Role(
@@ -56,10 +63,13 @@ AUDITOR: Final = Role(
 )
 
 PRESETS: Final = (ACCESS, EDITOR, AUDITOR)
+#: What presets were in clusters of earlier versions: a role that is still that becomes the preset.
+FORMER_PRESETS: Final = (_editor(),)
 
 #: The resources and verbs of rules.
 RESOURCES: Final = (
-    "user", "role", "token", "node", "lock", "authority", "session", "recording", "event"
+    "user", "role", "token", "node", "lock", "authority", "cluster", "session", "recording",
+    "event",
 )  # fmt: skip
 VERBS: Final = ("list", "read", "create", "update", "delete")
 

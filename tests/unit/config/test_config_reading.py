@@ -75,6 +75,7 @@ def test_the_example_of_the_design_is_read() -> None:
     assert config.data_dir == Path("/var/lib/tele")
     assert config.auth.listen == Address("0.0.0.0", 3025)
     assert config.auth.store == Chosen("sqlite")
+    assert config.auth.session_recording is not None
     assert config.auth.session_recording.mode is RecordingMode.NODE
     assert config.proxy.public_addr == Address("proxy.example.com", 3080)
     assert config.node.join is not None

@@ -25,6 +25,7 @@ from tele.model.codec import decode, format_duration, parse_duration, parse_time
 from tele.model.names import HOST_NAME_PATTERN, NAME_PATTERN
 from tele.model.resources import Metadata, Role
 from tele.model.scalars import SCHEMAS, whole
+from tele.model.sizes import SIZE_SCHEMA
 
 DOCUMENT = describe(OPERATIONS.values())
 SCHEMAS_OF = DOCUMENT["components"]["schemas"]
@@ -37,6 +38,9 @@ TEXTS: Mapping[str, tuple[list[str], list[str]]] = {
     whole(HOST_NAME_PATTERN): (["a", "a" * 128, "a.b_c-e"], ["", "-a", "a@b", "a" * 129, "a\n"]),
     SCHEMAS[bytes]["pattern"]: (
         ["", "AA==", "AAA=", "AAAA"], ["A", "AA=", "AAAA==", "A A=", "A\n"],
+    ),
+    SIZE_SCHEMA["pattern"]: (
+        ["1MiB", "0", "999999TiB"], ["", "1", "1MB", "1 MiB", "1.5MiB", "1234567KiB", "1MiB\n"],
     ),
     SCHEMAS[timedelta]["pattern"]: (
         ["1h30m", "0s", "99999999d999999999h999999999m", "1.5s", "0.000001s"],

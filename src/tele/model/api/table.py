@@ -15,6 +15,8 @@ from tele.model.api.audit import LIST_EVENTS as LIST_EVENTS
 from tele.model.api.authorities import AUTHORITIES as AUTHORITIES
 from tele.model.api.authorities import SIGN_HOST as SIGN_HOST
 from tele.model.api.authorities import SIGN_USER as SIGN_USER
+from tele.model.api.cluster import GET_CLUSTER as GET_CLUSTER
+from tele.model.api.cluster import PUT_CLUSTER as PUT_CLUSTER
 from tele.model.api.hosts import DELETE_HOST as DELETE_HOST
 from tele.model.api.hosts import LIST_HOSTS as LIST_HOSTS
 from tele.model.api.hosts import WATCH_HOSTS as WATCH_HOSTS

@@ -1,0 +1,50 @@
+"""How are the settings of the cluster read and changed?
+
+Invariant: every change is an event that says what was before and what is now.
+"""
+
+from __future__ import annotations
+
+from tele.auth.cluster_settings import ClusterSettings
+from tele.auth.handlers import Handler, handler
+from tele.auth.journal import Journal
+from tele.model.api import table
+from tele.model.api.cluster import ClusterUpdated, PutCluster
+from tele.model.api.operation import Nothing
+from tele.model.codec import to_json
+from tele.model.identity import Caller
+from tele.model.resources import Cluster
+
+
+class ClusterOperations:
+    """Operations on the settings of the cluster."""
+
+    def __init__(self, settings: ClusterSettings, journal: Journal) -> None:
+        self._settings = settings
+        self._journal = journal
+
+    def handlers(self) -> tuple[Handler, ...]:
+        """The rows of the table."""
+        return (
+            handler(table.GET_CLUSTER, self.get_cluster),
+            handler(table.PUT_CLUSTER, self.put_cluster),
+        )
+
+    async def get_cluster(self, request: Nothing, caller: Caller) -> Cluster:
+        """Return the settings."""
+        return await self._settings.get()
+
+    async def put_cluster(self, request: PutCluster, caller: Caller) -> ClusterUpdated:
+        """Replace the settings."""
+        before, after = await self._settings.put(request.cluster)
+        recording = after.spec.session_recording
+        await self._journal.emit(
+            "cluster.update",
+            caller,
+            name=after.metadata.name,
+            mode=recording.mode.value,
+            proxy_checks_host_keys=recording.proxy_checks_host_keys,
+            session_recording=to_json(recording),
+            before=to_json(before.spec.session_recording),
+        )
+        return ClusterUpdated(after)

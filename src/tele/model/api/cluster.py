@@ -1,0 +1,44 @@
+"""Operations on the settings of the cluster, the resource of kind ``cluster``."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from tele.model.api.operation import Nothing, Operation, Permitted
+from tele.model.resources import Cluster
+
+
+@frozen
+class PutCluster:
+    """Replace the settings. A ``metadata.revision`` other than 0 must be the present one."""
+
+    cluster: Cluster
+
+
+@frozen
+class ClusterUpdated:
+    """The settings as they are now. ``warnings`` are what its administrator should know."""
+
+    cluster: Cluster
+    warnings: tuple[str, ...] = ()
+
+
+GET_CLUSTER = Operation(
+    "get_cluster",
+    "GET",
+    "/v1/cluster/settings",
+    Nothing,
+    Cluster,
+    (Permitted("cluster", "read"),),
+    "The settings of the cluster",
+)
+
+PUT_CLUSTER = Operation(
+    "put_cluster",
+    "PUT",
+    "/v1/cluster/settings",
+    PutCluster,
+    ClusterUpdated,
+    (Permitted("cluster", "update"),),
+    "Replace the settings of the cluster",
+)

@@ -1,0 +1,161 @@
+"""The settings of the cluster: who changes them, how, and who is told."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from auth_world import World, result
+from tele.auth.authorizer import LOCAL_ADMIN
+from tele.auth.cluster_settings import ClusterSettings
+from tele.auth.state import State
+from tele.auth.users import PRESETS_MADE
+from tele.errors import AccessDenied, Conflict, InvalidInput
+from tele.interfaces import Put
+from tele.loop import now
+from tele.model.access import Grant
+from tele.model.api import table
+from tele.model.api.audit import ListEvents
+from tele.model.api.cluster import PutCluster
+from tele.model.api.members import ClusterState
+from tele.model.api.operation import Nothing
+from tele.model.identity import Caller, UserIdentity
+from tele.model.resources import (
+    Cluster,
+    ClusterSpec,
+    Metadata,
+    RecordingMode,
+    RecordingSettings,
+    RoleSpec,
+    User,
+    UserSpec,
+)
+from tele.model.sizes import Size
+from tele.rbac.presets import EDITOR, FORMER_PRESETS
+
+OFF = RecordingSettings(RecordingMode.OFF)
+
+
+def settings(world: World, caller: Caller | None = None) -> Any:
+    return world.do(table.GET_CLUSTER, Nothing(), caller)
+
+
+def put(
+    world: World, recording: RecordingSettings, caller: Caller | None = None, **more: Any
+) -> Any:
+    cluster = Cluster(Metadata("c", **more), ClusterSpec(recording))
+    return world.do(table.PUT_CLUSTER, PutCluster(cluster), caller).cluster
+
+
+def person(world: World, name: str, *roles: str) -> Caller:
+    """Return a user with these roles, as a caller."""
+    result(world.parts.users.put_user(name, User(Metadata(name), UserSpec(roles))))
+    expires = now(world.clock) + timedelta(hours=1)
+    return Caller(UserIdentity(name, "c", expires, roles), "192.0.2.7:1")
+
+
+def test_the_configuration_holds_until_the_resource_is_written(world: World) -> None:
+    """Then the resource holds, also for another auth on this store with another configuration."""
+    assert settings(world).spec == ClusterSpec(RecordingSettings())
+    assert settings(world).metadata.revision == 0
+    changed = put(world, evolve(OFF, capture_head=Size(1 << 12)))
+    assert changed == settings(world)
+    assert changed.metadata.revision > 0
+    parts = world.parts
+    other = State(
+        world.backend, "c", world.authorities, RecordingSettings(), parts.hosts,
+        lambda: now(world.clock),
+    )  # fmt: skip
+    result(other.start())
+    assert other.recording == changed.spec.session_recording
+    assert result(ClusterSettings(world.backend, "c", other).get()) == changed
+    other.stop()
+
+
+def test_a_change_is_told_to_every_host_at_once(world: World) -> None:
+    """Also auth's own decisions have it; it is an event with what was before."""
+    told: list[ClusterState] = []
+    following = world.parts.state.watch(told.append)
+    following.addErrback(lambda failure: None)
+    put(world, OFF)
+    assert [each.recording.mode for each in told] == [RecordingMode.NODE, RecordingMode.OFF]
+    assert told[1].revision > told[0].revision
+    following.cancel()
+    (event,) = world.do(table.LIST_EVENTS, ListEvents(event="cluster.update")).items
+    assert (event.code, event.user, event.fields["mode"]) == ("TC002I", LOCAL_ADMIN, "off")
+    assert event.fields["before"]["mode"] == "node"
+    assert event.fields["proxy_checks_host_keys"] is True
+
+
+def test_a_grant_of_auth_has_the_plan(world: World) -> None:
+    """What auth decides itself is recorded as what nodes decide."""
+    caller = person(world, "alice", "access")
+    assert isinstance(caller.identity, UserIdentity)
+    put(world, OFF)
+    identity = evolve(caller.identity, traits={"logins": ("alice",)})
+    grant = world.parts.state.policy.decide(identity, "alice", {"env": "lab"}, now(world.clock))
+    assert isinstance(grant, Grant)
+    assert grant.recording.mode is RecordingMode.OFF
+
+
+def test_a_change_that_is_late_is_refused(world: World) -> None:
+    """The first writer wins; the other one reads again."""
+    first = put(world, OFF)
+    second = put(world, RecordingSettings(), revision=first.metadata.revision)
+    with pytest.raises(Conflict, match="tele get cluster"):
+        put(world, OFF, revision=first.metadata.revision)
+    assert settings(world) == second
+
+
+def test_rules_decide_who_reads_and_who_changes(world: World) -> None:
+    """The preset editor may do both, an auditor and a user with access neither."""
+    editor = person(world, "eve", "editor")
+    assert put(world, OFF, editor) == settings(world, editor)
+    for name, role in (("ada", "auditor"), ("bob", "access")):
+        caller = person(world, name, role)
+        with pytest.raises(AccessDenied):
+            settings(world, caller)
+        with pytest.raises(AccessDenied):
+            put(world, RecordingSettings(), caller)
+    assert settings(world).spec.session_recording == OFF
+
+
+@pytest.mark.parametrize(
+    ("recording", "metadata", "why"),
+    [
+        (RecordingSettings(RecordingMode.UNKNOWN), {}, "mode"),
+        (RecordingSettings(sync_end_after=timedelta(0)), {}, "sync_end_after"),
+        (RecordingSettings(capture_head=Size(1 << 30)), {}, "capture_head"),
+        (RecordingSettings(capture_tail=Size(1 << 30)), {}, "capture_tail"),
+        (OFF, {"labels": {"a": "b"}}, "metadata.labels"),
+        (OFF, {"name": "d"}, "name cannot be changed"),
+    ],
+)
+def test_what_nothing_honours_is_refused(
+    world: World, recording: RecordingSettings, metadata: dict[str, Any], why: str
+) -> None:
+    """Nothing is stored then."""
+    cluster = Cluster(Metadata(**{"name": "c", **metadata}), ClusterSpec(recording))
+    with pytest.raises(InvalidInput, match=why):
+        world.do(table.PUT_CLUSTER, PutCluster(cluster))
+    assert settings(world).metadata.revision == 0
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_editor_of_an_earlier_version_may_change_the_cluster(
+    world: World, changed: bool
+) -> None:
+    """Unless an administrator has changed the role: then it stays as it is."""
+    (former,) = FORMER_PRESETS
+    kept = evolve(former, spec=RoleSpec()) if changed else former
+    result(world.parts.users.put_role("editor", kept))
+    result(world.backend.commit(Put(PRESETS_MADE, b"1")))
+    result(world.parts.users.ensure_presets())
+    role = result(world.parts.users.role("editor"))
+    assert role.spec == (RoleSpec() if changed else EDITOR.spec)
+    result(world.parts.users.put_role("editor", former))
+    result(world.parts.users.ensure_presets())  # once
+    assert result(world.parts.users.role("editor")).spec == former.spec
