@@ -19,6 +19,7 @@ WORK: dict[str, str] = {
     "start_recording": "one commit",
     "update_recording": "three look-ups, two commits; the names of its chunks if it is given up",
     "put_chunk": "one file of 8 MiB at most, synced",
+    "put_chunks": "128 files, 8 MiB in all, each synced and counted for the quota of its host",
     "finish_recording": "the manifest is read, each of its chunks is read and hashed",
     "recording_progress": "the names of the recording's chunks",
     "open_recordings": "all sessions that run are read",

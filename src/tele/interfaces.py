@@ -153,6 +153,24 @@ class IRecording(Interface):
         """
 
 
+class ISyncRecording(IRecording):
+    """A recording that knows what auth has of it; modes with ``-sync`` need one."""
+
+    def synced(sequence: int) -> Deferred[None]:
+        """Fire when auth durably has all frames up to the number ``sequence``.
+
+        What is asked for is sent at once. Fails with a TeleError when auth will never have them.
+        It may be cancelled.
+        """
+
+
+class IReportingRecording(IRecording):
+    """A recording that reports what it loses. It may pause the session for as long as it needs."""
+
+    def on_loss(callback: Callable[[str], None]) -> None:
+        """Call ``callback`` with the reason whenever frames are lost, or begin to be lost."""
+
+
 class IRecorder(Interface):
     """Records every session; the built-in recorder writes and uploads the tape."""
 

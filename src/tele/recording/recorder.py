@@ -32,12 +32,17 @@ from tele.recording.share import DiskShares
 from tele.recording.spool import Spool, Stored
 from tele.recording.tape_recording import TapeRecording
 from tele.tape.verify import to_sign
+from tele.tape.writer import CUT_AT
 from tele.workers import SerialWorker
 
 #: How long recordings that end may take when the node stops.
 CLOSE_SECONDS: Final = 5.0
 #: Chunks of all recordings that were packed lately and whose summary is kept.
-KNOWN_LIMIT: Final = 256
+KNOWN_LIMIT: Final = 4096
+#: Bytes of frames that all recordings together keep in memory before they are packed, and the least
+#: that is left for one: a session is paused while its own part is used up.
+BUFFERED: Final = 64 << 20
+LEAST_BUFFERED: Final = 32 << 10
 
 
 def sign_manifest(
@@ -72,6 +77,11 @@ class TapeRecorder:
         self._ended: Deferred[None] | None = None
         self._known: dict[tuple[str, int], Stored] = {}
         self._lock = threading.Lock()
+
+    @property
+    def cut_at(self) -> int:
+        """Bytes of frames at which a chunk is cut: the more sessions run, the fewer."""
+        return max(LEAST_BUFFERED, min(CUT_AT, BUFFERED // max(1, len(self._open))))
 
     def open(self, start: RecordingStart) -> Deferred[Any]:
         """See :class:`IRecorder`."""
@@ -136,6 +146,17 @@ class TapeRecorder:
         recording = self._open.get(recording_id)
         if recording is not None:
             recording.limit(why)
+
+    def acknowledged(self, recording_id: str, known: Stored) -> None:
+        """Auth has this chunk of a recording, and all before it."""
+        recording = self._open.get(recording_id)
+        if recording is not None and known.sequence is not None:
+            recording.acknowledged(known.sequence)
+
+    def is_waited_for(self, recording_id: str) -> bool:
+        """Whether output of a session waits until auth has it."""
+        recording = self._open.get(recording_id)
+        return recording is not None and recording.is_waited_for
 
     def released(self, recording_id: str, size: int) -> None:
         """Count ``size`` bytes of a recording that were uploaded and removed from the spool."""

@@ -187,8 +187,8 @@ class SpoolFolder:
     # -- what auth has ----------------------------------------------------------------
     def release(
         self, number: int, data: bytes, reserve: DiskReserve, known: Stored | None = None
-    ) -> None:
-        """Remove a chunk that auth has, and keep its summary.
+    ) -> Stored:
+        """Remove a chunk that auth has, and keep and return its summary.
 
         Without ``known`` the chunk ``data`` is unpacked for it. After OSError the chunk is still
         here.
@@ -197,6 +197,7 @@ class SpoolFolder:
             known = stored(read_chunk(data, number), len(data))
         self.acknowledge(known, reserve)
         self.discard_chunk(number)
+        return known
 
     def acknowledge(self, known: Stored, reserve: DiskReserve) -> None:
         """Write the summary of a chunk that auth has. May raise OSError."""

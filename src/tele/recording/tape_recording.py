@@ -9,6 +9,8 @@ Invariants:
   If that is not enough either, the end is reported to auth.
 * What was dropped is stated, with the reason, right before the next frame that is kept: so what is
   missing within a chunk is stated in it.
+* While a frame is awaited at auth, chunks are cut at once, one after the other; less
+  often when there are many already, since the manifest names each.
 * The length of a recording is the time that the session took, even if the clock was set.
 """
 
@@ -22,14 +24,14 @@ from typing import Final, Protocol
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.capacity.disk import why
 from tele.errors import TeleError, Unavailable
-from tele.interfaces import IRecording
+from tele.interfaces import IReportingRecording, ISyncRecording
 from tele.log import make_logger
 from tele.model.codec import encode
 from tele.model.frame import UNNUMBERED, Frame, FrameKind
@@ -39,6 +41,7 @@ from tele.recording.limit import Limit
 from tele.recording.losses import Losses
 from tele.recording.share import DiskShares
 from tele.recording.spool import Spool, SpoolFolder, Stored
+from tele.recording.sync import Acknowledged
 from tele.tape.layout import RAW_LIMIT
 from tele.tape.verify import VERSION
 from tele.tape.writer import BYTES, Packed, TapeWriter
@@ -48,6 +51,8 @@ log = make_logger(__name__)
 
 SECOND: Final = 1_000_000_000
 TOO_SLOW: Final = "the disk was too slow"
+#: So many seconds pass between chunks with awaited frames when there are so many chunks.
+PACE: Final = ((60_000, FLUSH_SECONDS), (20_000, 0.1))
 
 
 class Shared(Protocol):
@@ -61,6 +66,10 @@ class Shared(Protocol):
     #: Called with the id of a recording of which there is more to upload.
     changed: Callable[[str], None]
 
+    @property
+    def cut_at(self) -> int:
+        """Bytes of frames at which a chunk is cut."""
+
     def remember(self, recording_id: str, known: Stored) -> None:
         """In a thread: keep the summary of a packed chunk."""
 
@@ -71,7 +80,7 @@ class Shared(Protocol):
         """Forget a recording that is complete."""
 
 
-@implementer(IRecording)
+@implementer(ISyncRecording, IReportingRecording)
 class TapeRecording:
     """The recording of one session, a source of :class:`GroupCommit`."""
 
@@ -99,6 +108,9 @@ class TapeRecording:
         self._number = 0
         self._last_frame = recorder.clock.seconds()
         self._end: Frame | None = None
+        self._synced = Acknowledged()
+        self._cutting: IDelayedCall | None = None
+        self._on_loss: list[Callable[[str], None]] = []
         #: When the session ended, if the end cannot be written for now.
         self.ended_unwritten: datetime | None = None
         self._written = 0
@@ -113,6 +125,10 @@ class TapeRecording:
         except OSError:
             self._folder.discard()
             raise
+
+    @property
+    def _is_full(self) -> bool:
+        return self._writer.waiting >= self._recorder.cut_at
 
     @property
     def closing(self) -> bool:
@@ -139,7 +155,7 @@ class TapeRecording:
             if self._limit.is_news or self._limit.losses.is_full:
                 self._write_limit()
             return
-        if self._fails and (frame.kind in BYTES or writer.is_full):
+        if self._fails and (frame.kind in BYTES or self._is_full):
             self._lose(frame)
             return
         if writer.waiting + len(frame.data) > RAW_LIMIT:
@@ -151,7 +167,7 @@ class TapeRecording:
         self._write_gaps()
         writer.add(frame)
         self._number = frame.sequence or self._number
-        if not writer.is_full:
+        if not self._is_full:
             self._recorder.commit.soon(self)
         elif self._busy:
             self._behind = True
@@ -159,8 +175,11 @@ class TapeRecording:
             self._recorder.commit.now(self)
 
     def _lose(self, frame: Frame) -> None:
+        is_news = not self._losses
         self._losses.lose(frame)
         self._number = frame.sequence or self._number
+        if is_news:
+            self._report_loss("; ".join(self._reasons))
         if self._losses.is_full:
             self._write_gap()
 
@@ -178,6 +197,7 @@ class TapeRecording:
         """Set the limit of auth that this recording exceeds, or none."""
         if self._limit.set(why, self._recorder.clock.seconds()):
             log.warn("recording limit exceeded", recording_id=self._folder.id, error=why)
+            self._report_loss(why)
 
     def _write_limit(self) -> None:
         """Write a gap frame for what was not recorded because of a limit."""
@@ -185,6 +205,47 @@ class TapeRecording:
         if body is not None:
             self._writer.add(self._gap(body))
             self._recorder.commit.soon(self)
+
+    # -- what auth has ----------------------------------------------------------------
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a frame is awaited at auth."""
+        return bool(self._synced.newest)
+
+    def synced(self, sequence: int) -> Deferred[None]:
+        """See :class:`ISyncRecording`."""
+        waiting = self._synced.wait(sequence)
+        if not waiting.called:
+            self._cut_if_awaited()
+        return waiting
+
+    def acknowledged(self, sequence: int) -> None:
+        """Auth has all frames up to ``sequence``."""
+        self._synced.advance(sequence)
+
+    def _cut_if_awaited(self) -> None:
+        """Cut a chunk now if a frame is awaited that is not in one yet."""
+        cut = self._writer.taken.sequence or 0
+        if self._busy or self._closed or self._cutting is not None or self._synced.newest <= cut:
+            return
+        pace = next((seconds for chunks, seconds in PACE if self._writer.number >= chunks), 0.0)
+        if pace:
+            self._cutting = self._recorder.clock.callLater(pace, self._cut_awaited)
+        else:
+            self._recorder.commit.now(self)
+
+    def _cut_awaited(self) -> None:
+        self._cutting = None
+        if not self._busy:
+            self._recorder.commit.now(self)
+
+    def on_loss(self, callback: Callable[[str], None]) -> None:
+        """See :class:`IReportingRecording`."""
+        self._on_loss.append(callback)
+
+    def _report_loss(self, reason: str) -> None:
+        for callback in self._on_loss:
+            callback(reason)
 
     # -- writing ----------------------------------------------------------------------
     def begin(self) -> Callable[[], OSError | None] | None:
@@ -246,11 +307,13 @@ class TapeRecording:
             waiting.callback(None)
         if self._closed:
             return
-        if result is None and self._writer.is_full:
+        if result is None and self._is_full:
             self._recorder.commit.now(self)
         elif self._writer.waiting:
             self._recorder.commit.soon(self)
-        self._behind = self._busy and self._writer.is_full
+        self._behind = self._busy and self._is_full
+        if result is None:
+            self._cut_if_awaited()
         self.check_share()
 
     def count(self) -> None:
@@ -306,6 +369,9 @@ class TapeRecording:
         if self._closed:
             return succeed(None)
         self._closed = True
+        if self._cutting is not None:
+            self._cutting.cancel()
+            self._cutting = None
         self._resumed.clear()
         self._recorder.commit.forget(self)
         passed = int((self._recorder.clock.seconds() - self._last_frame) * SECOND)
@@ -344,6 +410,7 @@ class TapeRecording:
                 break
             finally:
                 self.count()
+                self._synced.fail(Unavailable("the recording has ended"))
             await deferLater(self._recorder.clock, FLUSH_SECONDS)
         self._recorder.closed(self._folder.id)
         await self._recorder.commit.synced()

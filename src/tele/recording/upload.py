@@ -1,7 +1,8 @@
 """How is a recording uploaded from the spool to auth?
 
-Chunk by chunk while the session runs; after an outage from the progress that auth reports. A
-recording that an earlier process left is closed first (:mod:`tele.recording.recovery`).
+While the session runs, and after an outage from the progress that auth reports; the chunks of all
+recordings share calls (:mod:`tele.recording.sending`). A recording that an earlier process left is
+closed first (:mod:`tele.recording.recovery`).
 
 Invariants:
 
@@ -16,13 +17,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
 
+from tele.capacity.disk import DiskReserve
 from tele.errors import (
     AccessDenied,
     BadRecording,
@@ -39,27 +42,32 @@ from tele.model.api.paging import ById
 from tele.model.api.recordings import (
     FINISH_RECORDING,
     OPEN_RECORDINGS,
-    PUT_CHUNK,
     RECORDING_PROGRESS,
     START_RECORDING,
     UPDATE_RECORDING,
-    ChunkStored,
     FinishRecording,
     OpenRecordings,
-    PutChunk,
     RecordingProgress,
     StartRecording,
     UpdateRecording,
 )
 from tele.model.session import Manifest, RecordingStart
+from tele.recording.batch import BatchChunk
 from tele.recording.recorder import TapeRecorder
 from tele.recording.recovery import Recovery
-from tele.recording.spool import SpoolFolder
+from tele.recording.sending import ChunkSender
+from tele.recording.spool import SpoolFolder, Stored
 from tele.workers import SerialWorker
 
 log = make_logger(__name__)
 
-AT_ONCE: Final = 4
+#: Recordings that are uploaded at once: their chunks share calls.
+AT_ONCE: Final = 32
+#: Chunks of one recording that are read at once, and their bytes.
+GROUP: Final = 16
+GROUP_BYTES: Final = 1 << 20
+#: The longest time in seconds between attempts while output of a session waits for auth.
+WAITED_FOR: Final = 2.0
 #: Pause after a denial: it will not change soon, and each one is an audit event.
 DENIED_PAUSE: Final = 120.0
 _FOR_GOOD: Final = (InvalidInput, Conflict, BadRecording)
@@ -98,13 +106,13 @@ class _Progress:
 
 @frozen
 class _Here:
-    """What the spool has of one recording. ``first`` is the first chunk to upload."""
+    """What the spool has of one recording. ``first`` are the first chunks to upload or release."""
 
     start: RecordingStart | None
     manifest: Manifest | None
     interactive: bool
     numbers: tuple[int, ...]
-    first: tuple[int, bytes] | None
+    first: list[BatchChunk]
 
 
 def _read_spool(folder: SpoolFolder, progress: _Progress) -> _Here:
@@ -112,9 +120,19 @@ def _read_spool(folder: SpoolFolder, progress: _Progress) -> _Here:
     start = None if progress.started else folder.start
     manifest = folder.manifest
     numbers = tuple(folder.numbers())
-    new = next((number for number in numbers if not progress.has(number)), None)
-    first = None if new is None else (new, folder.chunk(new))
-    return _Here(start, manifest, folder.interactive, numbers, first)
+    return _Here(start, manifest, folder.interactive, numbers, _read_chunks(folder, numbers))
+
+
+def _read_chunks(folder: SpoolFolder, numbers: Sequence[int]) -> list[BatchChunk]:
+    """In a thread: read the first of these chunks, as many as are sent at once."""
+    chunks: list[BatchChunk] = []
+    size = 0
+    for number in numbers[:GROUP]:
+        chunks.append(BatchChunk(folder.id, number, folder.chunk(number)))
+        size += len(chunks[-1].data)
+        if size >= GROUP_BYTES:
+            break
+    return chunks
 
 
 class Uploader:
@@ -126,6 +144,7 @@ class Uploader:
         self._worker = SerialWorker(recorder.clock, "recording upload")
         self._call: Callable[..., Deferred[Any]] = self._worker.call
         self._authority = authority
+        self._sender = ChunkSender(authority)
         self._recovery = Recovery(recorder, authority, self._worker)
         #: Recordings of an earlier process, which may have to be closed.
         self._left: set[str] = set()
@@ -255,6 +274,8 @@ class Uploader:
         wait = backoff(progress.failures)
         if isinstance(error, AccessDenied):
             wait += DENIED_PAUSE
+        elif self._recorder.is_waited_for(recording_id):
+            wait = min(wait, WAITED_FOR)
         progress.failures += 1
         progress.again = False
         progress.started = False  # asks auth for its progress again
@@ -329,22 +350,43 @@ class Uploader:
         folder: SpoolFolder,
         progress: _Progress,
         numbers: tuple[int, ...],
-        read: tuple[int, bytes] | None = None,
+        chunks: list[BatchChunk] | None = None,
     ) -> None:
-        """Upload chunks that auth lacks, and release those that it has. ``read`` is one of them."""
-        for number in numbers:
-            if read is not None and read[0] == number:
-                data = read[1]
-            else:
-                data = await self._call(folder.chunk, number)
-            if not progress.has(number):
-                put = PutChunk(folder.id, number, data)
-                stored: ChunkStored = await self._authority.perform(PUT_CHUNK, put)
-                self._recorder.limit(folder.id, stored.over)
-                progress.next = number + 1
-            known = self._recorder.recall(folder.id, number)
-            await self._call(folder.release, number, data, self._spool.reserve, known)
-            self._recorder.released(folder.id, len(data))
+        """Upload chunks that auth lacks, and release those that it has.
+
+        ``chunks`` are the first of them.
+        """
+        while numbers:
+            chunks = chunks or await self._call(_read_chunks, folder, numbers)
+            numbers = numbers[len(chunks) :]
+            lacking = [chunk for chunk in chunks if not progress.has(chunk.number)]
+            problem = await self._put(lacking, progress)
+            await self._release(folder, [each for each in chunks if progress.has(each.number)])
+            if problem is not None:
+                problem.raiseException()
+            chunks = None
+
+    async def _put(self, chunks: Sequence[BatchChunk], progress: _Progress) -> Failure | None:
+        """Send chunks, in order; returns why the first one was not stored that was not."""
+        for chunk, (_, result) in zip(
+            chunks, await DeferredList(self._sender.send(chunks), consumeErrors=True), strict=True
+        ):
+            if isinstance(result, Failure):
+                return result
+            self._recorder.limit(chunk.id, result.over)
+            progress.next = chunk.number + 1
+        return None
+
+    async def _release(self, folder: SpoolFolder, chunks: Sequence[BatchChunk]) -> None:
+        """Auth has these chunks: release them."""
+        known = [self._recorder.recall(folder.id, chunk.number) for chunk in chunks]
+        for each in known:
+            if each is None:
+                break
+            self._recorder.acknowledged(folder.id, each)
+        for each in await self._call(_release, folder, chunks, known, self._spool.reserve):
+            self._recorder.acknowledged(folder.id, each)
+            self._recorder.released(folder.id, each.digest.size)
 
     async def _finish(self, folder: SpoolFolder, progress: _Progress, here: _Here) -> None:
         """Close it with its manifest; a chunk that auth lacks is sent, or reported as lost."""
@@ -362,6 +404,19 @@ class Uploader:
             there = {*progress.there, *numbers}
             missing = tuple(c.number for c in manifest.chunks if c.number not in there)
             await perform(FINISH_RECORDING, FinishRecording(folder.id, manifest, missing))
+
+
+def _release(
+    folder: SpoolFolder,
+    chunks: Sequence[BatchChunk],
+    known: Sequence[Stored | None],
+    reserve: DiskReserve,
+) -> list[Stored]:
+    """In a thread: release chunks, and return their summaries. May raise OSError."""
+    return [
+        folder.release(chunk.number, chunk.data, reserve, each)
+        for chunk, each in zip(chunks, known, strict=True)
+    ]
 
 
 def _weigh(folder: SpoolFolder) -> tuple[str, int]:

@@ -70,7 +70,8 @@ class TapeWriter:
     ) -> None:
         self._raw = bytearray()
         self._facts = Facts()
-        self._number = number
+        #: The number of the next chunk.
+        self.number = number
         self._previous = previous
         self.is_numbered = numbered
         self._frames_before = 0
@@ -136,11 +137,11 @@ class TapeWriter:
         self._frames_before = self.frames
         self.finished = last
         stated = facts if self.is_numbered else None
-        return partial(_pack, raw, stated, self._number, self._previous, last)
+        return partial(_pack, raw, stated, self.number, self._previous, last)
 
     def packed(self, packed: Packed) -> None:
         """Continue after this chunk."""
-        self._number += 1
+        self.number += 1
         self._previous = bytes.fromhex(packed[0].sha256)
 
     def cut(self, *, last: bool = False) -> Packed | None:

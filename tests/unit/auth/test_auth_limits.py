@@ -14,6 +14,7 @@ from tele.auth.local import LocalAuthority
 from tele.errors import Unavailable
 from tele.model.api import recordings, table
 from tele.model.identity import HostRole
+from tele.recording.batch import BatchChunk, pack_chunks
 
 
 def limited(world: World, **limits: int) -> None:
@@ -52,6 +53,16 @@ def test_a_user_over_the_limit_of_a_day(world: World) -> None:
     world.clock.advance(DAY)
     one.host = world.host()
     assert put(world, one, 1, 1 << 20) == ""
+
+
+def test_a_batch_cannot_go_around_a_limit(world: World) -> None:
+    """Each of its chunks counts as if it came alone (attack)."""
+    limited(world, session=0, user=0, node=2 << 20)
+    tape = Tape(world)
+    chunks = [BatchChunk(tape.id, number, bytes(1 << 20)) for number in range(4)]
+    request = recordings.PutChunks(pack_chunks(chunks))
+    stored = world.do(table.PUT_CHUNKS, request, tape.host)
+    assert [each.kind for each in stored.items] == ["", "", "unavailable", "unavailable"]
 
 
 def test_a_node_over_its_limit_has_to_wait(world: World) -> None:

@@ -21,6 +21,7 @@ from tele.model.codec import encode
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.presence import OFFLINE_AFTER, Presence
 from tele.model.session import SessionStatus
+from tele.recording.batch import BatchChunk, pack_chunks
 
 
 def test_a_recording_is_uploaded_and_read(world: World) -> None:
@@ -84,6 +85,38 @@ def test_hosts_write_their_own_recordings_only(world: World) -> None:
     ):
         with pytest.raises(AccessDenied):
             world.do(operation, request, thief)
+
+
+def test_several_chunks_are_stored_each_for_itself(world: World) -> None:
+    """Of several recordings in one call; what is wrong with one keeps no other one back."""
+    one, two = Tape(world), Tape(world)
+    world.join(world.token(), OTHER_ID)
+    others = Tape(world, host_id=OTHER_ID)
+    one.upload(0)
+    sent = (
+        BatchChunk(one.id, 0, b"other"),
+        BatchChunk(two.id, 0, two.chunks[0]),
+        BatchChunk(one.id, 1, b"after it"),
+        BatchChunk(others.id, 0, b"of another host"),
+        BatchChunk(two.id, 1, two.chunks[1]),
+        BatchChunk(str(uuid.uuid4()), 0, b"of nothing"),
+    )
+    stored = world.do(table.PUT_CHUNKS, recordings.PutChunks(pack_chunks(sent)), two.host)
+    kinds = {(each.id, each.number): each.kind for each in stored.items}
+    assert [kinds[each.id, each.number] for each in sent] == [
+        "conflict", "", "conflict", "denied", "", "not_found",
+    ]  # fmt: skip
+    assert world.do(table.RECORDING_PROGRESS, ById(two.id), two.host).chunks == (0, 1)
+    assert world.do(table.RECORDING_PROGRESS, ById(one.id), one.host).chunks == (0,)
+    assert world.do(table.RECORDING_PROGRESS, ById(others.id), others.host).chunks == ()
+
+
+def test_proxies_send_chunks_of_their_own_recordings_only(world: World) -> None:
+    """A proxy may call, and stores nothing in what a node records (attack)."""
+    tape = Tape(world)
+    batch = pack_chunks([BatchChunk(tape.id, 0, b"x")])
+    (stored,) = world.do(table.PUT_CHUNKS, recordings.PutChunks(batch), world.proxy()).items
+    assert stored.kind == "denied"
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,17 @@ from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
 from tele.errors import InvalidInput, NotFound, TeleError, Unreachable
 from tele.interfaces import IAuthority
-from tele.model.api.recordings import ChunkStored, Octets, OpenRecordings, RecordingProgress
+from tele.model.api.recordings import (
+    ChunksStored,
+    Octets,
+    OpenRecordings,
+    RecordingProgress,
+    StoredChunk,
+)
 from tele.model.frame import Frame, FrameKind
 from tele.model.identity import HostRole
 from tele.model.session import Manifest, RecordingStart
+from tele.recording.batch import BatchChunk, refused, unpack_chunks
 from tele.recording.playback import Source
 from tele.recording.recorder import TapeRecorder
 from tele.recording.spool import Spool, SpoolFolder
@@ -146,12 +153,8 @@ class Auth:
                 if self.manifest is not None and self.manifest.id != request.id:
                     return RecordingProgress((), False)  # what is here is another one's
                 return RecordingProgress(tuple(sorted(self.chunks)), self.manifest is not None)
-            case "put_chunk":
-                if self.removed:
-                    raise NotFound("no such recording")
-                if self.chunks.setdefault(request.number, request.data) != request.data:
-                    raise InvalidInput("another chunk under this number")
-                return ChunkStored(self.over)
+            case "put_chunks":
+                return ChunksStored(tuple(map(self._put, unpack_chunks(request.data))))
             case "get_chunk":
                 return Octets(self.chunks[request.number])
             case "update_recording":
@@ -166,6 +169,13 @@ class Auth:
                     raise InvalidInput("the manifest leaves out what is here")
                 self.manifest, self.missing = request.manifest, request.missing
         return None
+
+    def _put(self, chunk: BatchChunk) -> StoredChunk:
+        if self.removed:
+            return refused(chunk, NotFound("no such recording"))
+        if self.chunks.setdefault(chunk.number, chunk.data) != chunk.data:
+            return refused(chunk, InvalidInput("another chunk under this number"))
+        return StoredChunk(chunk.id, chunk.number, self.over)
 
     def follow(
         self, operation: Any, request: Any, receiver: Callable[[Any], None]

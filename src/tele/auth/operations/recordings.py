@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from attrs import evolve
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth import quotas
@@ -26,8 +27,9 @@ from tele.auth.members import Members
 from tele.auth.presence import Hosts
 from tele.auth.recording_search import received_at
 from tele.auth.recordings import Recordings
-from tele.errors import AccessDenied, Conflict, InvalidInput, quoted
+from tele.errors import AccessDenied, Conflict, InvalidInput, TeleError, quoted
 from tele.interfaces import Delete, Put
+from tele.log import make_logger
 from tele.model.access import Reason
 from tele.model.api import recordings as api
 from tele.model.api import table
@@ -35,6 +37,9 @@ from tele.model.api.operation import Nothing
 from tele.model.api.paging import ById
 from tele.model.identity import Caller, HostIdentity, HostRole
 from tele.model.session import Recording, RecordingState
+from tele.recording.batch import BatchChunk, refused, unpack_chunks
+
+log = make_logger(__name__)
 
 #: Reads of one recording by one login session within so many seconds are one access.
 ACCESS_SECONDS: Final = 600.0
@@ -72,6 +77,7 @@ class RecordingOperations:
             handler(table.START_RECORDING, self.start_recording),
             handler(table.UPDATE_RECORDING, self.update_recording),
             handler(table.PUT_CHUNK, self.put_chunk),
+            handler(table.PUT_CHUNKS, self.put_chunks),
             handler(table.FINISH_RECORDING, self.finish_recording),
             handler(table.RECORDING_PROGRESS, self.recording_progress),
             handler(table.OPEN_RECORDINGS, self.open_recordings),
@@ -117,18 +123,55 @@ class RecordingOperations:
 
     async def put_chunk(self, request: api.PutChunk, caller: Caller) -> api.ChunkStored:
         """Store one chunk; the response names the limit that its recording is over."""
+        chunk = BatchChunk(request.id, request.number, request.data)
+        return api.ChunkStored(await self._put_chunk(chunk, caller))
+
+    async def put_chunks(self, request: api.PutChunks, caller: Caller) -> api.ChunksStored:
+        """Store several chunks: those of one recording in order, recordings at once."""
+        recordings: dict[str, list[BatchChunk]] = {}
+        for chunk in unpack_chunks(request.data):
+            recordings.setdefault(chunk.id, []).append(chunk)
+        answers = await gatherResults(
+            Deferred.fromCoroutine(self._put_in_order(chunks, caller))
+            for chunks in recordings.values()
+        )
+        return api.ChunksStored(tuple(each for items in answers for each in items))
+
+    async def _put_in_order(
+        self, chunks: Sequence[BatchChunk], caller: Caller
+    ) -> list[api.StoredChunk]:
+        """Store chunks of one recording; after one that cannot be stored none is."""
+        answers: list[api.StoredChunk] = []
+        failed: TeleError | None = None
+        for chunk in chunks:
+            if failed is None:
+                try:
+                    over = await self._put_chunk(chunk, caller)
+                    answers.append(api.StoredChunk(chunk.id, chunk.number, over))
+                    continue
+                except TeleError as error:
+                    failed = error
+                except Exception:
+                    log.failure("chunk of recording not stored", recording_id=chunk.id)
+                    failed = TeleError("auth could not store a chunk; its log has more")
+            answers.append(refused(chunk, failed))
+        return answers
+
+    async def _put_chunk(self, chunk: BatchChunk, caller: Caller) -> str:
+        """Store one chunk; returns the limit that its recording is over, or nothing."""
         host = host_caller(caller)
+        size = len(chunk.data)
         await self._quotas.charge(caller, quotas.CHUNKS, 1)
         if (of_node := self._use.limits.of_node) is not None:
-            await self._quotas.charge(caller, of_node, len(request.data))
-        row = await self._recordings.put_chunk(host, request.id, request.number, request.data)
-        over = self._use.add(row, len(request.data), self._clock.seconds())
+            await self._quotas.charge(caller, of_node, size)
+        row = await self._recordings.put_chunk(host, chunk.id, chunk.number, chunk.data)
+        over = self._use.add(row, size, self._clock.seconds())
         if over and self._quotas.is_due(caller, f"limit {row.id}"):
             await self._journal.emit(
                 "recording.limit", caller, ok=False, error=f"the recording is {over}",
                 session_id=row.id, user=row.user, login=row.login, size=row.size,
             )  # fmt: skip
-        return api.ChunkStored(over)
+        return over
 
     async def finish_recording(self, request: api.FinishRecording, caller: Caller) -> Nothing:
         """Close a recording with its manifest."""

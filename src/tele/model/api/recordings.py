@@ -58,6 +58,35 @@ class ChunkStored:
 
 
 @frozen
+class PutChunks:
+    """Several chunks of the caller's recordings, at most 128; see :mod:`tele.recording.batch`."""
+
+    data: bytes
+
+
+@frozen
+class StoredChunk:
+    """One chunk of several is stored. ``over``: see :class:`ChunkStored`.
+
+    If it is not, ``error`` says why, and ``kind`` and ``reason`` are those of an error of the API.
+    """
+
+    id: str
+    number: int
+    over: str = field(default="", metadata=OMITTED)
+    error: str = field(default="", metadata=OMITTED)
+    kind: str = field(default="", metadata=OMITTED)
+    reason: str = field(default="", metadata=OMITTED)
+
+
+@frozen
+class ChunksStored:
+    """The answer for each chunk, in order."""
+
+    items: tuple[StoredChunk, ...]
+
+
+@frozen
 class FinishRecording:
     """All chunks are there; the manifest names them.
 
@@ -177,6 +206,19 @@ PUT_CHUNK = Operation(
     ChunkStored,
     _RECORDERS,
     "Store one chunk of a recording",
+    limit=8 * 1024 * 1024,
+    timeout=timedelta(minutes=2),
+    cost=4,
+)
+
+PUT_CHUNKS = Operation(
+    "put_chunks",
+    "POST",
+    "/v1/chunks",
+    PutChunks,
+    ChunksStored,
+    (Hosts((HostRole.NODE, HostRole.PROXY)),),
+    "Store several chunks of recordings of the calling host, each answered for itself",
     limit=8 * 1024 * 1024,
     timeout=timedelta(minutes=2),
     cost=4,

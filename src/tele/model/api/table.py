@@ -41,6 +41,7 @@ from tele.model.api.recordings import GET_RECORDING as GET_RECORDING
 from tele.model.api.recordings import LIST_RECORDINGS as LIST_RECORDINGS
 from tele.model.api.recordings import OPEN_RECORDINGS as OPEN_RECORDINGS
 from tele.model.api.recordings import PUT_CHUNK as PUT_CHUNK
+from tele.model.api.recordings import PUT_CHUNKS as PUT_CHUNKS
 from tele.model.api.recordings import RECORDING_PROGRESS as RECORDING_PROGRESS
 from tele.model.api.recordings import START_RECORDING as START_RECORDING
 from tele.model.api.recordings import UPDATE_RECORDING as UPDATE_RECORDING
