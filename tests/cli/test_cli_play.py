@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tele.cli.player import Player
+from tele.cli.positions import KeptPositions
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
@@ -220,6 +221,42 @@ def test_keys_that_are_held_while_a_program_shows(tele: Tele, tmp_path: Path, ri
 
 
 @needs_tmux
+def test_searching_and_pasting_in_a_terminal(tele: Tele, tmp_path: Path) -> None:
+    """The status line shows where it is; what is pasted counts, also in brackets."""
+    shown = [HOSTILE, *(b"\x1b[H(%03d)" % n for n in range(1, 400))]
+    file = recording(tmp_path / "r.tape", shown, seconds=2)
+    before = "printf '\\033[?2004h\\033[?1000h'; "
+    with Tmux(tele, tmp_path / "t", f"{before}tele play {file}") as tmux:
+        until(lambda: tmux.shows("full screen"))
+        assert tmux.lines()[23].startswith(" playing 0:00:0")
+        tmux.ask("set-buffer", " /(123)")
+        tmux.ask("paste-buffer", "-p")
+        until(lambda: tmux.shows("/(123)"))
+        tmux.keys("Enter")
+        until(lambda: tmux.shows("'(123)' at 0:04:06"))
+        assert any("(123)" in line for line in tmux.lines()[:23])
+        tmux.ask("resize-window", "-x", "40", "-y", "10")
+        until(lambda: tmux.shows("part of 80x24") or tmux.shows("at 0:04:06"))
+        tmux.keys("G")
+        until(lambda: tmux.shows("end 0:13:"))
+        tmux.keys("q")
+        until(lambda: tmux.shows("after"))
+        # What was on before is still on.
+        assert tmux.ask("display", "-p", "#{mouse_any_flag}").strip() == "1"
+
+
+@needs_tmux
+def test_a_terminal_that_is_closed_ends_a_replay(tele: Tele, tmp_path: Path) -> None:
+    """Nothing is left running."""
+    file = recording(tmp_path / "r.tape", [HOSTILE, b"x"], seconds=3600)
+    with Tmux(tele, tmp_path / "t", f"tele play {file}") as tmux:
+        until(lambda: tmux.shows("full screen"))
+        pid = tmux.ask("display", "-p", "#{pane_pid}").strip()
+        child = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
+    until(lambda: not Path(f"/proc/{child}").exists())
+
+
+@needs_tmux
 @pytest.mark.skipif(not shutil.which("vim") or not shutil.which("less"), reason="needs vim, less")
 def test_a_real_session_looks_as_it_did(cluster: Cluster, tmp_path: Path) -> None:
     """Vim and less in a session on a node, with the window made larger and smaller meanwhile: the
@@ -257,9 +294,10 @@ def test_a_real_session_looks_as_it_did(cluster: Cluster, tmp_path: Path) -> Non
     file = tmp_path / "session.tape"
     tele.run("recordings", "export", newest, file)
     display = FakeDisplay((120, 45), [])
-    Player(display, lambda: schedule(from_file(file).frames(), 0, None), 1.0, display.clock).run()
+    positions = KeptPositions(lambda: schedule(from_file(file).frames(), 0, None), display.size)
+    Player(display, positions, 1.0, display.clock).run()
     for wanted in seen:
-        assert wanted in [[line for line in lines if line] for _, lines in display.seen]
+        assert wanted in [[line for line in lines[:-1] if line] for _, lines in display.seen]
 
 
 def test_a_replay_needs_a_terminal(tele: Tele, tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tele.cli.display import Display
 from tele.cli.player import Player
+from tele.cli.positions import IndexedPositions, KeptPositions
 from tele.model.frame import Frame, FrameKind
 from tele.recording.playback import Step, schedule
 from tele.terminal.emulator import Emulator
@@ -71,13 +74,15 @@ def play(
     pressed: list[tuple[float, list[str]]],
     size: tuple[int, int] = (60, 8),
     recorded: list[Frame] | None = None,
+    idle_limit: float | None = None,
 ) -> tuple[FakeDisplay, list[str]]:
     """Play all; return the display and what is left on the main screen."""
     display = FakeDisplay(size, pressed)
     source = frames(output) if recorded is None else recorded
-    player = Player(display, lambda: schedule(source, 0, None), 1.0, display.clock)
+    positions = KeptPositions(lambda: schedule(source, 0, idle_limit), size)
+    player = Player(display, positions, 1.0, display.clock)
     left = ["".join(line.texts).strip() for line in player.run()]
-    assert len(player._snapshots) <= 33
+    assert len(positions.kept) <= 33
     return display, left
 
 
@@ -135,9 +140,13 @@ def test_pause_and_steps() -> None:
 
 def test_the_end_and_quitting() -> None:
     """End shows the last that there was; q ends at once with what was shown."""
-    display, _ = play(NUMBERS, [(1.5, ["end"])])
-    assert display.now == 1.5
-    assert display.lines()[0] == "100"
+    for key in ("end", "G"):
+        display, _ = play(NUMBERS, [(1.5, [key]), (7.5, ["q"])])
+        assert display.now == 7.5
+        assert display.lines()[0] == "100"
+        assert display.lines()[-1].startswith(" end 0:01:40 / 0:01:40")
+    display, _ = play(NUMBERS, [(1.5, ["G"]), (2.0, ["left"]), (2.5, [" "])])
+    assert display.now == 12.5
     _, left = play([b"a\r\n", b"b\r\n", b"c\r\n"], [(2.5, ["q"])])
     assert left == ["a", "b"]
 
@@ -154,8 +163,8 @@ def test_a_recording_that_is_larger_than_the_terminal() -> None:
     lines = b"\r\n".join(b"line %d" % n for n in range(1, 7))
     display, _ = play([lines, b"\x1b[1;1H", b"\x1b[3;39Hab"], [], size=(20, 3))
     assert b"recorded at 40x6" in display.written
-    assert display.lines() == ["", "", " " * 18 + "ab"]
-    assert (display.shows.screen.row, display.shows.screen.column) == (2, 19)
+    assert display.lines()[:2] == ["", " " * 18 + "ab"]
+    assert (display.shows.screen.row, display.shows.screen.column) == (1, 19)
 
 
 def test_a_resize_that_was_recorded() -> None:
@@ -165,7 +174,7 @@ def test_a_resize_that_was_recorded() -> None:
         Frame(2 * 10**9, 1, FrameKind.RESIZE, b'{"columns": 50, "rows": 8}'),
         Frame(3 * 10**9, 1, FrameKind.OUTPUT, b"\x1b[2J\x1b[8;1Hlast\x1b[7;45Hright"),
     ]
-    display, _ = play([], [], recorded=recorded)
+    display, _ = play([], [], recorded=recorded, size=(60, 9))
     assert display.lines()[7] == "last"
     assert display.lines()[6].endswith("right")
     assert display.shows.screen.row == 6
@@ -184,7 +193,200 @@ def test_a_resize_that_lies(said: bytes) -> None:
 def test_output_without_a_terminal() -> None:
     """Lines of a command that had no terminal begin at the left."""
     recorded = frames([b"one\ntwo\n"], {"kind": "exec", "command": "x"})
-    assert play([], [], recorded=recorded)[0].lines()[:2] == ["one", "two"]
+    assert play([], [], recorded=recorded)[0].lines()[:3] == ["[exec x]", "one", "two"]
+
+
+# -- the status line ------------------------------------------------------------------
+def status(display: FakeDisplay) -> list[tuple[float, str]]:
+    return [(at, lines[-1].strip()) for at, lines in display.seen]
+
+
+def test_the_last_line_shows_position_length_and_speed() -> None:
+    """As they change; it hides nothing of the screen, and s hides it."""
+    display, _ = play(NUMBERS[:20], [(3.5, ["4"]), (4.0, [" "]), (9.0, ["s"]), (9.5, ["q"])])
+    seen = status(display)
+    assert (3.0, "playing 0:00:03  1x") in seen
+    assert any(at > 3.5 and text == "playing 0:00:04  4x" for at, text in seen)
+    assert any(text == "paused 0:00:05  4x" for _, text in seen)
+    assert seen[-1][1].startswith("paused at 0:00:05; space resumes")
+    six = [b"\r\n".join(b"line %d" % n for n in range(1, 7)), b""]
+    display, _ = play(six, [], size=(60, 7))
+    assert display.lines()[0] == "line 1"
+    assert display.lines()[5] == "line 6"
+    display, _ = play(six, [], size=(60, 6))
+    assert display.lines()[4] == "line 6"
+    assert "part of 40x6" in display.lines()[5]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (7, 1), (500, 3)])
+def test_any_size_of_the_terminal(size: tuple[int, int]) -> None:
+    """Nothing is drawn outside of it."""
+    display, _ = play(
+        [b"wide " * 30, b"\x1b[6;40Hx"], [(1.5, ["?", "/", "a", "\r"]), (1.6, ["q"])], size
+    )
+    assert len(display.lines()) == size[1]
+
+
+def test_pauses_that_are_cut_keep_the_time_of_the_session() -> None:
+    """The wait is shorter; what is shown, and where a key leads, is the session's time."""
+    recorded = [
+        *frames([b"a"]),
+        Frame(100 * 10**9, 1, FrameKind.OUTPUT, b"b"),
+        Frame(101 * 10**9, 1, FrameKind.OUTPUT, b"c"),
+    ]
+    display, _ = play([], [], recorded=recorded, idle_limit=2.0)
+    assert display.now == pytest.approx(4.0, abs=0.1)
+    assert (3.0, "playing 0:01:40  1x") in status(display)
+    display, _ = play([], [(1.5, ["right"] * 5)], recorded=recorded, idle_limit=2.0)
+    assert display.now < 3.5
+
+
+# -- searching ------------------------------------------------------------------------
+def searched(*pressed: tuple[float, list[str]], output: list[bytes] = NUMBERS) -> FakeDisplay:
+    return play(output, [*pressed, (999.0, ["q"])])[0]
+
+
+def test_a_search_leads_to_the_time_at_which_the_text_appears() -> None:
+    """And stops there; n goes on, N goes back; what is on the screen already does not count."""
+    display = searched((1.5, [*"/077", "\r"]))
+    assert display.lines()[0] == "077"
+    assert "'077' at 0:01:17" in display.written.decode()
+    output = [b"one\r\n", b"two\r\n", b"\x1b[2J", b"one\r\n", b"x", b"one\r\n"]
+    for keys, second in ((["/", *"one", "\r"], 4), (["/", *"one", "\n", "n"], 6)):
+        display = searched((1.5, keys), output=output)
+        assert f" 0:00:0{second}" in status(display)[-1][1]
+    display = searched((5.5, ["/", *"one", "\r", "N", "N"]), output=output)
+    assert status(display)[-1][1].startswith("paused 0:00:01")
+
+
+def test_a_text_that_does_not_appear() -> None:
+    """Said so, and the replay stays where it was."""
+    display = searched((20.5, ["/", *"nothing", "\r"]))
+    assert display.lines()[0] == "020"
+    assert "does not appear after 0:00:20" in display.written.decode()
+    display = searched((20.5, ["/", *"050", "\r", "N"]))
+    assert "does not appear before" in display.written.decode()
+    assert b"nothing to search for" in searched((1.5, ["n"])).written
+
+
+def test_what_is_typed_after_the_slash() -> None:
+    """It is shown; keys do nothing else; it can be corrected and given up."""
+    display = searched((1.5, ["/", "q", "G"]), (1.6, ["\x7f", "\x7f", "0", "4", "4", "\r"]))
+    assert display.lines()[0] == "044"
+    assert b"/qG" in display.written
+    for given_up in ("\x03", "\x07", "\x1b"):
+        display, _ = play(NUMBERS[:5], [(1.5, ["/", "4", given_up])])
+        assert display.now == 5.0
+    display = searched((1.5, ["/", "left", *"\xc3\xa9", "\r"]), output=[b"a", b"caf\xc3\xa9"])
+    assert display.lines()[0] == "acaf\xe9"
+
+
+def test_upper_and_lower_case() -> None:
+    """A pattern in lower case finds both, one with a capital that only."""
+    output = [b"start ", b"Error ", b"error "]
+    assert searched((0.5, ["/", *"error", "\r"]), output=output).lines()[0] == "start Error"
+    display = searched((1.5, ["/", *"rror", "\r", "n"]), output=output)
+    assert display.lines()[0] == "start Error error"
+    display = searched((0.5, ["/", *"Error", "\r", "n"]), output=output)
+    assert "does not appear" in display.written.decode()
+
+
+def test_a_text_that_is_wrapped_is_found() -> None:
+    """A line that is longer than the terminal is one line."""
+    display = searched((0.5, ["/", *"needle", "\r"]), output=[b"x", b"y" * 36 + b"needle"])
+    assert "'needle' at 0:00:02" in display.written.decode()
+
+
+# -- an index -------------------------------------------------------------------------
+class Index:
+    """Keyframes every 10 s, as an index has them. ``asked`` are the times asked for."""
+
+    length = 1000.0
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def position(self, at: float, channel: int = 0, idle_limit: float | None = None) -> Any:
+        self.asked.append(at)
+        first = int(at // 10) * 10
+        steps = (
+            Step(1.0, float(n), Frame(n * 10**9, 1, FrameKind.OUTPUT, b"\r%04d" % n))
+            for n in range(first + 1, 1001)
+        )
+        return SimpleNamespace(
+            at=float(first), columns=40, rows=6, newline=False, state=b"\r%04d" % first, steps=steps
+        )
+
+
+def with_index(
+    pressed: list[tuple[float, list[str]]], at: float = 0.0
+) -> tuple[FakeDisplay, Index]:
+    index, display = Index(), FakeDisplay((60, 8), [*pressed, (9999.0, ["q"])])
+    Player(display, IndexedPositions(index, 0, None), 1.0, display.clock, at=at).run()
+    return display, index
+
+
+def test_an_index_is_used_to_seek() -> None:
+    """Forwards, backwards, to the end and to where the replay begins; from the nearest keyframe."""
+    display, index = with_index([(1.5, [" ", *["right"] * 50]), (2.0, ["."])])
+    assert display.lines()[0] == "0502"
+    assert len(index.asked) <= 51
+    display, index = with_index([(1.5, ["G"])])
+    assert display.lines()[0] == "1000"
+    assert index.asked == [0.0, 1000.0]
+    assert "/ 0:16:40" in display.lines()[-1]
+    display, index = with_index([(0.5, [" "])], at=761.0)
+    assert display.lines()[0] == "0761"
+    assert index.asked == [761.0]
+    display, index = with_index([(0.5, [" ", "left", "left"])], at=500.5)
+    assert display.lines()[0] == "0481"
+    display, _ = with_index(
+        [(1.5, ["G"]), (2.5, ["g"]), (3.0, ["G", "N"]), (3.1, ["/", *"0999", "\r"])]
+    )
+    assert "does not appear after" in display.written.decode()
+
+
+# -- programs without a terminal ------------------------------------------------------
+def test_files_and_commands_are_listed() -> None:
+    """What was copied, what a command wrote and how it ended, for all channels."""
+
+    def frame(second: int, channel: int, of: FrameKind, **fields: object) -> Frame:
+        return Frame(second * 10**9, channel, of, json.dumps(fields).encode())
+
+    recorded = [
+        frame(0, 1, FrameKind.OPEN, kind="exec", command="make \x1b[31m all"),
+        Frame(1 * 10**9, 1, FrameKind.OUTPUT, b"done\n"),
+        frame(2, 1, FrameKind.CAPTURE, stream="output", bytes=12345678, sha256="ab" * 32),
+        frame(2, 1, FrameKind.EXIT, status=2),
+        frame(3, 2, FrameKind.OPEN, kind="subsystem", command="sftp"),
+        frame(4, 2, FrameKind.TRANSFER, protocol="sftp", op="write", direction="upload",
+              path="/tmp/x\r\n\x9b", bytes=10, mode="0644", result="ok"),
+        frame(5, 3, FrameKind.OPEN, kind="forward", forward="direct-tcpip"),
+        frame(6, 2, FrameKind.EXIT, signal="TERM"),
+    ]  # fmt: skip
+    display, left = play([], [], recorded=recorded, size=(120, 20))
+    lines = display.lines()[:8]
+    assert lines[0].startswith("[exec make ")
+    assert lines[1:4] == [
+        "done", f"[output: 12,345,678 bytes, sha256 {'ab' * 32}]", "[exit status 2]",
+    ]  # fmt: skip
+    assert lines[4] == "[subsystem sftp]"
+    assert lines[5].startswith("[sftp upload /tmp/x")
+    assert lines[5].endswith(", 10 bytes, mode 0644: ok]")
+    assert lines[6] == "[ended by signal TERM]"
+    assert not lines[7]
+    assert len(left) == 7
+
+
+@pytest.mark.parametrize(
+    "data", [b"{}", b"[]", b"x", b'{"bytes": [], "path": {"a": 1}, "lost": [1]}']
+)
+def test_frames_that_say_nonsense(data: bytes) -> None:
+    """Each kind has a line, or none."""
+    kinds = [kind for kind in FrameKind if kind not in (FrameKind.START, FrameKind.END)]
+    recorded = [Frame(n, 1, kind, data) for n, kind in enumerate(kinds)]
+    recorded.insert(0, Frame(0, 1, FrameKind.OPEN, b'{"kind": "exec"}'))
+    assert play([], [], recorded=recorded)[0].lines()
 
 
 HOSTILE = (
@@ -215,5 +417,5 @@ def test_steps_are_read_anew_when_going_back() -> None:
         return schedule(frames(NUMBERS), 0, None)
 
     display = FakeDisplay((60, 8), [(30.5, ["left"]), (31.0, ["left"]), (31.5, ["q"])])
-    Player(display, steps, 1.0, display.clock).run()
+    Player(display, KeptPositions(steps, display.size), 1.0, display.clock).run()
     assert len(asked) == 3

@@ -22,8 +22,9 @@ from typing import Any, Final
 
 from tele.terminal.keys import KeyReader
 
-#: The alternate screen; no wrapping, since each line is positioned; normal cursor keys.
-_ENTER: Final = b"\x1b[?1049h\x1b[?7l\x1b[?1l\x1b>\x1b[0m\x1b[2J"
+#: The alternate screen; no wrapping, since each line is positioned. The modes of keys, mouse and
+#: paste stay as they are: all are understood, and so there is nothing to put back.
+_ENTER: Final = b"\x1b[?1049h\x1b[?7l\x1b[0m\x1b[2J"
 _LEAVE: Final = b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 #: Signals that end the program, and those that only wake it.
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -60,9 +61,14 @@ class Display:
         return size.columns or 80, size.lines or 24
 
     def write(self, data: bytes) -> None:
-        """Write all of ``data``."""
-        while data:
-            data = data[os.write(self._output, data) :]
+        """Write all of ``data``. A terminal that is closed ends the program as SIGHUP does."""
+        try:
+            while data:
+                data = data[os.write(self._output, data) :]
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.EPIPE, errno.ENXIO):
+                raise Ended(signal.SIGHUP) from None
+            raise
 
     def wait(self, seconds: float | None) -> tuple[list[str], bool]:
         """Wait for keys; return them, and whether the screen has to be redrawn.
@@ -74,7 +80,12 @@ class Display:
         again = self._wake in ready and self._signals()
         if self._keys not in ready or self._keys is None:
             return [], again
-        data = os.read(self._keys, 4096)
+        try:
+            data = os.read(self._keys, 4096)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            data = b""  # the terminal was closed
         return (self._reader.feed(data) if data else ["q"]), again
 
     def _signals(self) -> bool:
@@ -114,7 +125,7 @@ class Display:
         if not self._taken:
             return
         self._taken = False
-        with suppress(OSError, termios.error):  # the terminal is gone
+        with suppress(OSError, termios.error, Ended):  # the terminal is gone
             if self._before is not None and self._keys is not None:
                 _set_attributes(self._keys, self._before)
                 self._before = None

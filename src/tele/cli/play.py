@@ -45,9 +45,13 @@ def play(
 ) -> None:
     """Replay RECORDING: an id, the beginning of one, or a .tape file.
 
-    Keys: space pauses, left and right seek by 10 s, home and end go to the start and the end, up
-    and down (or + and -) change the speed, 1 to 9 set it, . shows the next step, ? shows the keys,
-    q quits.
+    The last line shows the position, the length and the speed; s hides it. Keys: space pauses, left
+    and right seek by 10 s, g and G (or home and end) go to the start and the end, up and down (or +
+    and -) change the speed, 1 to 9 set it, . shows the next step, / searches what the terminal
+    showed, n and N find the next and the one before, ? shows the keys, q quits.
+
+    Programs without a terminal and file transfers are listed, with what was copied and their exit
+    status.
     """
     on_terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
     form = form or ("pty" if on_terminal else "text")
@@ -74,13 +78,16 @@ def _play(source: Source, channel: int, speed: float, idle_limit: float | None) 
     """Replay on this terminal, and print the session's main screen at the end."""
     from tele.cli.display import taken_over
     from tele.cli.player import Player
+    from tele.cli.positions import KeptPositions
     from tele.recording.playback import schedule
     from tele.terminal.screen import draw
 
     keys = sys.stdin.fileno() if sys.stdin.isatty() else None
     with taken_over(keys, sys.stdout.fileno()) as display:
-        player = Player(display, lambda: schedule(source.frames(), channel, idle_limit), speed)
-        lines = player.run()
+        positions = KeptPositions(
+            lambda: schedule(source.frames(), channel, idle_limit), display.size, source.length
+        )
+        lines = Player(display, positions, speed).run()
     for line in lines:
         text = draw(line, 0, len(line.texts), aligned=False)
         sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")

@@ -9,112 +9,118 @@ Invariants:
   or request a reply.
 * A terminal of any size shows the recorded screen, or the part of it around the cursor.
 * Every key that is pressed counts, even if many arrive at once.
+* Times are those of the session, in seconds. Shortened pauses shorten the wait, not the session.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from attrs import frozen
-
+from tele.cli.searching import Prompt, Search
+from tele.cli.view import View, clock_text
 from tele.model.frame import FrameKind
 from tele.tape.details import details, terminal
+from tele.tape.exports.summary import summary
 from tele.terminal.emulator import Emulator
-from tele.terminal.screen import Line, Screen, draw
+from tele.terminal.screen import Line, Screen
 
 if TYPE_CHECKING:
     from tele.cli.display import Display
+    from tele.cli.positions import Positions
     from tele.recording.playback import Step
 
 SPEEDS: Final = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 SEEK_SECONDS: Final = 10.0
-#: How long a message covers the last line.
+END: Final = float("inf")
+#: How long a message is shown.
 NOTICE_SECONDS: Final = 2.0
+#: How often the position is drawn while nothing else changes.
+_STATUS_SECONDS: Final = 1.0
 #: Steps that are skipped before keys are read again.
 _STEPS_BETWEEN_KEYS: Final = 64
-#: Seconds between two snapshots for seeking back, and how many are kept.
-_KEEP_SECONDS: Final = 10.0
-_KEPT_LIMIT: Final = 32
 #: Shorter waits are rounding errors.
 _SHORTEST_WAIT: Final = 0.001
 _HELP: Final = (
-    "space pause  left/right 10 s  up/down or +/- speed  1-9 speed factor  . step  home/end  q quit"
+    "space pause, left/right 10 s, up/down or +/- speed, 1-9 speed, . step, g start, G end,"
+    " / search, n next, N before, s status, q quit"
 )
 
 
-@frozen
-class _Snapshot:
-    """The state before a step, for seeking back."""
-
-    step: int
-    at: float
-    emulator: Emulator
-
-
 class Player:
-    """Plays ``steps``, which yields all of them again at each call. Times are in seconds."""
+    """Plays from ``at``, in seconds."""
 
     def __init__(
         self,
         display: Display,
-        steps: Callable[[], Iterator[Step]],
+        positions: Positions,
         speed: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        at: float = 0.0,
     ) -> None:
         self._display = display
-        self._steps = steps
+        self._positions = positions
         self._clock = clock
         self._speed = speed
         self._paused = self._quit = False
         #: The position, and the time up to which output was applied.
-        self._at = self._applied = 0.0
+        self._at, self._applied = at, 0.0
         self._emulator = Emulator(Screen(*display.size))
-        self._snapshots: list[_Snapshot] = []
-        self._keep_seconds = _KEEP_SECONDS
-        self._drawn: list[str] = []
-        self._left = self._top = 0
+        self._view = View(display)
         self._notice, self._notice_until = "", 0.0
+        #: Keys that were pressed and not done yet.
+        self._keys: deque[str] = deque()
+        self._prompt: Prompt | None = None
+        self._search: Search | None = None
+        self._pattern = ""
+        #: Whether playing has to begin at another position.
+        self._moved = False
+        self._shows_status = True
 
     def run(self) -> list[Line]:
         """Play until the end, or until ``q``; return the lines of the main screen."""
         while self._play():
-            self._go_back()
+            pass
         return self._emulator.screen.main_lines()
 
     def _play(self) -> bool:
-        """Play from the last snapshot; True to seek back, False at the end."""
-        first = self._snapshots[-1].step if self._snapshots else 0
-        due = 0.0
-        for number, step in enumerate(self._steps()):
-            due += step.wait
-            if number < first:
-                continue
-            if due > self._at or number % _STEPS_BETWEEN_KEYS == 0:
-                self._wait(due)
-            if self._quit or self._at < self._applied:
+        """Play from the position; True to play from another one, False at the end."""
+        begun = self._positions.begin(self._at)
+        self._emulator, self._applied, self._moved = begun.emulator, begun.at, False
+        self._view.forget()
+        for number, step in begun.steps:
+            if self._search is not None:
+                self._look(number)
+            elif step.at > self._at or number % _STEPS_BETWEEN_KEYS == 0:
+                self._wait(step)
+            if self._quit or self._moved:
                 return not self._quit
-            self._save_snapshot(number, due)
+            self._positions.passed(number, step.at, self._emulator)
             self._apply(step)
-            self._applied = due
+            self._applied = step.at
+            if self._search is not None and self._searched(self._search):
+                return True
+        return self._end()
+
+    def _end(self) -> bool:
+        """Stay at the end, if that was asked for; True to play from another position."""
+        self._positions.length = max(self._applied, self._positions.length or 0.0)
+        if self._search is not None:
+            self._give_up(self._search)
+            return True
+        self._at = min(self._at, self._applied) if self._at != END else self._applied
+        while self._stays():
+            self._draw()
+            self._receive(self._notice_left())
+            self._press_all(self._applied)
         self._draw()
-        return False
+        return self._moved and not self._quit
 
-    def _save_snapshot(self, number: int, due: float) -> None:
-        """Take a snapshot from time to time; if there are many, half as often."""
-        if not self._snapshots or due >= self._snapshots[-1].at + self._keep_seconds:
-            self._snapshots.append(_Snapshot(number, due, self._emulator.copy()))
-        if len(self._snapshots) > _KEPT_LIMIT:
-            del self._snapshots[1::2]
-            self._keep_seconds *= 2
-
-    def _go_back(self) -> None:
-        """Restore the last snapshot before the wanted time."""
-        while len(self._snapshots) > 1 and self._snapshots[-1].at > self._at:
-            self._snapshots.pop()
-        snapshot = self._snapshots[-1]
-        self._emulator, self._applied = snapshot.emulator.copy(), 0.0
+    def _stays(self) -> bool:
+        return self._paused and not self._quit and not self._moved
 
     def _apply(self, step: Step) -> None:
         frame, screen = step.frame, self._emulator.screen
@@ -122,11 +128,15 @@ class Player:
             self._emulator.feed(frame.data)
         elif frame.kind is FrameKind.RESIZE:
             self._resize(details(frame))
+        elif frame.kind is FrameKind.OPEN and (pty := terminal(details(frame))):
+            screen.newline = False
+            self._resize(pty)
+        elif text := summary(frame):
+            screen.newline = True  # without a terminal there are no carriage returns
+            before = "\n" if screen.column else ""
+            self._emulator.feed(f"{before}\x1b[0;2m[{text}]\x1b[0m\n".encode("utf-8", "replace"))
         elif frame.kind is FrameKind.OPEN:
-            pty = terminal(details(frame))
-            screen.newline = not pty  # without a terminal there are no carriage returns
-            if pty:
-                self._resize(pty)
+            screen.newline = True
 
     def _resize(self, size: dict[str, Any]) -> None:
         columns, rows = size.get("columns"), size.get("rows")
@@ -142,40 +152,66 @@ class Player:
             )
 
     # -- time and keys --------------------------------------------------------------------
-    def _wait(self, due: float) -> None:
-        """Wait until the time ``due``, or until a key seeks to another time."""
+    def _wait(self, step: Step) -> None:
+        """Wait until a step is due, or until a key leads elsewhere."""
+        due = step.at
         while True:
-            waits = due > self._at
+            gap = due - max(self._applied, 0.0)
+            # A pause that is shortened passes faster.
+            rate = gap / step.wait if step.wait > 0 and gap > 0 else END
+            waits = due > self._at and (rate != END or self._paused)
             if waits:
                 self._draw()
             since, speed, paused = self._clock(), self._speed, self._paused
-            keys, again = self._display.wait(self._seconds(due) if waits else 0.0)
-            if again:
-                self._drawn = []  # after a stop, whose time does not count
-            elif waits and not paused:
-                self._at = min(due, self._at + (self._clock() - since) * speed)
-            for key in keys:
-                self._press(key, due)
-            if self._quit or self._at < self._applied or self._at >= due:
+            again = self._receive(self._seconds(due, rate) if waits else 0.0)
+            if waits and not paused and not again:  # the time of a stop does not count
+                self._at = min(due, self._at + (self._clock() - since) * speed * rate)
+            elif not waits and not paused:
+                self._at = max(self._at, due)
+            self._press_all(due)
+            if self._quit or self._moved or (self._at >= due and self._prompt is None):
                 return
 
-    def _seconds(self, due: float) -> float | None:
-        """Return how long to wait for keys: until the next step, or the end of a message."""
+    def _receive(self, seconds: float | None) -> bool:
+        """Wait for keys; returns whether all has to be drawn anew, as after a stop."""
+        keys, again = self._display.wait(0.0 if self._keys else seconds)
+        self._keys.extend(keys)
+        if again:
+            self._view.forget()
+        return again
+
+    def _press_all(self, due: float) -> None:
+        """Do what the keys say; those after a search wait until it is over."""
+        while self._keys and self._search is None and not self._quit:
+            self._press(self._keys.popleft(), due)
+
+    def _seconds(self, due: float, rate: float) -> float | None:
+        """Return how long to wait for keys: until the next step, or something is to be drawn."""
         if self._paused:
-            return None
-        left = (due - self._at) / self._speed
-        if self._notice:
-            left = min(left, self._notice_until - self._clock())
+            return self._notice_left()
+        left = (due - self._at) / (self._speed * rate)
+        if self._shows_status:
+            left = min(left, _STATUS_SECONDS)
+        if (notice := self._notice_left()) is not None:
+            left = min(left, notice)
         return max(left, _SHORTEST_WAIT)
 
+    def _notice_left(self) -> float | None:
+        """Return how long the message is still shown; None without one."""
+        if not self._notice:
+            return None
+        return max(self._notice_until - self._clock(), _SHORTEST_WAIT)
+
     def _press(self, key: str, due: float) -> None:
-        if key in ("q", "\x04"):
+        if self._prompt is not None:
+            self._type(self._prompt, key)
+        elif key in ("q", "\x04"):
             self._quit = True
         elif key == "\x03":
             raise KeyboardInterrupt
         elif key == "\x1a":
             self._display.stop()
-            self._drawn = []
+            self._view.forget()
         elif key in _ACTIONS:
             _ACTIONS[key](self, due)
         elif key in "123456789":
@@ -193,11 +229,13 @@ class Player:
 
     def _set_speed(self, speed: float) -> None:
         self._speed = speed
-        self._show_notice(f"speed {speed:g}x")
+        self._show_notice("" if self._shows_status else f"speed {speed:g}x")
 
     def _seek(self, at: float) -> None:
         self._at = max(0.0, at)
-        self._show_notice("the end" if at == float("inf") else f"at {self._at:.0f} s")
+        self._moved = self._at < self._applied or self._positions.is_far(self._applied, self._at)
+        self._paused = self._paused or at == END
+        self._show_notice("the end" if at == END else f"at {clock_text(self._at)}")
 
     def _step(self, due: float) -> None:
         self._paused, self._at = True, max(self._at, due)
@@ -205,41 +243,104 @@ class Player:
     def _help(self, due: float) -> None:
         self._show_notice(_HELP, 4 * NOTICE_SECONDS)
 
+    def _toggle_status(self, due: float) -> None:
+        self._shows_status = not self._shows_status
+        self._show_notice("")
+
+    # -- searching ------------------------------------------------------------------------
+    def _ask(self, due: float) -> None:
+        self._prompt = Prompt()
+
+    def _type(self, prompt: Prompt, key: str) -> None:
+        pattern = prompt.press(key)
+        if pattern is None:
+            return
+        self._prompt = None
+        if pattern:
+            self._pattern = pattern
+            self._begin_search(before=False)
+
+    def _next(self, due: float) -> None:
+        self._begin_search(before=False)
+
+    def _previous(self, due: float) -> None:
+        self._begin_search(before=True)
+
+    def _begin_search(self, *, before: bool) -> None:
+        if not self._pattern:
+            self._show_notice("nothing to search for: / asks for it")
+            return
+        here = self._applied if self._at == END else self._at
+        self._search = search = Search(self._pattern, here, before)
+        self._paused = True
+        self._at, self._moved = (0.0 if before else here), True
+        if not before:
+            search.take(self._emulator.screen, here)  # what is on the screen now does not count
+
+    def _look(self, number: int) -> None:
+        """Read keys while searching: any of them ends the search."""
+        if number % _STEPS_BETWEEN_KEYS or self._search is None:
+            return
+        if number % (_STEPS_BETWEEN_KEYS * 16) == 0:
+            self._draw()
+        keys, again = self._display.wait(0.0)
+        if again:
+            self._view.forget()
+        if keys:
+            if "\x1a" in keys:
+                self._press("\x1a", self._applied)
+            self._at, self._moved, self._search = self._search.origin, True, None
+            self._show_notice("search ended")
+
+    def _searched(self, search: Search) -> bool:
+        """Look at the screen after a step; True to play from another position."""
+        if self._applied < search.origin and not search.before:
+            return False
+        if not search.take(self._emulator.screen, self._applied):
+            return False
+        if search.found is None:
+            self._give_up(search)
+            return True
+        self._found(search.pattern, search.found)
+        return search.before
+
+    def _found(self, pattern: str, at: float) -> None:
+        self._search, self._at = None, at
+        self._show_notice(f"{pattern!r} at {clock_text(at)}; n is the next one")
+
+    def _give_up(self, search: Search) -> None:
+        """End a search at the last time that it found, or where it began."""
+        self._moved = True
+        if search.found is not None:
+            self._found(search.pattern, search.found)
+            return
+        self._search, self._at = None, search.origin
+        where = "before" if search.before else "after"
+        self._show_notice(f"{search.pattern!r} does not appear {where} {clock_text(self._at)}")
+
     def _show_notice(self, text: str, seconds: float = NOTICE_SECONDS) -> None:
         self._notice, self._notice_until = text, self._clock() + seconds
 
     # -- drawing --------------------------------------------------------------------------
     def _draw(self) -> None:
-        """Update the terminal: lines that changed, and the cursor."""
-        columns, rows = self._display.size
-        screen = self._emulator.screen
-        self._left = _window(self._left, columns, screen.columns, screen.column)
-        self._top = _window(self._top, rows, screen.rows, screen.row)
-        end = min(self._left + columns, screen.columns)
-        shown = [draw(line, self._left, end) for line in screen.lines[self._top : self._top + rows]]
-        shown += [""] * (rows - len(shown))
-        if text := self._message():
-            shown[-1] = f"\x1b[7m {text[: columns - 2]} \x1b[0m"
-        out = ["\x1b[?25l"]
-        if len(self._drawn) != rows:
-            out.append("\x1b[0m\x1b[2J")
-            self._drawn = [""] * rows
-        for row, (old, new) in enumerate(zip(self._drawn, shown, strict=True)):
-            if old != new:
-                out.append(f"\x1b[{row + 1};1H\x1b[2K{new}")
-        row, column = screen.row - self._top, screen.column - self._left
-        if 0 <= row < rows and 0 <= column < columns and screen.visible:
-            out.append(f"\x1b[{row + 1};{column + 1}H\x1b[?25h")
-        self._drawn = shown
-        self._display.write("".join(out).encode("utf-8", "replace"))
-
-    def _message(self) -> str:
-        """Return the message on the last line, or nothing."""
         if self._clock() >= self._notice_until:
             self._notice = ""
-        if self._paused:
-            return self._notice or f"paused at {self._at:.0f} s; space resumes, ? shows the keys"
-        return self._notice
+        status, message = "", self._notice
+        if self._prompt is not None:
+            message = f"/{self._prompt.text}"
+        elif self._search is not None:
+            message = f"searching {self._search.pattern!r}, any key ends it"
+        elif self._paused and not message and not self._shows_status:
+            message = f"paused at {clock_text(self._at)}; space resumes, ? shows the keys"
+        if self._shows_status:
+            at = self._applied if self._search is not None or self._at == END else self._at
+            length = self._positions.length
+            state = "paused" if self._paused else "playing"
+            if self._paused and length is not None and at >= length:
+                state = "end"
+            whole = "" if length is None else f" / {clock_text(max(length, at))}"
+            status = f"{state} {clock_text(at)}{whole}  {self._speed:g}x"
+        self._view.draw(self._emulator.screen, status, message)
 
 
 _ACTIONS: Final[dict[str, Callable[[Player, float], None]]] = {
@@ -252,16 +353,14 @@ _ACTIONS: Final[dict[str, Callable[[Player, float], None]]] = {
     "right": lambda player, _: player._seek(player._at + SEEK_SECONDS),
     "left": lambda player, _: player._seek(player._at - SEEK_SECONDS),
     "home": lambda player, _: player._seek(0.0),
-    "end": lambda player, _: player._seek(float("inf")),
+    "g": lambda player, _: player._seek(0.0),
+    "end": lambda player, _: player._seek(END),
+    "G": lambda player, _: player._seek(END),
     ".": Player._step,
+    "/": Player._ask,
+    "n": Player._next,
+    "N": Player._previous,
+    "s": Player._toggle_status,
     "?": Player._help,
     "h": Player._help,
 }
-
-
-def _window(start: int, length: int, total: int, cursor: int) -> int:
-    """Return the start of a part of ``length`` with ``cursor``, moved as little as possible."""
-    if total <= length:
-        return 0
-    start = max(min(start, cursor), cursor - length + 1)
-    return max(0, min(start, total - length))

@@ -28,6 +28,7 @@ from tele.recording.proof import check_end, check_signer, check_start, claimed_n
 from tele.tape.details import is_forward
 from tele.tape.exports.cast import asciicast
 from tele.tape.exports.json_lines import json_lines
+from tele.tape.exports.summary import opens_terminal
 from tele.tape.exports.text import text
 from tele.tape.file import read_file
 from tele.tape.layout import read_chunk
@@ -67,6 +68,13 @@ class Source:
     def lost(self) -> str:
         """The chunks that are lost, as text; empty if none are."""
         return lost_text(self.details, self.missing)
+
+    @property
+    def length(self) -> float | None:
+        """How long the session was, in seconds; None while it is not closed."""
+        if self.manifest is None:
+            return None
+        return max((self.manifest.ended - self.start.started).total_seconds(), 0.0)
 
     def frames(self) -> Iterator[Frame]:
         """Yield its frames, checked. Raises :class:`BadRecording` where it was changed."""
@@ -246,14 +254,36 @@ class Step:
     frame: Frame
 
 
+#: What a replay of a terminal shows, and what one of programs without a terminal shows, too.
+_OF_TERMINALS: Final = frozenset(
+    (FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.RESIZE, FrameKind.OPEN)
+)
+_OF_PROGRAMS: Final = _OF_TERMINALS | {
+    FrameKind.TRANSFER, FrameKind.CAPTURE, FrameKind.EXIT, FrameKind.GAP, FrameKind.PAUSE,
+    FrameKind.HOST,
+}  # fmt: skip
+
+
 def schedule(frames: Iterable[Frame], channel: int, idle_limit: float | None) -> Iterator[Step]:
-    """Yield what a terminal shows, with the times between; channel 0 is the first one."""
-    shown = {FrameKind.OUTPUT, FrameKind.ERROR, FrameKind.RESIZE, FrameKind.OPEN}
+    """Yield what a replay shows, with the times between.
+
+    Channel 0 is the first one if that has a terminal; otherwise all channels of programs are shown,
+    with what their frames say.
+    """
     last: int | None = None
+    shown = _OF_TERMINALS
+    forwards: set[int] = set()
     for frame in frames:
-        if channel == 0 and frame.kind is FrameKind.OPEN and not is_forward(frame):
-            channel = frame.channel
-        if frame.kind not in shown or frame.channel != channel:
+        if frame.kind is FrameKind.OPEN and is_forward(frame):
+            forwards.add(frame.channel)
+        elif frame.kind is FrameKind.OPEN and shown is _OF_TERMINALS:
+            if channel == 0 and opens_terminal(frame):
+                channel = frame.channel
+            elif channel in (0, frame.channel) and not opens_terminal(frame):
+                shown = _OF_PROGRAMS
+        if frame.kind not in shown or frame.channel in forwards:
+            continue
+        if channel not in (0, frame.channel) and not (frame.channel == 0 and shown is _OF_PROGRAMS):
             continue
         wait = 0.0 if last is None else (frame.time - last) / 1e9
         last = frame.time

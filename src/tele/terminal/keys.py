@@ -1,8 +1,9 @@
 """Which keys were pressed? Bytes from a terminal become names of keys.
 
 An earlier program may have left the terminal in any mode: cursor keys as ``CSI`` or ``SS3``, a
-keypad that sends sequences, the keyboard protocol of kitty, mouse and focus reports, bracketed
-paste. All of them are parsed; reports are skipped.
+keypad that sends sequences, the keyboard protocols of kitty and xterm, mouse and focus reports,
+bracketed paste. All of them are parsed; reports are skipped. What is pasted counts as if it were
+typed, but for its control characters.
 
 Invariant: any bytes are accepted, in pieces of any length.
 """
@@ -15,7 +16,16 @@ from typing import Final
 _FINALS: Final = {"A": "up", "B": "down", "C": "right", "D": "left", "F": "end", "H": "home"}
 _NUMBERED: Final = {"1": "home", "7": "home", "4": "end", "8": "end"}
 #: What a keypad sends in application mode: ``SS3`` and one of these.
-_KEYPAD: Final = {**{chr(0x70 + n): str(n) for n in range(10)}, "k": "+", "m": "-", "n": "."}
+_KEYPAD: Final = {
+    **{chr(0x70 + n): str(n) for n in range(10)},
+    "k": "+",
+    "m": "-",
+    "n": ".",
+    "o": "/",
+    "M": "\r",
+}
+#: Keys without a printable character, by their code in the protocols of kitty and xterm.
+_CONTROLS: Final = {9: "\t", 13: "\r", 27: "\x1b", 127: "\x7f"}
 _SEQUENCE: Final = re.compile(r"\x1b\[([<-?]?[0-9:;]*[ -/]*)([@-~])", re.DOTALL)
 _BEGUN: Final = re.compile(r"\x1b(\[[<-?]?[0-9:;]*[ -/]*|O)?")
 #: Code, modifiers and event (3: released) of the keyboard protocol of kitty.
@@ -49,10 +59,7 @@ class KeyReader:
         """Remove one key or report from the front."""
         text = self._rest
         if self._pasting:
-            before, end, after = text.partition(_PASTE_END)
-            self._pasting = not end
-            self._rest = after if end else before[-len(_PASTE_END) :]
-            return ""
+            return self._pasted(text)
         if text[0] != "\x1b":
             self._rest = text[1:]
             return text[0]
@@ -69,10 +76,22 @@ class KeyReader:
             self._rest = text[1:]  # ESC by itself, or Alt and a key
         return ""
 
+    def _pasted(self, text: str) -> str:
+        """Remove one character of what is pasted, or the end of it."""
+        if text.startswith(_PASTE_END):
+            self._pasting, self._rest = False, text[len(_PASTE_END) :]
+            return ""
+        if text[0] == "\x1b" and _PASTE_END.startswith(text):
+            return ""  # the end may follow
+        self._rest = text[1:]
+        return text[0] if " " <= text[0] != "\x7f" else ""
+
     def _sequence(self, parameters: str, final: str) -> str:
         first, *others = parameters.split(";")
         if final == "~" and first == "200":
             self._pasting = True
+        elif final == "~" and first == "27" and len(others) == 2:  # xterm's modifyOtherKeys
+            return _kitty(f"{others[1]};{others[0]}")
         elif final == "~":
             return _NUMBERED.get(first, "")
         elif final == "u":
@@ -93,6 +112,8 @@ def _kitty(parameters: str) -> str:
     if found is None:
         return ""
     code, control = int(found[1]), bool((int(found[2] or 1) - 1) & 4)
-    if found[3] == "3" or not 0x20 <= code < 0x7F:
+    if found[3] == "3":
         return ""
+    if not 0x20 <= code < 0x7F:
+        return _CONTROLS.get(code, "")
     return chr(code & 0x1F) if control else chr(code)

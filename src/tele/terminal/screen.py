@@ -33,17 +33,22 @@ _GRAPHICS: Final = dict(
 
 
 class Line:
-    """One line: a text and a style for each cell; a wide character has "" in the cell after it."""
+    """One line: a text and a style for each cell; a wide character has "" in the cell after it.
 
-    __slots__ = ("styles", "texts")
+    ``wrapped``: the text goes on in the next line, because there was no more room.
+    """
+
+    __slots__ = ("styles", "texts", "wrapped")
 
     def __init__(self, columns: int, style: str = "") -> None:
         self.texts = [" "] * columns
         self.styles = [style] * columns
+        self.wrapped = False
 
     def __deepcopy__(self, memo: dict[int, object]) -> Line:
         made = Line(0)
         made.texts, made.styles = self.texts[:], self.styles[:]
+        made.wrapped = self.wrapped
         return made
 
     def resize(self, columns: int) -> None:
@@ -66,6 +71,7 @@ class Line:
         self.separate(start)
         self.separate(end)
         count = len(self.texts[start:end])
+        self.wrapped = self.wrapped and end < len(self.texts)
         self.texts[start:end] = [" "] * count
         self.styles[start:end] = [style] * count
 
@@ -218,6 +224,7 @@ class Screen:
             line.texts[at] += character
 
     def _wrap(self) -> None:
+        self.lines[self.row].wrapped = True
         self.column, self._pending = 0, False
         self._down()
 
