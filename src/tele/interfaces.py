@@ -23,6 +23,7 @@ from tele.model.event import Event
 from tele.model.frame import Frame
 from tele.model.identity import HostRole
 from tele.model.session import RecordingStart
+from tele.model.stuck import StuckUpload
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -133,6 +134,28 @@ class IArchive(Interface):
 
     def remove(recording_id: str) -> Deferred[None]:
         """Remove all blobs of a recording; succeeds if there are none."""
+
+
+class IUploadingArchive(IArchive):
+    """An archive that stores blobs on auth's disk first, and uploads them later; optional."""
+
+    def start(
+        backend: IBackend, owner: str, report: Callable[[StuckUpload], Deferred[None]]
+    ) -> Deferred[None]:
+        """Begin to upload. It may keep rows in ``backend``, below ``/archive/``.
+
+        ``owner`` is the id of this auth, the same one after a restart. ``report`` emits the event
+        of an upload that does not go on.
+        """
+
+    def stop() -> Deferred[None]:
+        """Stop; what was not uploaded is uploaded after the next start."""
+
+    def stuck() -> Deferred[Sequence[StuckUpload]]:
+        """Return the uploads that do not go on."""
+
+    def retry(recording_id: str) -> Deferred[None]:
+        """Try again now; fails with :class:`tele.errors.NotFound` if it is not stuck here."""
 
 
 class IRecording(Interface):

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from attrs import evolve
 
@@ -51,7 +51,7 @@ from tele.auth.recording_search import INDEX, OF_USER, received_at, search, stam
 from tele.auth.repository import Repository
 from tele.auth.running_sessions import Running, RunningSessions
 from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound
-from tele.interfaces import Delete, IArchive, IBackend, Put
+from tele.interfaces import Delete, IArchive, IBackend, IUploadingArchive, Put
 from tele.model.api.recordings import (
     ListRecordings,
     RecordingDetails,
@@ -356,6 +356,13 @@ class Recordings:
         """Whether a recording of ``host`` was removed."""
         item = await self._backend.get(REMOVED + recording_id)
         return item is not None and item.value == place_key(host.place).encode()
+
+
+def uploading_archive(archive: IArchive) -> IUploadingArchive | None:
+    """Return what an archive that uploads can do beside storing; None for another one."""
+    found: Any = IUploadingArchive(archive, None)
+    uploading: IUploadingArchive | None = found
+    return uploading
 
 
 def open_key(row: Recording) -> str:

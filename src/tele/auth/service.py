@@ -35,7 +35,7 @@ from tele.auth.open_recordings import OpenRecordings
 from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
 from tele.auth.proxy_messages import ProxyMessages
-from tele.auth.recordings import Recordings
+from tele.auth.recordings import Recordings, uploading_archive
 from tele.auth.repository import Repository
 from tele.auth.session_ends import END_AFTER, SessionEnds
 from tele.auth.state import State
@@ -58,6 +58,7 @@ from tele.model.api.operation import Operation
 from tele.model.authority import AuthorityKind
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.resources import RecordingSettings
+from tele.model.stuck import StuckUpload
 from tele.workers import in_thread_pool
 
 log = make_logger(__name__)
@@ -216,6 +217,7 @@ class AuthService(Service):
         if new:
             await authority.emit("cluster.create", LOCAL, name=self._cluster)
         parts.disk.start(authority.emit)
+        await self._start_archive(authority)
         self._renew()
         self._step_watch.start()
         server = self._server = ApiServer(
@@ -234,6 +236,22 @@ class AuthService(Service):
         address = Address(self._listen[0], port)
         log.info("auth listening", cluster=self._cluster, address=str(address))
         return port
+
+    async def _start_archive(self, authority: LocalAuthority) -> None:
+        """Let an archive that uploads begin: what waits since before may be asked for."""
+        uploading = uploading_archive(self._archive)
+        if uploading is None:
+            return
+
+        def report(upload: StuckUpload) -> Deferred[None]:
+            return Deferred.fromCoroutine(
+                authority.emit(
+                    "recording.stuck", ok=False, error=upload.reason, session_id=upload.id,
+                    state=upload.state, attempts=upload.attempts,
+                )
+            )  # fmt: skip
+
+        await uploading.start(self._backend, self._host_id, report)
 
     def _listen_on(self, server: ApiServer) -> int:
         host, port = self._listen
@@ -319,6 +337,8 @@ class AuthService(Service):
         parts, self._parts = self._parts, None
         if parts is not None:
             parts.disk.stop()
+            if (uploading := uploading_archive(self._archive)) is not None:
+                await uploading.stop()
             await parts.ends.stop()
             parts.state.stop()
             await parts.hosts.stop()

@@ -244,7 +244,12 @@ class AuthConfig:
     )
     listen: Address = key("Where the API is served.", Address("0.0.0.0", 3025), port=3025)  # noqa: S104
     store: Chosen = key("Where the state is: ``sqlite[:PATH]`` or ``memory``.", Chosen("sqlite"))
-    recordings: Chosen = key("Where recordings are kept: ``dir[:PATH]``.", Chosen("dir"))
+    recordings: Chosen = key(
+        "Where recordings are kept: ``dir[:PATH]``, or a bucket:"
+        " ``s3://BUCKET/PREFIX?endpoint=https://HOST:PORT&region=REGION``, with ``path_style=yes``"
+        " for most stores but Amazon's, and ``ca_file=PATH`` for a CA of one's own.",
+        Chosen("dir"),
+    )
     signature_algorithm_suite: SignatureSuite | None = key(
         "The algorithm of the SSH keys of the CAs, hosts and users. ``ecdsa`` (NIST P-256) is for "
         "clients in FIPS mode. Chosen when the cluster is made. Default: ``ed25519`` for a new "

@@ -66,6 +66,7 @@ CODES: Final[Mapping[str, str]] = {
     "recording.delete": "TP003I",
     "recording.incomplete": "TP004W",
     "recording.limit": "TP005W",
+    "recording.stuck": "TP006W",
 }
 
 

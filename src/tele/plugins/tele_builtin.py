@@ -67,6 +67,27 @@ class _Directory:
         return archive
 
 
+@implementer(IPlugin, IArchiveFactory)
+class _S3:
+    kind = "s3"
+    help = (
+        "s3://BUCKET/PREFIX?endpoint=https://HOST:PORT&region=REGION&path_style=yes&ca_file=PATH -"
+        " a bucket of Amazon S3 or of a store that speaks its protocol; uploads wait in s3 in"
+        " data_dir"
+    )
+
+    def make(self, arguments: str, surroundings: Surroundings) -> IArchive:
+        from tele.recording.archives.s3.archive import S3Archive
+        from tele.recording.archives.s3.credentials import require_botocore
+        from tele.recording.archives.s3.location import parse_location
+
+        location = parse_location(arguments)
+        require_botocore()
+        folder = surroundings.data_dir / "s3"
+        archive: IArchive = S3Archive(surroundings.reactor, location, folder)
+        return archive
+
+
 @implementer(IPlugin, IAuditSinkFactory)
 class _File:
     kind = "file"
@@ -115,6 +136,7 @@ class _Command:
 sqlite = _Sqlite()
 memory = _Memory()
 directory = _Directory()
+s3 = _S3()
 file = _File()
 tape = _Tape()
 command = _Command()
