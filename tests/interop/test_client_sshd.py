@@ -92,6 +92,7 @@ def sshd(folder: Path, *lines: str, host_kind: str = "ssh-ed25519") -> Iterator[
     (folder / "config").write_text(
         "\n".join(
             [
+                *lines,  # the first value of an option counts
                 f"ListenAddress 127.0.0.1:{port}",
                 f"HostKey {folder}/host",
                 f"HostCertificate {folder}/host-cert.pub",
@@ -105,7 +106,6 @@ def sshd(folder: Path, *lines: str, host_kind: str = "ssh-ed25519") -> Iterator[
                 "PidFile none",
                 "LogLevel DEBUG1",
                 f"Ciphers {b','.join(CIPHERS).decode()}",
-                *lines,
                 "",
             ]
         )

@@ -516,14 +516,21 @@ def test_a_client_that_takes_no_more_output(remote: Remote) -> None:
 
 
 def test_output_ends_before_the_program(remote: Remote) -> None:
-    """EOF of the target reaches the client while the program still reads."""
+    """EOF of the target reaches the client with the status: OpenSSH's client would close the
+    session after both EOFs, and take no status any more.
+    """
     channel = remote.asking()
     (there,) = remote.far.server.service.channels.values()
     there.send_eof()
     channel.write(b"still read")
+    channel.send_eof()
     remote.settle()
-    assert channel.events[1:] == ["eof"]
+    assert channel.events == [(b"exec", True)]
     assert remote.programs[0].read_input() == b"still read"
+    remote.programs[0].finish(Exit(3))
+    remote.settle()
+    assert channel.events[1:] == ["eof", b"exit-status", "closed"]
+    assert channel.status == 3
 
 
 def test_a_window_that_lies(remote: Remote) -> None:

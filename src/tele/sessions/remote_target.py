@@ -43,8 +43,12 @@ class RemoteTarget:
         self._until = 0.0
 
     def on_connected(self, callback: Callable[[Any], None]) -> None:
-        """Call ``callback`` with each connection service, before it is used."""
+        """Call ``callback`` with each connection service: with the present one at once, with others
+        before they are used.
+        """
         self._on_connected = callback
+        if (present := self.current) is not None:
+            callback(present)
 
     def connection(self) -> Deferred[Any]:
         """Return the connection service of the target; can be cancelled.

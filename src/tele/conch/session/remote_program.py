@@ -51,9 +51,6 @@ class OutputReceiver(Protocol):
         :meth:`RemoteProgram.consumed`.
         """
 
-    def output_ended(self) -> None:
-        """It writes no more."""
-
     def input_sent(self, count: int) -> None:
         """So many bytes of input that were queued have left."""
 
@@ -209,8 +206,6 @@ class RemoteProgram(Channel):
             early.drop(size)
         if self._early_input_closed:
             receiver.input_closed()
-        if self.remote_eof:
-            receiver.output_ended()
         if self._is_closed:
             receiver.ended()
 
@@ -232,11 +227,6 @@ class RemoteProgram(Channel):
             self._early.append(view, code)
         else:
             self._receiver.output(code, view)
-
-    def eofReceived(self) -> None:
-        """The program writes no more."""
-        if self._receiver is not None:
-            self._receiver.output_ended()
 
     def close_output(self) -> None:
         """See :class:`IRemoteProgram`."""

@@ -7,7 +7,8 @@ Invariants:
 
 * A peer gets credit when what it sent has left on the other side: the queue between the two is
   at most one window in each direction, and a recorder that is behind stops the server.
-* How the program ended follows all of its output. No other request waits for data.
+* How the program ended follows all of its output, with EOF: OpenSSH's client closes a session
+  whose two directions have ended, and takes no status after that. No other request waits for data.
 * The tap observes data before they are passed on.
 """
 
@@ -78,7 +79,6 @@ class RemoteRunner:
         #: Bytes that are queued for the client, and for the program.
         self._output_queued = 0
         self._awaits_tap = False
-        self._output_ended = False
         self._has_ended = False
 
     def _advance(self, event: _Event) -> None:
@@ -159,11 +159,6 @@ class RemoteRunner:
         self._output_queued -= count
         self._program.consumed(count)
 
-    def output_ended(self) -> None:
-        """See :class:`~tele.conch.session.remote_program.OutputReceiver`."""
-        self._output_ended = True
-        self._check_end()
-
     def resume_output(self) -> None:
         """See :class:`Runner`. Credit resumes the server."""
 
@@ -228,8 +223,6 @@ class RemoteRunner:
             self._advance(_Event.ENDED)
             self._notify_tap()
             self._channel.program_ended(self._program.exit)
-        elif self._output_ended:
-            self._channel.send_eof()
 
     def _notify_tap(self) -> None:
         if self._program.tap is not None:
