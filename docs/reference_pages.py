@@ -173,7 +173,7 @@ def configuration_lines() -> Iterator[str]:
 
 #: Keys whose classes belong to the model, which knows nothing of configuration.
 _MODEL = {
-    "mode": "Whether nodes record sessions. Any other mode is refused.",
+    "mode": "Where sessions are recorded; ``off`` is nowhere.",
     "proxy_checks_host_keys": "``true``: host keys are always checked. ``false`` is refused.",
     "sync_end_after": "In a sync mode, how long a session waits for auth before it is ended.",
     "capture_head": "How much of the begin of each stream of a command without a terminal is kept.",

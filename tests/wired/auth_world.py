@@ -118,7 +118,7 @@ class World:
             authorities=self.authorities,
             issuer=Issuer("c", self.authorities, moment, os.urandom),
             state=state,
-            settings=ClusterSettings(self.backend, "c", state),
+            settings=ClusterSettings(self.backend, "c", state, hosts),
             hosts=hosts,
             members=members,
             users=Users(self.backend, passwords, moment),

@@ -40,6 +40,7 @@ from tele.model.api.tokens import ADD_TOKEN, NewToken
 from tele.model.event import Event
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.presence import Host, Presence
+from tele.model.recording_modes import PROXY_FEATURES
 from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec
 from tele.node.labels import LabelCommand, Labels
 from tele.node.presence import NodePresence
@@ -263,6 +264,7 @@ class SmallCluster:
             (f"127.0.0.1:{public or port}",),
             peer=at,
             peer_header=service.get("proxy_protocol", False),
+            features=PROXY_FEATURES,
         )
         member = self.member(store, lambda: announced, settings=settings or self.settings())
         serving = ProxyService(

@@ -19,6 +19,7 @@ from tele.errors import InvalidInput
 from tele.model.api.cluster import PUT_CLUSTER, PutCluster
 from tele.model.codec import decode, encode
 from tele.model.frame import FrameKind
+from tele.model.recording_modes import MODES
 from tele.model.resources import Cluster, ClusterSpec, Metadata, RecordingMode, RecordingSettings
 from tele.recording.archives.directory import DirectoryArchive
 from tele.store.memory import MemoryBackend
@@ -27,7 +28,8 @@ from tele.testing import MemoryRecorder
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
 #: Each mode that does not work, and one of a version that is yet to come.
-REFUSED: list[Any] = ["node-sync", "proxy", "proxy-sync", "proxy-hologram"]
+UNABLE: list[Any] = [m for m in RecordingMode if m not in (*MODES, RecordingMode.UNKNOWN)]
+REFUSED: list[Any] = [*(mode.value for mode in UNABLE), "proxy-hologram"]
 
 
 @pytest.fixture
@@ -117,9 +119,8 @@ def test_off_records_nothing(cluster: SmallCluster) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        *(RecordingSettings(RecordingMode(mode)) for mode in REFUSED[:3]),
+        *(RecordingSettings(mode) for mode in UNABLE),
         RecordingSettings(RecordingMode.UNKNOWN),
-        RecordingSettings(proxy_checks_host_keys=False),
     ],
 )
 def test_auth_does_not_start_with_what_nothing_honours(

@@ -14,24 +14,31 @@ from typing import Final
 
 from attrs import evolve
 
+from tele.auth.presence import Hosts
 from tele.auth.repository import Repository
 from tele.auth.state import SETTINGS, State
 from tele.errors import Conflict, InvalidInput
 from tele.interfaces import IBackend
 from tele.log import make_logger
 from tele.model.codec import encode
+from tele.model.identity import HostRole
+from tele.model.presence import Status
+from tele.model.recording_modes import RecordingMode, needs
 from tele.model.resources import Cluster, ClusterSpec, Metadata, RecordingSettings
 
 log = make_logger(__name__)
 
 #: The name under which they are stored: there is one cluster in a store.
 OWN: Final = "cluster"
+#: Hosts that an error names.
+NAMED: Final = 5
 
 
 class ClusterSettings:
     """The resource of the cluster ``name``."""
 
-    def __init__(self, backend: IBackend, name: str, state: State) -> None:
+    def __init__(self, backend: IBackend, name: str, state: State, hosts: Hosts) -> None:
+        self._hosts = hosts
         self._backend = backend
         self._name = name
         self._state = state
@@ -86,5 +93,24 @@ class ClusterSettings:
         for name, given in (("labels", metadata.labels), ("expires", metadata.expires)):
             if given:
                 raise InvalidInput(f"metadata.{name}: a cluster has none")
-        if problem := cluster.spec.session_recording.problem:
+        recording = cluster.spec.session_recording
+        if problem := recording.problem:
             raise InvalidInput(f"spec.{problem}")
+        # A mode that holds already is not refused: other settings can be changed meanwhile.
+        if recording.mode is not self._state.recording.mode and (
+            problem := self._unable(recording.mode)
+        ):
+            raise InvalidInput(f"spec.session_recording.mode: {recording.mode.value}: {problem}")
+
+    def _unable(self, mode: RecordingMode) -> str:
+        """Return which hosts that are online cannot do ``mode``, or nothing."""
+        for role in (HostRole.NODE, HostRole.PROXY):
+            online = [h for h in self._hosts.all(role) if h.status is Status.ONLINE]
+            unable = [h.name for h in online if needs(mode, role, h.features)]
+            if unable:
+                more = len(unable) - NAMED
+                named = ", ".join(unable[:NAMED]) + (f" and {more} more" if more > 0 else "")
+                return f"{role.value} {named} cannot do that: upgrade, or remove it (tele nodes rm)"
+            if not online and role is HostRole.PROXY and needs(mode, role, ()):
+                return "no proxy is online that could record"
+        return ""

@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from attrs import Factory, evolve, frozen
+from attrs import Factory, evolve, field, frozen
 
 from tele.auth.presence import Hosts
 from tele.auth.repository import Repository, Versioned
@@ -27,6 +27,7 @@ from tele.auth.state import REVOKED_HOSTS
 from tele.errors import AccessDenied, Conflict, NotFound, Unavailable, quoted
 from tele.interfaces import Delete, IBackend, Put
 from tele.model.addresses import host_of, plain_address
+from tele.model.bounds import OMITTED
 from tele.model.identity import HostIdentity, HostRole
 from tele.model.lifetimes import HOST_LIFETIME
 from tele.model.presence import OFFLINE_AFTER
@@ -57,6 +58,9 @@ class Member:
     ``issued`` the latest time of issue; certificates issued before ``since`` are of a host that it
     replaced. Older versions wrote ``valid_from``, the end of its first certificate, and no
     ``expires``.
+
+    ``sshd``: it did not join but was registered, has no key or certificate of the cluster, and runs
+    OpenSSH's sshd; ``addresses`` are further names in its host certificate.
     """
 
     host_id: str
@@ -71,6 +75,7 @@ class Member:
     addresses: tuple[str, ...] = ()
     source: str = ""
     valid_from: datetime = EARLIEST
+    sshd: bool = field(default=False, metadata=OMITTED)
 
     @property
     def ends(self) -> datetime:
@@ -132,7 +137,7 @@ class Members:
         """
         member = await self.find(identity.role, identity.host_id)
         shown = f"{identity.role.value} {identity.name}"
-        if member is None:
+        if member is None or member.sshd:
             raise AccessDenied(
                 f"{shown} is not a member of the cluster, or was removed; join with a token",
                 "removed",
@@ -324,9 +329,7 @@ class Members:
         return _by_key(*changes)
 
     def _put(self, member: Member, revision: int) -> Put:
-        # Longer than it may rejoin, so that a late host gets that error and not "unknown".
-        ttl = HOST_LIFETIME + REJOIN_LIMIT + timedelta(days=1)
-        return self._members.put(_key(member.role, member.host_id), member, revision, ttl)
+        return self._members.put(_key(member.role, member.host_id), member, revision, _life(member))
 
     async def _other(self, name: str, member: Member) -> Member | None:
         """Return another member that a name or an address belongs to, or None."""
@@ -343,11 +346,10 @@ class Members:
         holder = await self._names.get(name.lower())
         held = NameHolder(member.role, member.host_id)
         revision = 0 if holder is None else holder.revision
-        ttl = HOST_LIFETIME + REJOIN_LIMIT + timedelta(days=1)
         other = None
         if holder is not None and not _is(holder.value, member):
             other = await self._members.get(_key(holder.value.role, holder.value.host_id))
-        return self._names.put(name.lower(), held, revision, ttl), other
+        return self._names.put(name.lower(), held, revision, _life(member)), other
 
     async def _release(self, name: str, member: Member) -> list[Put | Delete]:
         """Return the changes that release a name, if it is the member's."""
@@ -361,6 +363,13 @@ def is_loopback(text: str) -> bool:
     """Whether ``text`` is a loopback address."""
     address = plain_address(text)
     return address is not None and address.is_loopback
+
+
+def _life(member: Member) -> timedelta | None:
+    """Return how long a member is stored: longer than it may rejoin, so that a late host gets that
+    error and not "unknown". A registered one stays until it is removed.
+    """
+    return None if member.sshd else HOST_LIFETIME + REJOIN_LIMIT + timedelta(days=1)
 
 
 def _key(role: HostRole, rest: str) -> str:

@@ -303,7 +303,7 @@ class AuthService(Service):
             authorities=authorities,
             issuer=Issuer(self._cluster, authorities, self._now, self._entropy),
             state=state,
-            settings=ClusterSettings(backend, self._cluster, state),
+            settings=ClusterSettings(backend, self._cluster, state, hosts),
             hosts=hosts,
             members=members,
             users=Users(backend, passwords, self._now),

@@ -30,6 +30,7 @@ from tele.membership.member import Member
 from tele.membership.store import MemberStore
 from tele.model.identity import HostRole
 from tele.model.presence import Presence
+from tele.model.recording_modes import PROXY_FEATURES
 from tele.proxy.service import ProxyService
 from tele.reactor import Reactor
 
@@ -86,6 +87,7 @@ def _locked_proxy(
         version=VERSION,
         peer=public_address(listen, config.peer_addr, listen.port),
         peer_header=required,
+        features=PROXY_FEATURES,
     )
     dialer = host_dialer(reactor, config.join)
     member = Member(

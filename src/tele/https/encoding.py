@@ -122,7 +122,7 @@ def encode_request(operation: Operation[Any, Any], request: Any) -> Encoded:
     if shape.octets:
         body, content_type = request.data, OCTETS
     elif shape.body:
-        body, content_type = encode({name: plain[name] for name in shape.body}), JSON
+        body, content_type = encode({name: plain[name] for name in shape.body if name in plain}), JSON
     else:
         body, content_type = b"", ""
     if len(body) > operation.limit:

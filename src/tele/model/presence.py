@@ -8,7 +8,7 @@ from enum import Enum
 
 from attrs import field, frozen
 
-from tele.model.bounds import AtMost
+from tele.model.bounds import OMITTED, AtMost
 from tele.model.identity import HostRole
 from tele.model.names import NAME
 
@@ -19,6 +19,7 @@ FORGET_AFTER = timedelta(days=7)
 #: How many of each a host may have.
 ADDRESSES_LIMIT = 32
 TUNNELS_LIMIT = 64
+FEATURES_LIMIT = 64
 LABELS_LIMIT = 128
 #: Characters of the key or the value of a label.
 LABEL_LIMIT = 1024
@@ -45,7 +46,7 @@ class Presence:
 
     ``tunnels`` are the host ids of the proxies that a node has a tunnel to; ``peer`` is the address
     of a proxy for other proxies, ``peer_header`` whether connections to it begin with a header of
-    the PROXY protocol.
+    the PROXY protocol. ``features``: see :mod:`tele.model.recording_modes`.
     """
 
     name: str = field(validator=NAME)
@@ -58,11 +59,19 @@ class Presence:
     tunnels: tuple[str, ...] = field(default=(), validator=AtMost(TUNNELS_LIMIT))
     peer: str = ""
     peer_header: bool = False
+    features: tuple[str, ...] = field(
+        default=(), validator=AtMost(FEATURES_LIMIT), metadata=OMITTED
+    )
 
 
 @frozen
 class Host:
-    """A listed host; ``tele ls`` prints nodes in this form."""
+    """A listed host; ``tele ls`` prints nodes in this form.
+
+    ``sshd``: it is no member but a machine that runs OpenSSH's sshd, which proxies reach and record
+    (``tele nodes add``). ``names`` are further names in its host certificate, ``problem`` is why a
+    proxy cannot reach it.
+    """
 
     id: str
     name: str
@@ -77,3 +86,7 @@ class Host:
     tunnels: tuple[str, ...] = ()
     peer: str = ""
     peer_header: bool = False
+    features: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    sshd: bool = field(default=False, metadata=OMITTED)
+    names: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    problem: str = field(default="", metadata=OMITTED)

@@ -11,6 +11,8 @@ from attrs import Factory, asdict, field, fields, frozen
 
 from tele.model.bounds import OMITTED, AtMost, Between, OneOf
 from tele.model.names import NAME
+from tele.model.recording_modes import MODES
+from tele.model.recording_modes import RecordingMode as RecordingMode
 from tele.model.sizes import Size
 
 #: The default of ``max_forwards``.
@@ -137,40 +139,18 @@ class User:
     version: str = field(default="v1", validator=OneOf(("v1",)))
 
 
-class RecordingMode(str, Enum):
-    """Where sessions are recorded.
-
-    Only :data:`RECORDING_MODES` work. Others are refused where they are set, and a node or proxy
-    that gets one accepts no logins; the same holds for ``UNKNOWN``, a mode of a newer auth.
-    """
-
-    NODE = "node"
-    NODE_SYNC = "node-sync"
-    PROXY = "proxy"
-    PROXY_SYNC = "proxy-sync"
-    OFF = "off"
-    UNKNOWN = "unknown"
-
-    @property
-    def by_proxies(self) -> bool:
-        """Whether proxies end users' SSH, and record sessions."""
-        return self in (RecordingMode.PROXY, RecordingMode.PROXY_SYNC)
-
-
-#: The modes that work.
-RECORDING_MODES = (RecordingMode.NODE, RecordingMode.OFF)
-
-
 def mode_problem(mode: RecordingMode) -> str:
     """Return why ``mode`` is not supported, or nothing."""
-    if mode in RECORDING_MODES:
+    if mode in MODES:
         return ""
-    return "sessions are recorded by the nodes (node) or not at all (off); there is no other mode"
+    return f"this version supports {', '.join(each.value for each in MODES)}"
 
 
 def host_keys_problem(checked: bool) -> str:
     """Return why this value of ``proxy_checks_host_keys`` is not supported, or nothing."""
-    return "" if checked else "host keys are always checked; leave this key out"
+    if checked or any(mode.by_proxies for mode in MODES):
+        return ""
+    return "host keys are always checked; leave this key out"
 
 
 def sync_end_problem(value: timedelta) -> str:
@@ -193,7 +173,7 @@ class RecordingSettings:
     """
 
     mode: RecordingMode = field(
-        default=RecordingMode.NODE, metadata={"check": mode_problem, "values": RECORDING_MODES}
+        default=RecordingMode.NODE, metadata={"check": mode_problem, "values": MODES}
     )
     proxy_checks_host_keys: bool = field(default=True, metadata={"check": host_keys_problem})
     # Hosts of an older version do not know these keys: they are left out while nobody set them.

@@ -7,6 +7,7 @@ from attrs import define
 from tele._version import VERSION
 from tele.model.identity import HostRole
 from tele.model.presence import Mode, Presence
+from tele.model.recording_modes import NODE_FEATURES
 from tele.node.labels import Labels
 
 
@@ -21,6 +22,7 @@ class NodePresence:
     addresses: tuple[str, ...] = ()
     mode: Mode = Mode.DIRECT
     tunnels: tuple[str, ...] = ()
+    features: tuple[str, ...] = NODE_FEATURES
 
     def __call__(self) -> Presence:
         """Return what is true now."""
@@ -32,4 +34,5 @@ class NodePresence:
             mode=self.mode,
             version=VERSION,
             tunnels=self.tunnels,
+            features=self.features,
         )

@@ -22,7 +22,9 @@ from tele.model.api.audit import ListEvents
 from tele.model.api.cluster import PutCluster
 from tele.model.api.members import ClusterState
 from tele.model.api.operation import Nothing
-from tele.model.identity import Caller, UserIdentity
+from tele.model.identity import Caller, HostRole, UserIdentity
+from tele.model.presence import Presence
+from tele.model.recording_modes import FEATURES, MODES, NODE_SYNC, PROXY, needs
 from tele.model.resources import (
     Cluster,
     ClusterSpec,
@@ -71,7 +73,7 @@ def test_the_configuration_holds_until_the_resource_is_written(world: World) -> 
     )  # fmt: skip
     result(other.start())
     assert other.recording == changed.spec.session_recording
-    assert result(ClusterSettings(world.backend, "c", other).get()) == changed
+    assert result(ClusterSettings(world.backend, "c", other, parts.hosts).get()) == changed
     other.stop()
 
 
@@ -159,3 +161,61 @@ def test_an_editor_of_an_earlier_version_may_change_the_cluster(
     result(world.parts.users.put_role("editor", former))
     result(world.parts.users.ensure_presets())  # once
     assert result(world.parts.users.role("editor")).spec == former.spec
+
+
+# -- what hosts can do ----------------------------------------------------------------
+@pytest.fixture
+def every_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version of tele that knows all modes; hosts may be of an older one."""
+    monkeypatch.setattr("tele.model.resources.MODES", tuple(RecordingMode))
+
+
+@pytest.mark.usefixtures("every_mode")
+def test_a_mode_that_a_host_cannot_do_is_refused(world: World) -> None:
+    """The error names the hosts that are online; one that is offline delays nobody."""
+    sync = RecordingSettings(RecordingMode.NODE_SYNC)
+    world.join(world.token())
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
+    with pytest.raises(InvalidInput, match="node-sync: node web1 cannot do that"):
+        put(world, sync)
+    able = Presence("web1", HostRole.NODE, features=(NODE_SYNC,))
+    world.do(table.ANNOUNCE, able, world.host())
+    assert put(world, sync).spec.session_recording == sync
+    put(world, OFF)
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
+    with pytest.raises(InvalidInput, match="web1"):
+        put(world, sync)
+    world.clock.advance(100)
+    put(world, sync)
+
+
+@pytest.mark.usefixtures("every_mode")
+def test_a_mode_of_proxies_needs_a_proxy(world: World) -> None:
+    """Without one that is online nobody could log in anywhere; nodes need no such feature then."""
+    by_proxies = RecordingSettings(RecordingMode.PROXY)
+    with pytest.raises(InvalidInput, match="no proxy is online"):
+        put(world, by_proxies)
+    proxy = world.proxy()
+    world.do(table.ANNOUNCE, Presence("gate", HostRole.PROXY), proxy)
+    with pytest.raises(InvalidInput, match="proxy gate cannot do that"):
+        put(world, by_proxies)
+    world.do(table.ANNOUNCE, Presence("gate", HostRole.PROXY, features=(PROXY,)), proxy)
+    assert put(world, by_proxies).spec.session_recording == by_proxies
+
+
+def test_features_are_names(world: World) -> None:
+    """A host announces words, which are passed on to other hosts."""
+    world.join(world.token())
+    for bad in ("", "A", "x" * 33, "a b", "é"):
+        with pytest.raises(InvalidInput, match="not the name of a feature"):
+            world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE, features=(bad,)), world.host())
+    with pytest.raises(InvalidInput):
+        Presence("web1", HostRole.NODE, features=("a",) * 65)
+
+
+def test_the_modes_that_work_are_those_that_all_parts_can_do() -> None:
+    """A mode is not offered before nodes and proxies have what it needs."""
+    for mode in RecordingMode:
+        able = not any(needs(mode, role, FEATURES[role]) for role in HostRole)
+        assert (mode in MODES) == (able and mode is not RecordingMode.UNKNOWN)
+    assert {RecordingMode.NODE, RecordingMode.OFF} <= set(MODES)

@@ -26,7 +26,10 @@ from tele.config.values import (
 )
 from tele.embed.hosts import limits_of, penalty_rules, ssh_algorithms
 from tele.errors import ConfigError
+from tele.model.recording_modes import MODES
 from tele.model.resources import RecordingMode
+
+WORKING = ", ".join(mode.value for mode in MODES)
 
 PIN = "sha256:" + "ab" * 32
 FOLDER = Path("/etc/tele")
@@ -133,7 +136,7 @@ node:
         (["  store: 'sqlite:'"], "auth.store: 'sqlite:' is not kind or kind:arguments"),
         (["  audit: file:/x"], "auth.audit: expected a list, got 'file:/x'"),
         (["  session_recording: node"], "auth.session_recording: expected keys and values"),
-        (["  session_recording: {mode: all}"], "expected one of node, off, got 'all'"),
+        (["  session_recording: {mode: all}"], f"expected one of {WORKING}, got 'all'"),
         (["log: {level: loud}"], "log.level: expected one of debug, info, warn, error"),
         (["data_dir: 7"], "data_dir: expected a path, got the number 7"),
     ],
@@ -371,14 +374,14 @@ def test_keepalive(section: str) -> None:
     assert "keepalive" in problem
 
 
-@pytest.mark.parametrize("mode", ["node-sync", "proxy", "proxy-sync", "unknown"])
+@pytest.mark.parametrize("mode", [m.value for m in RecordingMode if m not in MODES])
 def test_a_recording_mode_that_nothing_does_is_refused(mode: str) -> None:
     """Sessions that someone believes to be recorded elsewhere would not be; the line is named,
     and what there is.
     """
     (problem,) = problems(auth(f"  session_recording: {{mode: {mode}}}"))
     assert re.match(r"[^:]+:\d+: auth.session_recording.mode: ", problem)
-    assert "recorded by the nodes (node) or not at all (off)" in problem
+    assert f"{mode}: this version supports {WORKING}" in problem
 
 
 def test_host_keys_cannot_be_left_unchecked() -> None:

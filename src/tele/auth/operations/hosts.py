@@ -35,6 +35,7 @@ from tele.model.api.operation import Nothing
 from tele.model.api.paging import ById
 from tele.model.identity import Caller, HostRole, Identity, UserIdentity
 from tele.model.presence import LABEL_LIMIT, Host, Presence, Status
+from tele.model.recording_modes import FEATURE
 from tele.rbac.selector import read_selector
 
 #: Hosts that are read for one page: with a narrow selection a page may be short.
@@ -107,7 +108,7 @@ class HostOperations:
             member.name, host.role, request.addresses, request.labels, request.mode,
             request.version[:64], request.rotation[:64],
             () if is_proxy else request.tunnels, request.peer if is_proxy else "",
-            request.peer_header and is_proxy,
+            request.peer_header and is_proxy, request.features,
         )  # fmt: skip
         labels = {**request.labels, **member.labels}
         source = host_of(caller.seen_addr) if is_proxy else ""
@@ -172,6 +173,9 @@ def _check_presence(presence: Presence) -> None:
         read = Address.parse(address)
         if not is_host_name(read.host) or address not in (str(read), f"[{read.host}]:{read.port}"):
             raise InvalidInput(f"{quoted(address)} is not an address")
+    for feature in presence.features:
+        if not FEATURE.fullmatch(feature):
+            raise InvalidInput(f"{quoted(feature)} is not the name of a feature")
     for proxy in presence.tunnels:
         check_host_id(proxy)
     for key, value in presence.labels.items():
