@@ -25,6 +25,8 @@ WORK: dict[str, str] = {
     "open_recordings": "all sessions that run are read",
     "whoami": "one look-up",
     "list_hosts": "1,000 hosts are looked at for a page, each with 32 labels and one's roles",
+    "add_host": "some ten look-ups, two commits",
+    "report_host_probes": "500 hosts are looked up; one commit for each that is not as before",
     "delete_host": "some ten look-ups, three commits",
     "list_users": "a page of 1,000",
     "get_user": "one look-up",

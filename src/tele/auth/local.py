@@ -46,6 +46,7 @@ from tele.auth.operations.locking import Locking
 from tele.auth.operations.proxying import ProxyingOperations
 from tele.auth.operations.recordings import RecordingOperations
 from tele.auth.operations.sessions import SessionOperations
+from tele.auth.operations.sshd_hosts import SshdHostOperations
 from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
@@ -126,6 +127,9 @@ class LocalAuthority:
                 clock, authorizer, journal,
             ),
             ClusterOperations(parts.settings, journal),
+            SshdHostOperations(
+                parts.cluster, clock, parts.members, parts.hosts, journal, new_id
+            ),
             Locking(clock, parts.users, parts.hosts, parts.recordings, authorizer, journal),
             SessionOperations(
                 parts.recordings, parts.hosts, parts.members, parts.ends, quotas, authorizer

@@ -232,6 +232,29 @@ class Members:
             return renewed
         raise Conflict(f"{member.role.value} {name} changes too often; try again")
 
+    async def register(self, member: Member, *more: Put) -> None:
+        """Store a machine that does not join, in one commit with the changes ``more``.
+
+        Another one with its id is replaced. Raises :class:`Conflict` if a name is another host's.
+        """
+        for _ in range(ATTEMPTS):
+            before = await self._members.get(_key(member.role, member.host_id))
+            changes: dict[str, Put | Delete] = {}
+            for old in () if before is None else _names_of(before.value):
+                changes.update(_by_key(*await self._release(old, member)))
+            for name in _names_of(member):
+                hold, other = await self._hold(name, member)
+                if other is not None:
+                    raise _taken(name, other.value)
+                changes.update(_by_key(hold))
+            changes.update(_by_key(self._put(member, 0 if before is None else before.revision)))
+            try:
+                await self._backend.commit(*changes.values(), *more)
+            except Conflict:
+                continue
+            return
+        raise Conflict(f"{member.role.value} {member.name} changes too often; try again")
+
     async def remove(self, wanted: str, now: datetime) -> tuple[Member, ...]:
         """End the membership of the host with this id, in all its roles, or with this name.
 

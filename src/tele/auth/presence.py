@@ -33,7 +33,7 @@ from tele.loop import now
 from tele.model.api.hosts import HostChanges
 from tele.model.codec import decode
 from tele.model.identity import HostRole
-from tele.model.presence import FORGET_AFTER, OFFLINE_AFTER, Host, Presence, Status
+from tele.model.presence import FORGET_AFTER, NEVER, OFFLINE_AFTER, Host, Presence, Status
 
 log = make_logger(__name__)
 
@@ -149,10 +149,31 @@ class Hosts:
             self._unstored[role, announcement.host_id] = None
             self._later("flush", FLUSH_SECONDS, self._flush_soon)
 
+    async def probed(self, host_id: str, reached: datetime | None, problem: str) -> None:
+        """Note that a proxy has reached a host which announces nothing itself, or why it has not.
+
+        While another proxy reaches it, it is online, without a problem.
+        """
+        role = HostRole.NODE
+        before = self._announced[role].get(host_id)
+        if before is None or not before.presence.sshd:
+            return  # it was removed meanwhile
+        if reached is not None:
+            presence = evolve(before.presence, problem="")
+            await self.observe(role, evolve(before, presence=presence, received=reached))
+        elif not self.is_online(role, host_id) and problem != before.presence.problem:
+            after = evolve(before, presence=evolve(before.presence, problem=problem))
+            self._take(role, after, self._moments[role][host_id])
+            await self._backend.commit(self._put(role, after))
+
+    def registered(self, announcement: Announcement) -> Put:
+        """Return the change that lists a host which announces nothing itself (``sshd``)."""
+        return self._put(HostRole.NODE, announcement)
+
     def _put(self, role: HostRole, announcement: Announcement) -> Put:
-        return self._repository.put(
-            f"{role.value}/{announcement.host_id}", announcement, ttl=self._forget_after
-        )
+        # One that was registered stays until it is removed.
+        ttl = None if announcement.presence.sshd else self._forget_after
+        return self._repository.put(f"{role.value}/{announcement.host_id}", announcement, ttl=ttl)
 
     def forgotten(self, role: HostRole, host_id: str) -> Delete:
         """Return the change that removes a host's announcement."""
@@ -273,6 +294,9 @@ class Hosts:
             peer=presence.peer,
             peer_header=presence.peer_header,
             features=presence.features,
+            sshd=presence.sshd,
+            names=presence.names,
+            problem=presence.problem,
         )
 
     # -- inside -----------------------------------------------------------------------
@@ -290,6 +314,9 @@ class Hosts:
 
     def _stored(self, role: HostRole, announcement: Announcement) -> None:
         """Take an announcement that this auth stored itself, or that another auth received."""
+        if announcement.received == NEVER:
+            self._take(role, announcement, self._clock.seconds() - OFFLINE_SECONDS)
+            return
         known = self._announced[role].get(announcement.host_id)
         # A slightly older one is outdated. If it is much older, a clock was set back.
         age = None if known is None else known.received - announcement.received

@@ -4,7 +4,8 @@
 that signs for members: an OpenSSH client tells them apart by their names only. Invariants:
 
 * No name is a host id, lies in the cluster's domain, or is reserved for auth or proxies.
-* No name or address is one of a member.
+* No name or address is one of a member. Those of a registered machine (``tele nodes add``) are
+  what its own certificate has.
 """
 
 from __future__ import annotations
@@ -49,10 +50,12 @@ async def check_free(text: str, members: Members, hosts: Hosts) -> None:
     """Raise :class:`Conflict` for a name or an address of a member."""
     name = plain_name(text)
     member = await members.named(name)
-    if member is not None:
+    if member is not None and not member.sshd:
         raise _taken(text, f"a name of {member.role.value} {member.name}")
     for role in HostRole:
         for host in hosts.all(role):
+            if host.sshd:
+                continue  # it is what the certificate is for
             if name == host.name.lower() or name in map(plain_name, host.addresses):
                 raise _taken(text, f"an address of {role.value} {host.name}")
 

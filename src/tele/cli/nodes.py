@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -18,14 +18,21 @@ from tele.errors import InvalidInput, NotFound, TeleError, quoted
 #: Nodes that are listed when several fit.
 SHOWN = 5
 
+
+def _status(node: Mapping[str, Any]) -> str:
+    if node["status"] == "online":
+        return "online"
+    problem = f": {node['problem']}" if node.get("problem") else ""
+    if node["last_seen"].startswith("1970-"):  # a machine that no proxy has reached yet
+        return f"offline, never reached{problem}"
+    return f"offline, {ago(node['last_seen'])}{problem}"
+
+
 _COLUMNS = (
     Column("NAME", lambda n: n["name"]),
     Column("ADDRESS", lambda n: words(n["addresses"]) or n["mode"]),
     Column("LABELS", lambda n: words(n["labels"])),
-    Column(
-        "STATUS",
-        lambda n: n["status"] if n["status"] == "online" else f"offline, {ago(n['last_seen'])}",
-    ),
+    Column("STATUS", _status),
 )
 
 
@@ -99,6 +106,7 @@ def labelled_node(selector: str, where: Where) -> str:
     cls=LazyGroup,
     lazy={
         "ls": Lazy("tele.cli.nodes:ls", "List the nodes that you may log in to."),
+        "add": Lazy("tele.cli.sshd_nodes:add", "Register a machine that runs OpenSSH's sshd."),
         "rm": Lazy("tele.cli.nodes:rm", "Remove a node from the cluster."),
     },
 )
@@ -113,7 +121,8 @@ def rm(name: str, where: Where) -> None:
     """Remove the node with this name or id from the cluster.
 
     Its connections end and its certificates are revoked. To join again it needs a token, and gets
-    a new id. Nodes that have been offline for long are not listed, but can be removed.
+    a new id. Nodes that have been offline for long are not listed, but can be removed. What
+    tele nodes add registered is removed in the same way.
     """
     remove_node(name, where)
 

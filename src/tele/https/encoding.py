@@ -122,7 +122,8 @@ def encode_request(operation: Operation[Any, Any], request: Any) -> Encoded:
     if shape.octets:
         body, content_type = request.data, OCTETS
     elif shape.body:
-        body, content_type = encode({name: plain[name] for name in shape.body if name in plain}), JSON
+        given = {name: plain[name] for name in shape.body if name in plain}
+        body, content_type = encode(given), JSON
     else:
         body, content_type = b"", ""
     if len(body) > operation.limit:

@@ -37,6 +37,7 @@ CODES: Final[Mapping[str, str]] = {
     "node.delete": "TN002I",
     "node.duplicate": "TN003W",
     "node.rejoin": "TN004I",
+    "node.add": "TN005I",
     "node.quota": "TN010W",
     "clock.step": "TN011W",
     "clock.skew": "TN012W",

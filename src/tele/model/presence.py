@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 
 from attrs import field, frozen
@@ -12,6 +12,8 @@ from tele.model.bounds import OMITTED, AtMost
 from tele.model.identity import HostRole
 from tele.model.names import NAME
 
+#: The last announcement of a host that was never reached.
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 ANNOUNCE_PERIOD = timedelta(seconds=30)
 OFFLINE_AFTER = timedelta(seconds=90)
 FORGET_AFTER = timedelta(days=7)
@@ -20,6 +22,8 @@ FORGET_AFTER = timedelta(days=7)
 ADDRESSES_LIMIT = 32
 TUNNELS_LIMIT = 64
 FEATURES_LIMIT = 64
+#: Characters of why a host cannot be reached.
+PROBLEM_LIMIT = 256
 LABELS_LIMIT = 128
 #: Characters of the key or the value of a label.
 LABEL_LIMIT = 1024
@@ -47,6 +51,7 @@ class Presence:
     ``tunnels`` are the host ids of the proxies that a node has a tunnel to; ``peer`` is the address
     of a proxy for other proxies, ``peer_header`` whether connections to it begin with a header of
     the PROXY protocol. ``features``: see :mod:`tele.model.recording_modes`.
+    ``sshd``, ``names`` and ``problem`` are of :class:`Host`, and announced by no host.
     """
 
     name: str = field(validator=NAME)
@@ -62,6 +67,9 @@ class Presence:
     features: tuple[str, ...] = field(
         default=(), validator=AtMost(FEATURES_LIMIT), metadata=OMITTED
     )
+    sshd: bool = field(default=False, metadata=OMITTED)
+    names: tuple[str, ...] = field(default=(), validator=AtMost(ADDRESSES_LIMIT), metadata=OMITTED)
+    problem: str = field(default="", validator=AtMost(PROBLEM_LIMIT), metadata=OMITTED)
 
 
 @frozen

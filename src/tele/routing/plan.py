@@ -43,9 +43,12 @@ def routes(
 ) -> tuple[Route, ...]:
     """Return the routes to ``host``, the best first.
 
+    There is none to a machine with sshd: a proxy ends users' SSH there, and nothing else does.
     ``here``: it has a tunnel to this proxy. ``others`` are the other proxies that are online,
     ``unreachable`` the addresses that did not answer lately: they come last.
     """
+    if host.sshd:
+        return ()
     through: list[Route] = [ThisTunnel()] if here else []
     through += [PeerProxy(proxy) for proxy in others if proxy.id in host.tunnels]
     good = [Direct(address) for address in host.addresses if address not in unreachable]

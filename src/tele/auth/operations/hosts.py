@@ -179,5 +179,10 @@ def _check_presence(presence: Presence) -> None:
     for proxy in presence.tunnels:
         check_host_id(proxy)
     for key, value in presence.labels.items():
-        if not key or max(len(key), len(value)) > LABEL_LIMIT:
-            raise InvalidInput(f"label {quoted(key)} has to have 1 to {LABEL_LIMIT} characters")
+        check_label(key, value)
+
+
+def check_label(key: str, value: str) -> None:
+    """Raise :class:`InvalidInput` for a label that no host may have."""
+    if not key or max(len(key), len(value)) > LABEL_LIMIT:
+        raise InvalidInput(f"label {quoted(key)} has to have 1 to {LABEL_LIMIT} characters")

@@ -182,7 +182,7 @@ class JoinOperations:
         """Return the member that made the request. Raises :class:`AccessDenied`."""
         member = await self._members.find(request.role, request.host_id)
         try:
-            if member is None:
+            if member is None or member.sshd:
                 raise BadCertificate("no such member", "proof")
             check_rejoin(
                 member.ssh_public_key, request.signature, self._cluster, request.host_id,

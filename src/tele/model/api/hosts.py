@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from attrs import field, frozen
@@ -10,10 +11,15 @@ from tele.model.api.operation import Hosts, Nothing, Operation, Permitted, Users
 from tele.model.api.paging import PAGE, ById
 from tele.model.bounds import AtMost
 from tele.model.identity import HostRole
-from tele.model.presence import Host
+from tele.model.names import HOST_NAME
+from tele.model.presence import ADDRESSES_LIMIT, LABELS_LIMIT, PROBLEM_LIMIT, Host
 
 #: Labels to select hosts by.
 SELECTORS_LIMIT: Final = 32
+#: Characters of an address.
+ADDRESS_LIMIT: Final = 300
+#: Probes in one report.
+PROBES_LIMIT: Final = 500
 
 
 @frozen
@@ -60,6 +66,37 @@ class ListHosts:
     after: str = ""
 
 
+@frozen
+class AddHost:
+    """A machine that runs OpenSSH's sshd, which proxies reach at ``address`` and record.
+
+    ``name`` is what users call it, ``names`` are further names in its host certificate. With
+    ``replace`` the machine that has the name already gets these values, and keeps its id.
+    """
+
+    name: str = field(validator=HOST_NAME)
+    address: str = field(validator=AtMost(ADDRESS_LIMIT))
+    labels: Mapping[str, str] = field(factory=dict, validator=AtMost(LABELS_LIMIT))
+    names: tuple[str, ...] = field(default=(), validator=AtMost(ADDRESSES_LIMIT))
+    replace: bool = False
+
+
+@frozen
+class HostProbe:
+    """What a proxy found when it connected to a machine with sshd; ``problem`` is a text."""
+
+    host_id: str
+    ok: bool
+    problem: str = field(default="", validator=AtMost(PROBLEM_LIMIT))
+
+
+@frozen
+class ReportHostProbes:
+    """Probes of the calling proxy."""
+
+    items: tuple[HostProbe, ...] = field(validator=AtMost(PROBES_LIMIT))
+
+
 WATCH_HOSTS = Operation(
     "watch_hosts",
     "GET",
@@ -91,4 +128,27 @@ DELETE_HOST = Operation(
     Nothing,
     (Permitted("node", "delete"),),
     "Remove the host with this id or name",
+)
+
+ADD_HOST = Operation(
+    "add_host",
+    "POST",
+    "/v1/hosts",
+    AddHost,
+    Host,
+    (Permitted("node", "create"),),
+    "Register a machine that runs OpenSSH's sshd",
+    limit=512 * 1024,
+    cost=5,
+)
+
+REPORT_HOST_PROBES = Operation(
+    "report_host_probes",
+    "POST",
+    "/v1/hosts/probes",
+    ReportHostProbes,
+    Nothing,
+    (Hosts((HostRole.PROXY,)),),
+    "Which machines with sshd the calling proxy can connect to",
+    cost=20,
 )

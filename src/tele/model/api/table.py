@@ -17,8 +17,10 @@ from tele.model.api.authorities import SIGN_HOST as SIGN_HOST
 from tele.model.api.authorities import SIGN_USER as SIGN_USER
 from tele.model.api.cluster import GET_CLUSTER as GET_CLUSTER
 from tele.model.api.cluster import PUT_CLUSTER as PUT_CLUSTER
+from tele.model.api.hosts import ADD_HOST as ADD_HOST
 from tele.model.api.hosts import DELETE_HOST as DELETE_HOST
 from tele.model.api.hosts import LIST_HOSTS as LIST_HOSTS
+from tele.model.api.hosts import REPORT_HOST_PROBES as REPORT_HOST_PROBES
 from tele.model.api.hosts import WATCH_HOSTS as WATCH_HOSTS
 from tele.model.api.locks import DELETE_LOCK as DELETE_LOCK
 from tele.model.api.locks import GET_LOCK as GET_LOCK
