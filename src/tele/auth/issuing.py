@@ -36,6 +36,7 @@ from tele.model.api.members import PublicKeys
 from tele.model.authority import AuthorityKind, Certificates
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
 from tele.model.lifetimes import HOST_LIFETIME
+from tele.model.presence import Host
 from tele.model.resources import Role, RoleOptions, User
 from tele.rbac.forced import may_forward
 from tele.rbac.logins import expand, logins_of
@@ -194,28 +195,33 @@ class Issuer:
             self._entropy,
         )  # fmt: skip
 
-    def target(
-        self, host_id: str, name: str, proxy_id: str, public_key: str
-    ) -> tuple[Certificate, datetime]:
+    def target(self, host: Host, proxy_id: str, public_key: str) -> tuple[Certificate, datetime]:
         """Certify a proxy's key with the names of a host; returns the end of the certificate, too.
 
         Nothing else of a member is in it: it is no proof of a membership.
         """
         authority, moment = self._authorities[AuthorityKind.HOST], self._now()
-        host = HostCertificateRequest(host_id, name, self._cluster, HostRole.NODE)
+        request = HostCertificateRequest(
+            host.id, host.name, self._cluster, HostRole.NODE, host.names
+        )
         blob = key_blob(public_key)
-        made = issue_target(authority.ssh, blob, host, proxy_id, moment, self._entropy)
-        return made, moment + host.lifetime
+        made = issue_target(authority.ssh, blob, request, proxy_id, moment, self._entropy)
+        return made, moment + request.lifetime
 
     def minted(
         self,
         user: CheckedUser,
         grant: Grant,
         session_id: str,
+        host: Host,
+        proxy_id: str,
         public_key: str,
         expires: datetime,
     ) -> Certificate:
-        """Certify a proxy's key for one login of ``user`` that ``grant`` allows.
+        """Certify a proxy's key for one login of ``user`` to ``host`` that ``grant`` allows.
+
+        A node refuses it if it is for another host. An sshd cannot tell: for one there is a further
+        principal, which no user's certificate has, and which is all that it needs to accept.
 
         It counts as issued when the user's own certificate was, so that what revokes or restricts
         that one holds for it, too.
@@ -224,7 +230,9 @@ class Issuer:
         request = UserCertificateRequest(
             user=identity.user,
             cluster=self._cluster,
-            logins=(grant.login,),
+            logins=(grant.login, f"session:{grant.login}@{host.name}")
+            if host.sshd
+            else (grant.login,),
             roles=identity.roles,
             login_session=identity.login_session,
             lifetime=expires - identity.issued,
@@ -233,9 +241,11 @@ class Issuer:
             port_forwarding=grant.port_forwarding,
             agent_forwarding=grant.agent_forwarding,
             x11_forwarding=grant.x11_forwarding,
-            force_command=user.force_command,
+            force_command=grant.force_command,
             pty=grant.permit_pty,
             session=session_id,
+            target=host.id,
+            proxy=proxy_id,
         )
         authority = self._authorities[AuthorityKind.USER]
         blob = key_blob(public_key)

@@ -230,11 +230,6 @@ class Hosts:
         proxies = self._announced[HostRole.PROXY].values()
         return any(announcement.source == address for announcement in proxies)
 
-    def find(self, role: HostRole, host_id: str) -> Host | None:
-        """Return a host with its status now, or None."""
-        announcement = self._announced[role].get(host_id)
-        return None if announcement is None else self._show(role, announcement)
-
     def all(self, role: HostRole) -> tuple[Host, ...]:
         """Return all hosts of a role, by name, with their status now."""
         return tuple(self.after(role, ""))

@@ -66,8 +66,10 @@ class CheckedUser:
     force_command: str | None = None
     verify_required: bool = False
     extensions: frozenset[str] = frozenset()
-    #: The session that a proxy ends, if the certificate is for one login of that.
+    #: The session that a proxy ends, if the certificate is for one login of that, and the id of the
+    #: host on which that is.
     session: str = ""
+    target: str = ""
 
     @property
     def limits(self) -> CertificateLimits:
@@ -123,6 +125,7 @@ def check_user(
         VERIFY_REQUIRED in critical,
         frozenset(certificate.extensions),
         _decode(certificate.extensions.get(SESSION, b"")),
+        _decode(certificate.extensions.get(TARGET, b"")),
     )
 
 

@@ -53,8 +53,11 @@ class UserCertificateRequest:
     source_address: str | None = None
     force_command: str | None = None
     pty: bool = True
-    #: The session for which a proxy gets it.
+    #: The session for which a proxy gets it, and the ids of the host on which that is, and of the
+    #: proxy.
     session: str = ""
+    target: str = ""
+    proxy: str = ""
 
 
 @frozen
@@ -85,6 +88,8 @@ def issue_user(
     }
     if request.session:
         extensions[check.SESSION] = request.session.encode()
+        extensions[check.TARGET] = request.target.encode()
+        extensions[check.PROXY] = request.proxy.encode()
     for allowed, name in (
         (request.pty, PERMIT_PTY),
         (request.port_forwarding, PERMIT_PORT_FORWARDING),

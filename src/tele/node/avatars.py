@@ -59,7 +59,7 @@ class AvatarFactory:
             self._reactor,
             context,
             NodePrograms(settings.spawning, context, account, self._reactor, self._subsystems),
-            self._tape(context),
+            None if proxied else self._tape(context),
             self._audit,
             ForwardingResources(
                 UserSockets(settings.spawning, grant.login, grant.identity.user),
@@ -72,7 +72,6 @@ class AvatarFactory:
 
     def _tape(self, context: ConnectionContext) -> ConnectionTape | None:
         recorder = self._settings.recorder
-        mode = context.grant.recording.mode
-        if recorder is None or mode is RecordingMode.OFF or mode.by_proxies:
+        if recorder is None or context.grant.recording.mode is RecordingMode.OFF:
             return None
         return make_tape(self._reactor, recorder, context, self._member.identity.host)

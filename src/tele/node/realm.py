@@ -5,13 +5,15 @@ Invariants:
 * Who is let in, and may stay, is decided by ``tele.sessions.admission``, about this node and its
   labels; the account is looked up before, and what counts is what is decided after that.
 * While proxies record sessions, no one logs in here but a proxy, with a certificate that auth made
-  for one session of a user who has logged in there.
+  for one session of a user who has logged in there. Such a certificate is for this host, and for
+  one login. Users of roles with ``break_glass`` log in also directly, and the node records them.
 * Accounts are looked up in threads of their own, of which each user has a share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from twisted.conch.interfaces import IConchUser
@@ -22,6 +24,7 @@ from zope.interface import implementer
 
 from tele.conch.server.credentials import CertificateCredentials
 from tele.errors import AccessDenied, Unavailable
+from tele.loop import now
 from tele.membership.member import Member
 from tele.model.access import Grant
 from tele.model.identity import HostRole
@@ -98,6 +101,9 @@ class NodeRealm:
         self._labels = labels
         self._make_avatar = make_avatar
         self._accounts = accounts
+        self._reactor = reactor
+        #: Serials of certificates for one login that were used, and until when they are valid.
+        self._used: dict[int, datetime] = {}
         #: Its owner tells it of changes, and stops it.
         self.admission: Final = SessionAdmission(reactor, member, HostRole.NODE, self._all_labels)
 
@@ -110,7 +116,9 @@ class NodeRealm:
             raise Unavailable("this server has SSH users only")
         admission, login = self.admission, Login.of(credentials, self._target)
         grant = admission.admit(login)
-        if grant.recording.mode.by_proxies and not credentials.checked.session:
+        self._check_session(credentials)
+        by_proxies = grant.recording.mode.by_proxies and not grant.break_glass
+        if by_proxies and not credentials.checked.session:
             raise AccessDenied(
                 "sessions of this cluster are recorded by its proxies: connect through one, with"
                 " tele ssh, or as tele config sets it up",
@@ -121,6 +129,21 @@ class NodeRealm:
         # That took a while: what counts is what is decided now.
         avatar = self._make_avatar(admission.admit(login), credentials)
         return IConchUser, avatar, await admission.enter(avatar, login)
+
+    def _check_session(self, credentials: CertificateCredentials) -> None:
+        """Refuse a certificate for a session on another host, or for a session a second time."""
+        checked, moment = credentials.checked, now(self._reactor)
+        if not checked.session:
+            return
+        if checked.target != self._member.host_id:
+            raise AccessDenied("the certificate is for a session on another host", "certificate")
+        serial, expires = checked.identity.serial, checked.identity.expires
+        # They expire in the order of their issue, within minutes.
+        while self._used and next(iter(self._used.values())) <= moment:
+            del self._used[next(iter(self._used))]
+        if serial in self._used:
+            raise AccessDenied("the certificate is for one login, and was used", "certificate")
+        self._used[serial] = expires
 
     def _target(self) -> Target:
         return Target(self._member.host_id, self._all_labels())

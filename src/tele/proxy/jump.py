@@ -85,6 +85,8 @@ class JumpHost:
         """
         if problem := self._state().recording.problem:
             raise Unavailable(f"this proxy cannot record sessions as the cluster says: {problem}")
+        if credentials.checked.session:
+            raise AccessDenied("the certificate is for one session of a proxy", "certificate")
         identity = credentials.checked.identity
         refused = self._policy().refuses_user(identity, now(self._clock))
         if refused is not None:

@@ -18,6 +18,7 @@ from tele.certs.keys import PrivateKey, parse_line
 from tele.errors import AccessDenied, BadCertificate, Conflict, NotFound, TeleError
 from tele.loop import now
 from tele.model.api import proxying, table
+from tele.model.api.hosts import AddHost
 from tele.model.api.paging import ById
 from tele.model.api.roles import PutRole
 from tele.model.authority import AuthorityKind
@@ -29,8 +30,10 @@ from tele.model.resources import (
     RecordingMode,
     RecordingSettings,
     Role,
+    RoleOptions,
     RoleSpec,
 )
+from tele.rbac.logins import is_login
 from tele.wire.fields import boolean, string
 
 SESSION = "11111111-2222-4333-8444-555555555555"
@@ -348,3 +351,46 @@ def test_only_for_hosts_that_are_there(world: World, proxy: Caller) -> None:
     world.do(table.DELETE_HOST, ById(HOST_ID))
     with pytest.raises(NotFound):
         world.do(table.CERTIFY_TARGET, proxying.CertifyTarget(HOST_ID, line), proxy)
+
+
+def test_a_certificate_names_its_host(world: World, proxy: Caller, alice: Alice) -> None:
+    """A node refuses one that is for another host, so that a proxy that was taken over cannot use a
+    login of a user to one host for another one (attack).
+    """
+    made = mint(world, proxy, alice.request())
+    certificate = parse_certificate(parse_line(made.certificate))
+    assert certificate.principals == ("root",)
+    assert certificate.extensions["tele-target"] == HOST_ID.encode()
+    assert certificate.extensions["tele-proxy"] == PROXY_ID.encode()
+
+
+def test_a_machine_with_sshd(world: World, proxy: Caller) -> None:
+    """The proxy answers for all of its names; what it logs in with has a principal for this machine
+    alone, which no user's certificate can have.
+    """
+    world.next_id = THIRD_ID
+    names = ("db.example.org",)
+    world.do(table.ADD_HOST, AddHost("legacy", "10.0.0.9:22", {"env": "prod"}, names))
+    answers = target(world, proxy, THIRD_ID)
+    assert {"legacy.c", "legacy", "db.example.org", THIRD_ID} <= set(answers.principals)
+    alice = issue(world, proxy)
+    made = mint(world, proxy, alice.request(host_id=THIRD_ID, host_key=answers.blob))
+    certificate = parse_certificate(parse_line(made.certificate))
+    assert certificate.principals == ("root", "session:root@legacy")
+    assert not is_login("session:root@legacy")
+    world.do(table.DELETE_HOST, ById("legacy"))
+    with pytest.raises(NotFound):
+        mint(world, proxy, alice.request(host_id=THIRD_ID, host_key=answers.blob))
+
+
+def test_a_command_that_a_role_forces_is_in_the_certificate(world: World, proxy: Caller) -> None:
+    """An sshd knows no roles; it runs what the certificate forces, whatever the proxy asks for."""
+    alice = issue(world, proxy)
+    spec = RoleSpec(
+        Conditions(("root",), {"env": ("prod",)}), options=RoleOptions(force_command="uptime")
+    )
+    world.do(table.PUT_ROLE, PutRole("dev", Role(Metadata("dev"), spec)))
+    made = mint(world, proxy, alice.request())
+    certificate = parse_certificate(parse_line(made.certificate))
+    assert certificate.critical["force-command"] == b"uptime"
+    assert "permit-port-forwarding" not in certificate.extensions

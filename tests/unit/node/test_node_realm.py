@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from attrs import evolve
 from twisted.conch.interfaces import IConchUser
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
@@ -14,8 +15,9 @@ from twisted.internet.task import Clock
 from tele.certs.check import CheckedUser
 from tele.conch.server.credentials import CertificateCredentials
 from tele.errors import AccessDenied, Unavailable
-from tele.model.access import Denied, Grant, Reason
+from tele.model.access import Denied, Grant, Reason, RecordingPlan
 from tele.model.identity import UserIdentity
+from tele.model.resources import RecordingMode
 from tele.node.realm import NodeRealm
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
@@ -105,6 +107,48 @@ def test_a_login_and_its_end() -> None:
     leave()
     assert avatar.events == ["in", "out"]
     assert len(world.realm.admission.sessions) == 0
+
+
+def by_proxy(world: World, target: str, serial: int = 7) -> None:
+    """Log in with a certificate for a session that a proxy ends."""
+    identity = evolve(world.grant.identity, serial=serial)
+    checked = CheckedUser(identity, session="session-1", target=target)
+    world.credentials = evolve(world.credentials, checked=checked)
+
+
+def test_a_certificate_for_another_host_is_refused() -> None:
+    """What a proxy got for a session on one host opens none on another (attack)."""
+    world = World()
+    for target in ("host-2", ""):
+        by_proxy(world, target)
+        with pytest.raises(AccessDenied, match="another host"):
+            world.begin()[0].raiseException()
+    by_proxy(world, "host-1")
+    assert world.begin() == []
+
+
+def test_a_certificate_for_one_login_is_used_once() -> None:
+    """One that is stolen, or used again by the proxy, opens no second session (attack)."""
+    world = World()
+    for serial in (7, 8):
+        by_proxy(world, "host-1", serial)
+        assert world.begin() == []
+        with pytest.raises(AccessDenied, match="was used"):
+            world.begin()[0].raiseException()
+
+
+@pytest.mark.parametrize("mode", [RecordingMode.PROXY, RecordingMode.PROXY_SYNC])
+def test_users_do_not_get_around_the_proxies(mode: RecordingMode) -> None:
+    """While proxies record, a user's own certificate opens nothing here (attack)."""
+    world = World()
+    world.answer = evolve(world.grant, recording=RecordingPlan(mode))
+    with pytest.raises(AccessDenied, match="recorded by its proxies"):
+        world.begin()[0].raiseException()
+    by_proxy(world, "host-1")
+    assert world.begin() == []
+    rescue = World()
+    rescue.answer = evolve(world.answer, break_glass=True)
+    assert rescue.begin() == []  # its account is looked up
 
 
 def test_what_changes_during_a_login_counts() -> None:

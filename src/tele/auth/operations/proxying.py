@@ -90,7 +90,7 @@ class ProxyingOperations:
         await self._quotas.charge(caller, quotas.TARGETS, 1)
         host = await self._target(request.host_id, caller)
         certificate, expires = self._issuer.target(
-            host.id, host.name, host_caller(caller).host_id, request.ssh_public_key
+            host, host_caller(caller).host_id, request.ssh_public_key
         )
         await self._journal.emit(
             "cert.issue", caller, kind="target", name=host.name, node_id=host.id,
@@ -120,8 +120,9 @@ class ProxyingOperations:
             return api.CertifiedKey("", moment)
         expires = min(moment + MINTED_LIFETIME, identity.expires)
         minted = self._issuer.minted(
-            checked, grant, request.session_id, request.ssh_public_key, expires
-        )
+            checked, grant, request.session_id, host, proxy.host_id, request.ssh_public_key,
+            expires,
+        )  # fmt: skip
         await self._journal.emit(
             "cert.issue", caller, kind="session", user=identity.user, login=request.login,
             session_id=request.session_id, login_session=identity.login_session,
