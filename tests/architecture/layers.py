@@ -27,6 +27,7 @@ LAYERS: Final[Mapping[str, int]] = {
     "admission": 2,
     "certs": 3,
     "snapshots": 3,
+    "transfers": 3,
     "log": 4,
     "loop": 5,
     "capacity": 6,
@@ -73,7 +74,7 @@ INNER_LAYERS: Final[Mapping[str, Mapping[str, int]]] = {
 #: Packages that have no reactor, no clock, no randomness and no log of their own.
 CORES: Final = frozenset((
     "errors", "text", "_version", "model", "terminal", "wire", "rbac", "tape", "admission",
-    "certs", "snapshots",
+    "certs", "snapshots", "transfers",
 ))  # fmt: skip
 #: What would give a core one of these.
 IMPURE_MODULES: Final = frozenset(

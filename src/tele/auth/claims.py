@@ -27,7 +27,8 @@ from tele.model.names import NAME_PATTERN
 #: What nodes may report.
 NODE_EVENTS: Final = frozenset(
     ("session.start", "session.end", "session.command", "session.disk", "session.network",
-     "exec", "exec.end", "subsystem", "subsystem.end", "sftp",
+     "exec", "exec.end", "subsystem", "subsystem.end", "sftp", "scp",
+     "rsync", "recording.gap",
      "forward", "forward.end", "agent", "agent.end",
      "auth.denied", "auth.refused", "clock.step", "clock.skew")
 )  # fmt: skip

@@ -59,6 +59,8 @@ CODES: Final[Mapping[str, str]] = {
     "session.resume": "TS014W",
     "exec.end": "TS015I",
     "subsystem.end": "TS016I",
+    "scp": "TS017I",
+    "rsync": "TS018I",
     "disk.low": "TD001W",
     "auth.denied": "TA001W",
     "auth.refused": "TA002W",
@@ -68,6 +70,7 @@ CODES: Final[Mapping[str, str]] = {
     "recording.incomplete": "TP004W",
     "recording.limit": "TP005W",
     "recording.stuck": "TP006W",
+    "recording.gap": "TP007W",
 }
 
 

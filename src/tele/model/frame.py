@@ -51,7 +51,7 @@ KIND_MEANINGS: Final = {
     FrameKind.EXIT: "the program ended: ``status``, or ``signal`` and ``core``",
     FrameKind.JOIN: "a user joined: ``user``",
     FrameKind.LEAVE: "a user left: ``user``",
-    FrameKind.TRANSFER: "one operation on a file: ``protocol``, ``op``, ``path``, ``result``",
+    FrameKind.TRANSFER: "one operation on a file, see below",
     FrameKind.FORWARD: "what listens for the client, see below",
     FrameKind.COMMAND: "a program was executed (from the kernel)",
     FrameKind.DISK: "a file was opened (from the kernel)",

@@ -27,6 +27,7 @@ from tele.recording.tee import ConnectionTape
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import SessionEnding
 from tele.sessions.program_end import AuditedTap
+from tele.sessions.transfer_record import TransferRecords
 
 
 @implementer(ISessionPrograms)
@@ -48,6 +49,7 @@ class AuditedSession:
         "_programs",
         "_reactor",
         "_tape",
+        "_transfers",
     )
 
     def __init__(
@@ -65,6 +67,7 @@ class AuditedSession:
         limits = CaptureLimits(plan.capture_head, plan.capture_tail)
         self._programs = programs if tape is None else RecordedPrograms(programs, tape, limits)
         self._tape = tape
+        self._transfers: TransferRecords | None = None
         self._audit = audit
         self._ending = ending
         self._began = reactor.seconds()
@@ -94,6 +97,12 @@ class AuditedSession:
             **why,
         )
 
+    def _made_transfers(self) -> TransferRecords:
+        """Return what records transfers, made when the first program starts."""
+        if self._transfers is None:
+            self._transfers = TransferRecords(self._reactor, self._context, self._audit, self._tape)
+        return self._transfers
+
     def _unrecorded(self) -> dict[str, str]:
         """Return the fields of an event of a session that is not recorded from its start."""
         problem = "" if self._tape is None else self._tape.problem
@@ -119,7 +128,10 @@ class AuditedSession:
         if grant.force_command is not None:
             fields["forced"] = cut(grant.force_command)
 
+        ran: list[Launched] = []
+
         def launching(launched: Launched) -> None:
+            ran.append(launched)
             if "forced" not in fields and launched.command != request.command:
                 fields["runs"] = cut(launched.command.decode("utf-8", "backslashreplace"))
 
@@ -147,6 +159,9 @@ class AuditedSession:
         def ended(how: Mapping[str, Any]) -> None:
             self._audit.emit(f"{name}.end", self._context, **what, **how)
 
-        program.tap = AuditedTap(self._reactor, program.tap, ended)
+        observer = None
+        if request.pty is None and ran:
+            observer = self._made_transfers().observe(ran[-1], channel_number)
+        program.tap = AuditedTap(self._reactor, program.tap, observer, ended)
         self._ending.follow(program)
         return program

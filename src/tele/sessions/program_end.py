@@ -11,6 +11,8 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 
 from tele.conch.session.programs import Exit
+from tele.model.transfer import OK
+from tele.transfers.observer import Observer
 
 #: Called once, with the fields of the event.
 Report = Callable[[Mapping[str, Any]], None]
@@ -19,15 +21,21 @@ Report = Callable[[Mapping[str, Any]], None]
 class AuditedTap:
     """Counts what passes, and reports how it ended (``conch.session.programs.ITap``).
 
-    ``tap`` is what records the program, if it is recorded.
+    ``tap`` is what records the program, if it is recorded, ``observer`` what reads the files that
+    it transfers, if it could.
     """
 
-    __slots__ = ("_began", "_clock", "_error", "_input", "_output", "_report", "_tap")
+    __slots__ = (
+        "_began", "_clock", "_error", "_input", "_observer", "_output", "_report", "_tap",
+    )  # fmt: skip
 
-    def __init__(self, clock: IReactorTime, tap: Any, report: Report) -> None:
+    def __init__(
+        self, clock: IReactorTime, tap: Any, observer: Observer | None, report: Report
+    ) -> None:
         self._clock = clock
         self._began = clock.seconds()
         self._tap = tap
+        self._observer = observer
         self._report = report
         self._input = self._output = self._error = 0
 
@@ -46,6 +54,8 @@ class AuditedTap:
     def output(self, view: memoryview) -> None:
         """The program wrote this."""
         self._output += len(view)
+        if self._observer is not None:
+            self._observer.output(view)
         if self._tap is not None:
             self._tap.output(view)
 
@@ -58,6 +68,8 @@ class AuditedTap:
     def input(self, view: memoryview) -> None:
         """The client sent this."""
         self._input += len(view)
+        if self._observer is not None:
+            self._observer.input(view)
         if self._tap is not None:
             self._tap.input(view)
 
@@ -68,6 +80,8 @@ class AuditedTap:
 
     def exited(self, exit: Exit) -> None:  # noqa: A002 (the name in ITap)
         """The program ended and all its output was observed."""
+        if self._observer is not None:
+            self._observer.ended(_result(exit))
         if self._tap is not None:
             self._tap.exited(exit)
         how: dict[str, Any] = {"status": exit.status}
@@ -82,3 +96,11 @@ class AuditedTap:
             "bytes_err": self._error,
             "seconds": round(self._clock.seconds() - self._began, 3),
         })  # fmt: skip
+
+
+def _result(exit: Exit) -> str:  # noqa: A002 (as in ITap)
+    if exit.signal is not None:
+        return f"signal {exit.signal}"
+    if exit.status is None:
+        return exit.message or "the program was lost"
+    return f"exit status {exit.status}" if exit.status else OK

@@ -1,0 +1,76 @@
+"""Which events and frames does a file leave that a client transfers?
+
+Invariants:
+
+* Each operation on a file is a frame on the recording and an event of the same content.
+* Events are limited in rate; the next event has the number of those that were left out. Frames are
+  not: a recording has its own limits.
+* What is not read of a protocol is a gap on the recording, and an event.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from tele.admission.rate_limiter import RateLimiter, ReportLimiter
+from tele.membership.audit_reporter import AuditReporter, cut
+from tele.model.frame import FrameKind
+from tele.model.session import Launched
+from tele.model.transfer import OK, Transfer
+from tele.recording.tee import ConnectionTape
+from tele.sessions.context import ConnectionContext
+from tele.transfers.choosing import observer_of
+from tele.transfers.observer import Observer
+
+#: Events of transfers of one connection in one go, and how many more each second.
+EVENTS_BURST: Final = 5_000.0
+EVENTS_PER_SECOND: Final = 50.0
+
+
+class TransferRecords:
+    """Records what is transferred on one connection."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        context: ConnectionContext,
+        audit: AuditReporter,
+        tape: ConnectionTape | None,
+    ) -> None:
+        self._clock = clock
+        self._context = context
+        self._audit = audit
+        self._tape = tape
+        self._limiter = ReportLimiter(RateLimiter(EVENTS_BURST, EVENTS_PER_SECOND))
+
+    def observe(self, launched: Launched, channel: int) -> Observer:
+        """Return what observes a program without a terminal."""
+        return observer_of(
+            launched,
+            lambda transfer: self._transferred(channel, transfer),
+            lambda reason: self._unread(channel, reason),
+        )
+
+    def _transferred(self, channel: int, transfer: Transfer) -> None:
+        fields: dict[str, Any] = {
+            name: cut(value) if isinstance(value, str) else value
+            for name, value in transfer.fields.items()
+        }
+        if self._tape is not None:
+            self._tape.note(channel, FrameKind.TRANSFER, **fields)
+        left_out = self._limiter.admit(self._clock.seconds())
+        if left_out is None:
+            return
+        if left_out:
+            fields["others_not_listed"] = left_out
+        if transfer.result != OK:
+            fields["error"] = fields["result"]
+        self._audit.emit(transfer.protocol, self._context, channel=channel, **fields)
+
+    def _unread(self, channel: int, reason: str) -> None:
+        reason = cut(f"file transfers are not listed from here on: {reason}")
+        if self._tape is not None:
+            self._tape.note(channel, FrameKind.GAP, lost={}, reason=reason)
+        self._audit.emit("recording.gap", self._context, channel=channel, why=reason)

@@ -1,0 +1,1 @@
+"""What clients do to files, read from the protocols as they pass."""

@@ -1,0 +1,154 @@
+"""Where in a stream of SFTP are the packets, and what is in their heads?
+
+SFTP version 3, draft-ietf-secsh-filexfer-02. Of most packets the number is read, of some all of
+it; content of files passes on without a copy.
+
+Invariants:
+
+* No more of a packet is kept than its reader asks for, at most :data:`PACKET_LIMIT`.
+* A field that is longer than its packet is :class:`Unreadable`. Bytes after the last field are
+  ignored, as servers do.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from tele.transfers.observer import Unreadable
+
+#: As in OpenSSH's sftp-common.h.
+PACKET_LIMIT: Final = 256 * 1024
+#: Length and type; length, type and number.
+TYPED: Final = 5
+NUMBERED: Final = 9
+
+_U32: Final = struct.Struct(">I")
+_U64: Final = struct.Struct(">Q")
+
+#: Which attributes there are (section 5).
+_SIZE, _OWNER, _MODE = 1, 2, 4
+
+
+class Fields:
+    """The fields of a packet, from its number on."""
+
+    def __init__(self, data: bytes | bytearray, at: int = TYPED) -> None:
+        self._data = bytes(data)
+        self._at = at
+
+    def _take(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._data):
+            raise Unreadable("a field is longer than its packet")
+        piece = self._data[self._at : end]
+        self._at = end
+        return piece
+
+    def u32(self) -> int:
+        """Read four bytes."""
+        return int(_U32.unpack(self._take(4))[0])
+
+    def u64(self) -> int:
+        """Read eight bytes."""
+        return int(_U64.unpack(self._take(8))[0])
+
+    def string(self) -> bytes:
+        """Read a length and so many bytes."""
+        return self._take(self.u32())
+
+    def attributes(self) -> tuple[int | None, str]:
+        """Read the size, if it is there, and the mode in octal, or nothing."""
+        flags = self.u32()
+        size = self.u64() if flags & _SIZE else None
+        if flags & _OWNER:
+            self.u64()
+        return size, f"{self.u32() & 0o7777:04o}" if flags & _MODE else ""
+
+
+#: Called with type and length of a packet, the latter from the type on. Returns how many bytes of
+#: it, from its first, to read, and what to call with them.
+Begin = Callable[[int, int], tuple[int, Callable[[bytearray], None]]]
+
+
+class Packets:
+    """One direction of the stream, in pieces."""
+
+    __slots__ = ("_begin", "_head", "_left", "_read", "_sink", "_skip", "_typed", "_wanted")
+
+    def __init__(self, begin: Begin) -> None:
+        self._begin = begin
+        self._head = bytearray()
+        self._wanted = TYPED
+        self._typed = False
+        self._read: Callable[[bytearray], None] = bytearray.clear
+        #: Bytes of the packet that are not in the head.
+        self._left = 0
+        #: Bytes that are content, and who takes them; and bytes of nothing after it.
+        self._skip = 0
+        self._sink: Callable[[memoryview], None] | None = None
+
+    def content(self, size: int, sink: Callable[[memoryview], None] | None) -> None:
+        """After the head that is being read come ``size`` bytes for ``sink``."""
+        if size > self._left:
+            raise Unreadable("a field is longer than its packet")
+        self._skip, self._sink = size, sink
+
+    def more(self, size: int, read: Callable[[bytearray], None]) -> None:
+        """The head that is being read has ``size`` bytes more; call ``read`` with all of it."""
+        if size > self._left:
+            raise Unreadable("a field is longer than its packet")
+        self._wanted += size
+        self._left -= size
+        self._read = read
+
+    def feed(self, view: memoryview) -> None:
+        """Read the next piece. Raises :class:`Unreadable`."""
+        at, end = 0, len(view)
+        while at < end:
+            if self._skip:
+                size = min(self._skip, end - at)
+                if self._sink is not None:
+                    self._sink(view[at : at + size])
+                self._skip -= size
+                self._left -= size
+                at += size
+            elif self._typed and len(self._head) >= self._wanted:
+                size = min(self._left, end - at)
+                self._left -= size
+                at += size
+            else:
+                size = min(self._wanted - len(self._head), end - at)
+                self._head += view[at : at + size]
+                at += size
+                if len(self._head) == self._wanted:
+                    self._read_head()
+            if self._typed and not self._left and len(self._head) >= self._wanted:
+                self._next()
+
+    def _next(self) -> None:
+        self._head.clear()
+        self._wanted = TYPED
+        self._typed = False
+        self._sink = None
+
+    def _read_head(self) -> None:
+        while len(self._head) == self._wanted:
+            before = self._wanted
+            if self._typed:
+                self._read(self._head)
+            else:
+                (length,) = _U32.unpack_from(self._head)
+                if not 1 <= length <= PACKET_LIMIT:
+                    raise Unreadable(f"a packet of {length} bytes")
+                self._typed = True
+                self._left = length - 1
+                wanted, self._read = self._begin(self._head[4], length)
+                wanted = max(TYPED, min(wanted, length + 4))
+                self._wanted = wanted
+                self._left -= wanted - TYPED
+                if wanted == TYPED:
+                    self._read(self._head)
+            if self._wanted == before:
+                return
