@@ -654,6 +654,7 @@ class Tap:
     calls: list[Any] = field(factory=list)
     paused: bool = False
     callbacks: list[Any] = field(factory=list)
+    wants_typed: bool = False
 
     def output(self, view: memoryview) -> None:
         self.calls.append(("out", bytes(view)))

@@ -8,7 +8,7 @@ Invariants:
 * Output of a terminal is recorded completely. Of other output the beginning and the end are
   recorded, and the SHA-256 of all of it; bytes between them are counted in a gap: recordings must
   not hold a copy of every file that is transferred.
-* Input is recorded only if configured.
+* Input is recorded only if configured; on a terminal only what it showed, so no password.
 * Whether content is recorded depends on the program that was launched, never on the request.
 """
 
@@ -24,6 +24,7 @@ from tele.model.session import Launched
 from tele.recording.capture import Capture, CaptureLimits
 from tele.recording.tee import ConnectionTape
 
+NOT_SHOWN: Final = "input is not recorded while the terminal does not echo"
 #: The streams of a program, as frames of CAPTURE name them.
 _STREAMS: Final = {
     FrameKind.OUTPUT: "output",
@@ -57,6 +58,8 @@ class ProgramTap:
             if tape.record_input:
                 recorded.append(FrameKind.INPUT)
             self._captures = {kind: Capture(limits) for kind in recorded}
+        #: Whether it was told that there is input that is not recorded.
+        self._hidden = False
         #: Bytes of files that passed.
         self._files = {FrameKind.OUTPUT: 0, FrameKind.ERROR: 0, FrameKind.INPUT: 0}
 
@@ -90,8 +93,23 @@ class ProgramTap:
 
     def input(self, view: memoryview) -> None:
         """The client sent this."""
-        if self._tape.record_input:
+        if self._tape.record_input and not self._terminal:
             self._observe(FrameKind.INPUT, view)
+
+    @property
+    def wants_typed(self) -> bool:
+        """Whether to tell what is typed on a terminal."""
+        return self._terminal and self._tape.record_input
+
+    def typed(self, data: bytes) -> None:
+        """The terminal took this and showed it."""
+        self._tape.write(self._channel, FrameKind.INPUT, data)
+
+    def typed_hidden(self) -> None:
+        """The terminal took something and did not show it: said once, without its length."""
+        if not self._hidden:
+            self._hidden = True
+            self._tape.note(self._channel, FrameKind.GAP, lost={}, reason=NOT_SHOWN)
 
     def resized(self, columns: int, rows: int) -> None:
         """The window changed."""

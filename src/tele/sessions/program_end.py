@@ -73,6 +73,19 @@ class AuditedTap:
         if self._tap is not None:
             self._tap.input(view)
 
+    @property
+    def wants_typed(self) -> bool:
+        """Whether to tell what is typed on a terminal."""
+        return self._tap is not None and bool(self._tap.wants_typed)
+
+    def typed(self, data: bytes) -> None:
+        """The terminal took this and showed it."""
+        self._tap.typed(data)
+
+    def typed_hidden(self) -> None:
+        """The terminal took something and did not show it."""
+        self._tap.typed_hidden()
+
     def resized(self, columns: int, rows: int) -> None:
         """The window changed."""
         if self._tap is not None:

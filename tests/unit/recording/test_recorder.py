@@ -424,14 +424,24 @@ def test_input_of_a_command_is_kept_as_its_output_is(place: Place) -> None:
     }
 
 
-def test_input_only_if_asked_for(place: Place) -> None:
-    """What users type, their passwords among it, is not recorded by default."""
+def test_input_of_a_terminal_only_as_far_as_it_showed(place: Place) -> None:
+    """And only if a role asks. What arrives is not what the terminal took; what it did not show is
+    a gap, once, that does not say how much.
+    """
     tap, ended = tapped(place, terminal=True)
     tap.input(memoryview(b"secret"))
+    assert not tap.wants_typed
     assert total(ended(), FrameKind.INPUT) == 0
     tap, ended = tapped(place, terminal=True, record_input=True)
-    tap.input(memoryview(b"ls\n"))
-    assert total(ended(), FrameKind.INPUT) == 3
+    assert tap.wants_typed
+    tap.input(memoryview(b"ls\nsecret\n"))
+    tap.typed(b"ls\n")
+    tap.typed_hidden()
+    tap.typed_hidden()
+    frames = ended()
+    assert total(frames, FrameKind.INPUT) == 3
+    (gap,) = [json.loads(f.data) for f in frames if f.kind is FrameKind.GAP]
+    assert gap["lost"] == {}
 
 
 # -- uploading ------------------------------------------------------------------------

@@ -38,6 +38,8 @@ Buffers = Sequence[memoryview]
 #: Reads into buffers, one after the other; returns the number of bytes, 0 at the end, None if
 #: there are no data now.
 Read = Callable[[Buffers], int | None]
+#: Writes to a descriptor, as ``os.writev`` does.
+Write = Callable[[int, Buffers], int]
 #: Sees data before they are encrypted; the view is valid during the call.
 Observe = Callable[[memoryview], None]
 
@@ -196,12 +198,15 @@ class Pump:
         """Stop, and close the descriptor."""
         if self.ended:
             return
+        self._stop_reading()
+        self.ended = True
+        os.close(self._descriptor)
+
+    def _stop_reading(self) -> None:
         if self._reading:
             self._reading = False
             self._reactor.removeReader(self)
-        self.ended = True
         self._channel.conn.write_scheduler.cancel(self.doRead)
-        os.close(self._descriptor)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor found an error or hang-up on the descriptor."""
@@ -217,7 +222,7 @@ class Sink:
 
     What it does not take is queued, at most the channel's window, since credit is given only for
     what was written. When the program has closed its input, ``broken()`` is called, and further
-    data are dropped and credited: the client may continue.
+    data are dropped and credited: the client may continue. ``write`` is how it is written.
     """
 
     def __init__(
@@ -226,11 +231,13 @@ class Sink:
         descriptor: int,
         channel: Channel,
         broken: Callable[[], None] | None = None,
+        write: Write = os.writev,
     ) -> None:
         self._reactor = reactor
         self._descriptor = descriptor
         self._channel = channel
         self._broken = broken
+        self._write = write
         self._backlog = Backlog()
         self._writing = False
         self._ending = False
@@ -251,7 +258,7 @@ class Sink:
             count = len(view)
         elif not self._backlog:
             try:
-                count = os.write(self._descriptor, view)
+                count = self._write(self._descriptor, (view,))
             except BlockingIOError:
                 count = 0
             except OSError:
@@ -272,7 +279,7 @@ class Sink:
         backlog = self._backlog
         views = backlog.front(PIECES)
         try:
-            count = os.writev(self._descriptor, views)
+            count = self._write(self._descriptor, views)
         except BlockingIOError:
             return
         except OSError:

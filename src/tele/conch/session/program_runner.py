@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from tele.conch.connection.permissions import permissions_of
 from tele.conch.connection.pumps import Pump, Sink
+from tele.conch.session.echo import EchoFilter, TerminalSink
 from tele.conch.session.programs import (
     END_OF_WRITE,
     Exit,
@@ -78,6 +79,7 @@ class ProgramRunner:
         #: Descriptors of the program that neither sink nor pumps own.
         self._descriptors: set[int] = set()
         self._sink: Sink | None = None
+        self._echo: EchoFilter | None = None
         self._pumps: list[Pump] = []
         self._exit: Exit | None = None
         self._awaits_tap = False
@@ -114,8 +116,15 @@ class ProgramRunner:
         if stdin is not None:
             if stdin == stdout:
                 stdin = os.dup(stdin)
-            self._sink = Sink(self._reactor, stdin, self._channel, self._input_closed)
+            self._sink = self._make_sink(stdin)
             self._descriptors.discard(stdin)
+
+    def _make_sink(self, stdin: int) -> Sink:
+        tap = self._program.tap
+        if not self._has_terminal or tap is None or not tap.wants_typed:
+            return Sink(self._reactor, stdin, self._channel, self._input_closed)
+        self._echo = EchoFilter(self._reactor, stdin, tap.typed, tap.typed_hidden)
+        return TerminalSink(self._reactor, stdin, self._channel, self._input_closed, self._echo)
 
     def start_output(self) -> None:
         """See :class:`Runner`."""
@@ -251,6 +260,8 @@ class ProgramRunner:
         self._channel.program_ended(self._exit)
 
     def _notify_tap(self) -> None:
+        if self._echo is not None:
+            self._echo.end()
         if self._program.tap is not None:
             self._program.tap.exited(self._exit)
 

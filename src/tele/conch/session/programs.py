@@ -70,6 +70,7 @@ class ITap(Interface):
     """Observes the data of a channel. Views are valid during the call only."""
 
     paused = Attribute("bool: whether to read no more from the program for now")
+    wants_typed = Attribute("bool: whether to tell what is typed on a terminal")
 
     def output(view: memoryview) -> None:
         """The program wrote to its terminal or standard output."""
@@ -82,6 +83,12 @@ class ITap(Interface):
 
     def resized(columns: int, rows: int) -> None:
         """The terminal has a new size."""
+
+    def typed(data: bytes) -> None:
+        """A terminal took this and showed it; called if ``wants_typed``."""
+
+    def typed_hidden() -> None:
+        """A terminal took something and did not show it; called if ``wants_typed``."""
 
     def exited(exit: Exit) -> None:  # noqa: A002 - the seam's name
         """The program ended."""
