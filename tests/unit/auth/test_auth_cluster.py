@@ -163,6 +163,22 @@ def test_an_editor_of_an_earlier_version_may_change_the_cluster(
     assert result(world.parts.users.role("editor")).spec == former.spec
 
 
+def test_what_weakens_a_cluster_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the administrator who sets it, and in the audit; the default says nothing."""
+    monkeypatch.setattr("tele.model.resources.MODES", tuple(RecordingMode))
+    for recording, said in (
+        (RecordingSettings(), ""),
+        (OFF, "no session"),
+        (RecordingSettings(proxy_checks_host_keys=False), "host keys of machines with sshd"),
+    ):
+        request = PutCluster(Cluster(Metadata("c"), ClusterSpec(recording)))
+        warnings = world.do(table.PUT_CLUSTER, request).warnings
+        assert len(warnings) == bool(said)
+        assert all(said in warning for warning in warnings)
+    event = world.events("cluster.update")[-1]
+    assert event.fields["proxy_checks_host_keys"] is False
+
+
 # -- what hosts can do ----------------------------------------------------------------
 @pytest.fixture
 def every_mode(monkeypatch: pytest.MonkeyPatch) -> None:

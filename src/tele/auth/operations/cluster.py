@@ -5,6 +5,8 @@ Invariant: every change is an event that says what was before and what is now.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.handlers import Handler, handler
 from tele.auth.journal import Journal
@@ -13,7 +15,7 @@ from tele.model.api.cluster import ClusterUpdated, PutCluster
 from tele.model.api.operation import Nothing
 from tele.model.codec import to_json
 from tele.model.identity import Caller
-from tele.model.resources import Cluster
+from tele.model.resources import Cluster, RecordingMode, RecordingSettings
 
 
 class ClusterOperations:
@@ -47,4 +49,15 @@ class ClusterOperations:
             session_recording=to_json(recording),
             before=to_json(before.spec.session_recording),
         )
-        return ClusterUpdated(after)
+        return ClusterUpdated(after, tuple(warnings(recording)))
+
+
+def warnings(recording: RecordingSettings) -> Iterator[str]:
+    """Yield what the administrator who sets these should know."""
+    if not recording.proxy_checks_host_keys:
+        yield (
+            "proxies do not check the host keys of machines with sshd: an attacker between them can"
+            " read and change the sessions of users"
+        )
+    if recording.mode is RecordingMode.OFF:
+        yield "no session that begins from now on is recorded"
