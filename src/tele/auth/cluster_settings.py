@@ -105,8 +105,9 @@ class ClusterSettings:
     def _unable(self, mode: RecordingMode) -> str:
         """Return which hosts that are online cannot do ``mode``, or nothing."""
         for role in (HostRole.NODE, HostRole.PROXY):
-            online = [h for h in self._hosts.all(role) if h.status is Status.ONLINE]
-            unable = [h.name for h in online if needs(mode, role, h.features)]
+            hosts = self._hosts
+            online = [h for h in hosts.all(role) if h.status is Status.ONLINE and not h.sshd]
+            unable = [h.name for h in online if needs(mode, role, hosts.features(role, h.id))]
             if unable:
                 more = len(unable) - NAMED
                 named = ", ".join(unable[:NAMED]) + (f" and {more} more" if more > 0 else "")

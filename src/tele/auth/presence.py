@@ -220,6 +220,11 @@ class Hosts:
         announcement = self._announced[role].get(host_id)
         return None if announcement is None else self._show(role, announcement)
 
+    def features(self, role: HostRole, host_id: str) -> tuple[str, ...]:
+        """Return what a host has announced that it can do. Nothing of it is in lists."""
+        announcement = self._announced[role].get(host_id)
+        return () if announcement is None else announcement.presence.features
+
     def last_seen(self, role: HostRole, host_id: str) -> datetime | None:
         """Return the time of a host's last announcement, or None."""
         announcement = self._announced[role].get(host_id)
@@ -288,7 +293,6 @@ class Hosts:
             tunnels=presence.tunnels,
             peer=presence.peer,
             peer_header=presence.peer_header,
-            features=presence.features,
             sshd=presence.sshd,
             names=presence.names,
             problem=presence.problem,

@@ -94,7 +94,6 @@ class Host:
     tunnels: tuple[str, ...] = ()
     peer: str = ""
     peer_header: bool = False
-    features: tuple[str, ...] = field(default=(), metadata=OMITTED)
     sshd: bool = field(default=False, metadata=OMITTED)
     names: tuple[str, ...] = field(default=(), metadata=OMITTED)
     problem: str = field(default="", metadata=OMITTED)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from auth_world import World, result
+from auth_world import HOST_ID, World, result
 from tele.auth.authorizer import LOCAL_ADMIN
 from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.state import State
@@ -20,6 +20,7 @@ from tele.model.access import Grant
 from tele.model.api import table
 from tele.model.api.audit import ListEvents
 from tele.model.api.cluster import PutCluster
+from tele.model.api.hosts import AddHost, HostProbe, ReportHostProbes
 from tele.model.api.members import ClusterState
 from tele.model.api.operation import Nothing
 from tele.model.identity import Caller, HostRole, UserIdentity
@@ -216,6 +217,10 @@ def test_a_mode_of_proxies_needs_a_proxy(world: World) -> None:
     with pytest.raises(InvalidInput, match="proxy gate cannot do that"):
         put(world, by_proxies)
     world.do(table.ANNOUNCE, Presence("gate", HostRole.PROXY, features=(PROXY,)), proxy)
+    # A machine with sshd announces nothing.
+    world.next_id = HOST_ID
+    world.do(table.ADD_HOST, AddHost("legacy", "10.0.0.9:22"))
+    world.do(table.REPORT_HOST_PROBES, ReportHostProbes((HostProbe(HOST_ID, True),)), proxy)
     assert put(world, by_proxies).spec.session_recording == by_proxies
 
 
