@@ -62,6 +62,8 @@ def check_device(
         raise BadCertificate("it expired too long ago", "validity")
     moment = min(now, last - timedelta(seconds=1))
     checked = check_user(certificate, certificate.type, trusted, None, remote_addr, moment, cluster)
+    if checked.session:
+        raise BadCertificate("it is a proxy's, for one session of the user", "session")
     if checked.identity.user != user:
         raise BadCertificate("it is another user's", "principal")
     certificate.key.verify(signature, _signed(user, keys), (certificate.key.type,))

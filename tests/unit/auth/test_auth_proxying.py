@@ -10,15 +10,26 @@ from typing import Any
 import pytest
 from attrs import define, evolve
 
-from auth_world import HOST_ID, OTHER_ID, PROXY_ID, World
+from auth_world import HOST_ID, OTHER_ID, PROXY_ID, World, result
+from tele.auth.local import LocalAuthority
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import check_host, check_member, check_user
+from tele.certs.device import check_device, prove_device
 from tele.certs.issue import UserCertificateRequest, issue_user
 from tele.certs.keys import PrivateKey, parse_line
-from tele.errors import AccessDenied, BadCertificate, Conflict, NotFound, TeleError
+from tele.certs.x509 import TlsKey
+from tele.errors import (
+    AccessDenied,
+    BadCertificate,
+    Conflict,
+    NotFound,
+    TeleError,
+    Unavailable,
+)
 from tele.loop import now
 from tele.model.api import proxying, table
 from tele.model.api.hosts import AddHost
+from tele.model.api.members import PublicKeys
 from tele.model.api.paging import ById
 from tele.model.api.roles import PutRole
 from tele.model.authority import AuthorityKind
@@ -394,3 +405,39 @@ def test_a_command_that_a_role_forces_is_in_the_certificate(world: World, proxy:
     certificate = parse_certificate(parse_line(made.certificate))
     assert certificate.critical["force-command"] == b"uptime"
     assert "permit-port-forwarding" not in certificate.extensions
+
+
+def test_one_user_begins_so_many_sessions(
+    world: World, proxy: Caller, alice: Alice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One who begins session after session uses up what the proxy may ask for in the name of
+    others (attack).
+    """
+    monkeypatch.setattr("tele.auth.operations.proxying.USER_BURST", 3.0)
+    auth = LocalAuthority(world.parts, world.clock)
+
+    def ask(request: proxying.MintSession) -> None:
+        result(auth.handle(table.MINT_SESSION, request, proxy))
+
+    for _ in range(3):
+        ask(alice.request())
+    with pytest.raises(Unavailable, match="alice begins too many"):
+        ask(alice.request())
+    ask(issue(world, proxy, user="bob").request(b"y" * 32, session_id=str(uuid.uuid4())))
+
+
+def test_what_a_proxy_got_is_no_device_of_the_user(
+    world: World, proxy: Caller, alice: Alice
+) -> None:
+    """It does not exempt a proxy that was taken over from delays for wrong passwords (attack)."""
+    key = PrivateKey.generate()
+    made = mint(world, proxy, alice.request(ssh_public_key=key.public.line))
+    keys = PublicKeys(key.public.line, TlsKey.generate().public_pem)
+    for line, private in ((alice.certificate.line, alice.key), (made.certificate, key)):
+        signature = prove_device(private, "alice", keys)
+        trusted: dict[str, Any] = {"trusted": users(world), "cluster": "c", "remote_addr": ""}
+        if private is alice.key:
+            check_device(line, signature, "alice", keys, **trusted, now=now(world.clock))
+        else:
+            with pytest.raises(BadCertificate, match="proxy's"):
+                check_device(line, signature, "alice", keys, **trusted, now=now(world.clock))

@@ -21,6 +21,7 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
+from tele.admission.rate_limiter import RateLimiter
 from tele.auth import quotas
 from tele.auth.authorities import Authorities
 from tele.auth.authorizer import host_caller
@@ -36,7 +37,7 @@ from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import CheckedUser, check_answers_for, check_user
 from tele.certs.keys import parse_line
 from tele.certs.login_proof import check_login
-from tele.errors import AccessDenied, BadCertificate, NotFound
+from tele.errors import AccessDenied, BadCertificate, NotFound, Unavailable
 from tele.loop import now
 from tele.model.access import Denied, Reason
 from tele.model.addresses import host_of
@@ -49,6 +50,9 @@ from tele.model.presence import Host
 
 #: How long a certificate for one login is valid.
 MINTED_LIFETIME: Final = timedelta(minutes=5)
+#: Sessions of one user: the burst, such as a program that works on a fleet, and the rate.
+USER_BURST: Final = 5000.0
+USER_PER_SECOND: Final = 20.0
 
 
 class ProxyingOperations:
@@ -76,6 +80,7 @@ class ProxyingOperations:
         self._state = state
         self._sessions = sessions
         self._quotas = quotas
+        self._users = RateLimiter(USER_BURST, USER_PER_SECOND)
         self._journal = journal
 
     def handlers(self) -> tuple[Handler, ...]:
@@ -105,6 +110,8 @@ class ProxyingOperations:
         host = await self._target(request.host_id, caller)
         certificate, checked = self._proven(request, proxy.host_id)
         identity, moment = checked.identity, now(self._clock)
+        if not self._users.take(identity.user, self._clock.seconds()):
+            raise Unavailable(f"user {identity.user} begins too many sessions; try again later")
         grant = self._state.policy.decide(
             identity, request.login, host.labels, moment, host.id, checked.limits,
             request.session_id,
