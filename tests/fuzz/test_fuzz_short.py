@@ -13,7 +13,7 @@ from attempts import run
 HERE = Path(__file__).parent
 TARGETS = sorted(path.stem for path in HERE.glob("fuzz_*.py"))
 #: Those that log in each time take milliseconds.
-SLOW = {"fuzz_channels", "fuzz_server", "fuzz_userauth"}
+SLOW = {"fuzz_channels", "fuzz_server", "fuzz_target", "fuzz_userauth"}
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -20,6 +20,7 @@ from tele.conch.client.session import ProgramChannel
 from tele.conch.client.target_connection import TargetConnection
 from tele.conch.connection.channel import Channel
 from tele.conch.connection.permissions import IPermissions, Permissions
+from tele.conch.connection.windows import WindowBudget
 from tele.conch.forwarding.local import LOCAL_CHANNEL, IForwarder
 from tele.conch.forwarding.remote import REQUESTS, IListener, PathRequest, answer_request
 from tele.conch.session.programs import ISessionPrograms, ProgramRequest
@@ -245,6 +246,7 @@ class Remote:
             limits=far or Limits(), make_user=lambda world: TargetUser(world, self)
         )
         self.fars: list[ChannelEnds] = []
+        self.budget: WindowBudget | None = None
         self._connecting: list[Deferred[Any]] = []
         #: Set to fail to connect.
         self.problem: Exception | None = None
@@ -315,7 +317,7 @@ class Remote:
         for _ in range(100_000):
             moved = self.near.turn()
             while self._connecting:
-                self.fars.append(self.target.link(TargetConnection))
+                self.fars.append(self.target.link(lambda: TargetConnection(self.budget)))
                 self._connecting.pop(0).callback(self.far.client.service)
             for far in list(self.fars):
                 moved = far.turn() or moved

@@ -12,6 +12,7 @@ from channel_ends import output
 from remote_world import Asking, Remote, queued
 from tele.admission.limits import Limits
 from tele.conch.connection.channel import REQUESTS_LIMIT, WINDOW, Channel
+from tele.conch.connection.windows import MIN_WINDOW, WindowBudget
 from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.conch.session.remote_program import LINGER
 from tele.errors import Unreachable
@@ -544,6 +545,68 @@ def test_a_window_that_lies(remote: Remote) -> None:
     assert remote.far.client.closing
     assert channel.events[-1] == "closed"
     assert not remote.near.server.closing
+
+
+def test_windows_of_a_user(remote: Remote) -> None:
+    """Those of the connection to the target count for the user, and are returned."""
+    remote.budget = WindowBudget(limit=3 * WINDOW)
+    channels = [remote.run(ProgramRequest("exec", b"cat")) for _ in range(4)]
+    windows = [each.localWindowSize for each in remote.far.client.service.channels.values()]
+    assert windows == [WINDOW] * 3 + [MIN_WINDOW]
+    for program in remote.programs:
+        program.finish()
+    remote.settle()
+    assert remote.budget.taken == 0
+    assert len(channels) == 4
+
+
+def test_requests_out_of_order(remote: Remote) -> None:
+    """One program for each session; what belongs before it is refused after it (attack)."""
+    channel = remote.asking()
+    for name, data in (
+        (b"exec", string(b"other")),
+        (b"shell", b""),
+        (b"subsystem", string(b"sftp")),
+        (b"pty-req", PTY),
+        (b"env", string(b"LANG") + string(b"C")),
+        (b"auth-agent-req@openssh.com", b""),
+        (b"x11-req", X11),
+        (b"window-change", uint32(1) * 4),
+    ):
+        channel.ask(name, data)
+    remote.settle()
+    assert [answer for _, answer in channel.events] == [True] + [False] * 8
+    assert len(remote.programs) == 1
+
+
+def test_the_client_leaves_while_a_program_is_started(remote: Remote) -> None:
+    """What is started then is hung up at once, and its output goes nowhere."""
+    started: Deferred[Any] = Deferred()
+    remote.target.programs.answer = lambda _: started
+    channel = remote.run(ProgramRequest("exec", b"id"))
+    channel.loseConnection()
+    remote.settle()
+    program = remote.target.programs.make(ProgramRequest("exec", b"id"))
+    program.write_output(bytes(1000))
+    started.callback(program)
+    remote.settle()
+    assert program.hung_up
+    assert not remote.far.client.service.channels
+
+
+def test_a_slow_client_stalls_one_channel_only(remote: Remote) -> None:
+    """Beside a session whose output is not read, another one goes on; each keeps one window."""
+    stalled = remote.asking(hoards=True)
+    for _ in range(40):
+        remote.programs[0].write_output(bytes(MIB))
+        remote.settle()
+    assert stalled.hoard == WINDOW
+    other = remote.run(ProgramRequest("exec", b"cat"))
+    left = 4 * MIB
+    while left:
+        left -= remote.programs[1].write_output(bytes(min(left, MIB)))
+        remote.settle()
+    assert len(output(other)) == 4 * MIB
 
 
 def test_more_sessions_than_granted(remote: Remote) -> None:

@@ -38,15 +38,15 @@ class RemoteTarget:
         self._connect = connect
         self._connecting = SingleFlight(self._make)
         self._connection: Any = None
-        self._on_connected: Callable[[Any], None] = lambda _: None
+        self._on_connected: list[Callable[[Any], object]] = []
         self._closed = False
         self._until = 0.0
 
-    def on_connected(self, callback: Callable[[Any], None]) -> None:
+    def on_connected(self, callback: Callable[[Any], object]) -> None:
         """Call ``callback`` with each connection service: with the present one at once, with others
         before they are used.
         """
-        self._on_connected = callback
+        self._on_connected.append(callback)
         if (present := self.current) is not None:
             callback(present)
 
@@ -68,7 +68,8 @@ class RemoteTarget:
                 made.transport.loseConnection()
                 raise
             self._connection = made
-            self._on_connected(made)
+            for callback in self._on_connected:
+                callback(made)
         return self._connection
 
     def _check(self) -> None:

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.refusals import ADMINISTRATIVELY_PROHIBITED
+from tele.conch.connection.windows import WindowBudget, Windows
 
 
 class ChannelAcceptor(Protocol):
@@ -28,13 +29,24 @@ class ChannelAcceptor(Protocol):
 
 
 class TargetConnection(SSHConnection):
-    """The connection service of a client whose server may open channels to it."""
+    """The connection service of a client whose server may open channels to it.
 
-    def __init__(self) -> None:
+    ``budget``: what the windows of all connections of a user may have together.
+    """
+
+    def __init__(self, budget: WindowBudget | None = None) -> None:
         super().__init__()
+        self._budget = budget
         #: Who accepts channels; without one all are refused.
         self.acceptor: ChannelAcceptor | None = None
         self._on_lost: list[Callable[[], None]] = []
+
+    @property
+    def windows(self) -> Windows:
+        """See :class:`SSHConnection`."""
+        if self._windows is None:
+            self._windows = Windows(self, self.window_limit, self.windows_limit, self._budget)
+        return self._windows
 
     @property
     def is_lost(self) -> bool:

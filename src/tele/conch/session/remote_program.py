@@ -179,7 +179,12 @@ class RemoteProgram(Channel):
         """The server refused a session, or the connection to it is lost."""
         target = self._request.target
         if isinstance(reason, ChannelRefused):
-            self._fail(AccessDenied(f"{target} refuses a session: {reason}"))
+            self._fail(
+                AccessDenied(
+                    f"{target} refuses a session: {reason}. It may have a limit of those that are"
+                    " open on one connection (MaxSessions)"
+                )
+            )
         else:
             self._fail(Unreachable(f"the connection to {target} was lost"))
 
