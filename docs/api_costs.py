@@ -61,6 +61,7 @@ WORK: dict[str, str] = {
     "list_recordings": "a page of 1,000, a look-up for each",
     "get_recording": "two look-ups, the names of its chunks, its manifest",
     "get_chunk": "two look-ups, one file of 8 MiB at most",
+    "get_index": "two look-ups, a part of one file of 160 MiB at most",
     "delete_recording": "its files are removed, one commit",
     "list_events": "20,000 events are looked at for a page, which has 4 MiB at most",
     "audit_head": "one look-up",

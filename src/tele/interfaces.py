@@ -158,6 +158,16 @@ class IUploadingArchive(IArchive):
         """Try again now; fails with :class:`tele.errors.NotFound` if it is not stuck here."""
 
 
+class IRangeArchive(IArchive):
+    """An archive that reads a part of a blob without the rest; optional."""
+
+    def get_range(recording_id: str, name: str, start: int, end: int) -> Deferred[bytes]:
+        """Return the bytes from ``start`` up to ``end``, fewer where the blob ends before.
+
+        Fails with :class:`tele.errors.NotFound`.
+        """
+
+
 class IRecording(Interface):
     """One session being recorded."""
 

@@ -419,3 +419,30 @@ def test_steps_are_read_anew_when_going_back() -> None:
     display = FakeDisplay((60, 8), [(30.5, ["left"]), (31.0, ["left"]), (31.5, ["q"])])
     Player(display, KeptPositions(steps, display.size), 1.0, display.clock).run()
     assert len(asked) == 3
+
+
+def running(pressed: list[tuple[float, list[str]]]) -> tuple[FakeDisplay, KeptPositions]:
+    """Follow a session that writes for a second, is quiet, and writes again; from the edge on."""
+    quiet: list[Frame | None] = [None] * 8
+    recorded = [*frames([b"first ", b"second "]), *quiet, frames([b""] * 4 + [b"third"])[-1]]
+    display = FakeDisplay((60, 8), pressed)
+    positions = KeptPositions(lambda: schedule(recorded, 0, None), (60, 8))
+    lines = Player(display, positions, 1.0, display.clock, at=2.0).run()
+    assert "".join(lines[0].texts).strip() == "first second third"
+    return display, positions
+
+
+def test_a_session_that_runs_is_followed() -> None:
+    """What is there is shown at once, what arrives then, without waiting for it twice."""
+    display, positions = running([])
+    assert times(display)["first second"] < 0.5
+    assert "first" not in times(display)
+    assert 2.0 <= display.now <= 3.5
+    steps = [each.step for each in positions.kept]
+    assert steps == sorted(set(steps))
+
+
+def test_the_end_of_a_session_that_runs_is_its_edge() -> None:
+    """G goes there and pauses; the session goes on when the user does, and back is possible."""
+    display, _ = running([(0.5, ["left"]), (1.0, ["G"]), (50.0, [" "])])
+    assert display.now > 50

@@ -36,8 +36,7 @@ from tele.https.tls_server import Preface, no_preface
 from tele.https.trust import ClientTls
 from tele.model.api.hosts import HostList
 from tele.model.api.members import Announced, ClusterInfo, ClusterState, Health
-from tele.model.api.operation import Nothing, Operation
-from tele.model.api.recordings import Octets
+from tele.model.api.operation import Nothing, Octets, Operation
 from tele.model.api.users import UserPassword, WhoAmI
 from tele.model.authority import AuthorityKind, TrustedAuthority
 from tele.model.identity import Caller, HostIdentity, HostRole, Identity, UserIdentity
@@ -135,7 +134,11 @@ class Handler:
             case "announce":
                 return Announced("now")
             case "get_chunk":
-                return Octets(b"\x00\xff" * request.number)
+                data = b"\x00\xff" * request.number
+                if request.if_range not in ("", "aa") or not (request.start or request.end):
+                    return Octets(data, 0, len(data), "aa")
+                first, last, _ = slice(request.start, request.end or None).indices(len(data))
+                return Octets(data[first:last], first, len(data), "aa")
             case "list_hosts":
                 return HostList((), str(request.limit))
             case "put_user":

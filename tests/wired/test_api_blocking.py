@@ -80,6 +80,7 @@ def test_calls_with_and_without_a_certificate(served: Served) -> None:
     with served.client("alice") as alice:
         assert alice.perform(table.WHOAMI, Nothing()).user == "alice"
         assert alice.perform(table.GET_CHUNK, GetChunk("a", 9)).data == b"\x00\xff" * 9
+        assert alice.perform(table.GET_CHUNK, GetChunk("a", 9, 1, 4)).data == b"\xff\x00\xff"
         with pytest.raises(NotFound, match="no user 'bob'"):
             alice.perform(table.GET_USER, ByName("bob"))
         with pytest.raises(TeleError, match="incident"):

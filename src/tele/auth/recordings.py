@@ -47,12 +47,15 @@ from tele.auth.recording_claims import (
     check_start_date,
     is_id,
 )
+from tele.auth.recording_indexes import INDEX as INDEX_BLOB
+from tele.auth.recording_indexes import RecordingIndexes
 from tele.auth.recording_search import INDEX, OF_USER, received_at, search, stamp_of
 from tele.auth.repository import Repository
 from tele.auth.running_sessions import Running, RunningSessions
 from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound
 from tele.interfaces import Delete, IArchive, IBackend, IUploadingArchive, Put
 from tele.model.api.recordings import (
+    IndexState,
     ListRecordings,
     RecordingDetails,
     RecordingList,
@@ -78,6 +81,7 @@ class Recordings:
         archive: IArchive,
         now: Callable[[], datetime],
         host_authorities: Callable[[], Collection[bytes]],
+        indexes: RecordingIndexes | None = None,
     ) -> None:
         self._backend = backend
         self._archive = archive
@@ -86,6 +90,8 @@ class Recordings:
         self._rows = Repository(backend, ROWS, Recording)
         self.sessions = RunningSessions(backend, now)
         self.proxied = ProxiedSessions(backend)
+        #: None: no indexes are made.
+        self.indexes = indexes
 
     # -- hosts ------------------------------------------------------------------------
     async def start(
@@ -238,7 +244,10 @@ class Recordings:
 
         await self._rows.change(manifest.id, closed)
         await self.sessions.end(manifest.id)
-        await self._backend.commit(Delete(open_key(row)))
+        waits = () if self.indexes is None else (self.indexes.wait(manifest.id),)
+        await self._backend.commit(Delete(open_key(row)), *waits)
+        if self.indexes is not None:
+            self.indexes.check()
         return True
 
     async def close_incomplete(
@@ -329,7 +338,10 @@ class Recordings:
         if manifest is not None:
             expected = range(len(manifest.chunks))
         missing = tuple(sorted(set(expected) - set(numbers)))
-        return RecordingDetails(row, len(numbers), manifest, state, missing, problem)
+        index = IndexState.READY if INDEX_BLOB in names else IndexState.NONE
+        if index is IndexState.NONE and self.indexes is not None:
+            index, _ = await self.indexes.state(row.id)
+        return RecordingDetails(row, len(numbers), manifest, state, missing, problem, index)
 
     async def chunk(self, row: Recording, number: int) -> bytes:
         """Return one chunk's bytes."""
@@ -345,6 +357,7 @@ class Recordings:
             [
                 self._rows.delete(row.id),
                 *(Delete(key) for key in (open_key(row), *_index_keys(row))),
+                *(() if self.indexes is None else self.indexes.forget(row.id)),
                 # Its node may not know that the recording was complete, and send it again.
                 Put(REMOVED + row.id, place_key(row.recorded_by).encode(), ttl=BEHIND),
             ]

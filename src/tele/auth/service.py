@@ -35,6 +35,7 @@ from tele.auth.open_recordings import OpenRecordings
 from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
 from tele.auth.proxy_messages import ProxyMessages
+from tele.auth.recording_indexes import RecordingIndexes
 from tele.auth.recordings import Recordings, uploading_archive
 from tele.auth.repository import Repository
 from tele.auth.session_ends import END_AFTER, SessionEnds
@@ -59,6 +60,7 @@ from tele.model.authority import AuthorityKind
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.resources import RecordingSettings
 from tele.model.stuck import StuckUpload
+from tele.recording.indexing import Indexer
 from tele.workers import in_thread_pool
 
 log = make_logger(__name__)
@@ -218,6 +220,8 @@ class AuthService(Service):
             await authority.emit("cluster.create", LOCAL, name=self._cluster)
         parts.disk.start(authority.emit)
         await self._start_archive(authority)
+        if parts.recordings.indexes is not None:
+            parts.recordings.indexes.start()
         self._renew()
         self._step_watch.start()
         server = self._server = ApiServer(
@@ -285,6 +289,9 @@ class AuthService(Service):
         hosts = Hosts(backend, clock, disk_full=lambda: disk.is_full)
         members = Members(backend, hosts)
         recordings = Recordings(backend, self._archive, self._now, lambda: host_keys)
+        recordings.indexes = RecordingIndexes(
+            backend, self._archive, clock, Indexer(clock), recordings.find
+        )
         audit = AuditLog(backend, clock, self._sinks)
         host_keys = frozenset(
             parse_line(k) for k in authorities[AuthorityKind.HOST].trusted.ssh_public_keys
@@ -340,6 +347,8 @@ class AuthService(Service):
             if (uploading := uploading_archive(self._archive)) is not None:
                 await uploading.stop()
             await parts.ends.stop()
+            if parts.recordings.indexes is not None:
+                await parts.recordings.indexes.stop()
             parts.state.stop()
             await parts.hosts.stop()
             await parts.audit.close()

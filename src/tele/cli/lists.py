@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from tele.private_files import read_secret
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_CLOCK: Final = re.compile(r"(?:(\d{1,4}):)?(\d{1,5}):(\d{1,2}(?:\.\d{1,3})?)", re.ASCII)
 #: Items of the first page of a list, and of those that follow.
 FIRST_PAGE: Final = 100
 NEXT_PAGES: Final = 500
@@ -111,6 +113,23 @@ def read_moment(_: click.Context, __: click.Parameter, value: str | None) -> dat
     raise click.BadParameter(
         f"{value!r} is neither a time (2026-11-24T12:00:00Z) nor a length (1h)"
     )
+
+
+def read_at(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """Parse a time within a recording, in seconds; for click's ``callback``."""
+    from tele.model.codec import parse_duration
+
+    if value is None:
+        return None
+    if found := _CLOCK.fullmatch(value):
+        hours, minutes, seconds = found.groups()
+        return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds)
+    try:
+        return parse_duration(value).total_seconds()
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{value!r} is neither a time in the recording (12:41, 1:02:03) nor a length (90s)"
+        ) from None
 
 
 def end_option(what: str) -> Callable[[F], F]:

@@ -126,9 +126,9 @@ def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
         yield batch
 
 
-def show_one(form: str, item: Any, columns: Sequence[Column]) -> None:
-    """Print one of our values; as text, a line for each column."""
-    row = plain(item)
+def show_one(form: str, item: Any, columns: Sequence[Column], **more: str) -> None:
+    """Print one of our values, and ``more`` of it; as text, a line for each column."""
+    row = plain(item) | more
     if form == "text":
         width = max(len(c.title) for c in columns) + 1
         for column in columns:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from tele.cli.auth_client import Where, where_options
+from tele.cli.lists import read_at
 from tele.cli.output import print_notice
 from tele.cli.recordings import open_source
 from tele.errors import InvalidInput
 from tele.text import printable
 
 if TYPE_CHECKING:
-    from tele.recording.playback import Source
+    from tele.cli.positions import Positions
+    from tele.recording.playback import Perform, Source
 
 
 @click.command()
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     default=None,
     help="Default: pty on a terminal, text elsewhere.",
 )
+@click.option("--at", metavar="TIME", callback=read_at, help="Begin there: 12:41, 1:02:03, 90s.")
 @click.option("--channel", type=click.IntRange(0), default=0, help="Default: the first one.")
 @where_options(local=True)
 def play(
@@ -40,10 +44,13 @@ def play(
     speed: float | None,
     idle_limit: float | None,
     form: str | None,
+    at: float | None,
     channel: int,
     where: Where,
 ) -> None:
     """Replay RECORDING: an id, the beginning of one, or a .tape file.
+
+    A session that still runs is shown as it is now, and followed until it ends.
 
     The last line shows the position, the length and the speed; s hides it. Keys: space pauses, left
     and right seek by 10 s, g and G (or home and end) go to the start and the end, up and down (or +
@@ -60,34 +67,64 @@ def play(
             "--format pty needs a terminal; choose text, json or cast, or export the recording:"
             " tele recordings export"
         )
-    if form != "pty" and (speed, idle_limit) != (None, None):
-        raise InvalidInput(f"--speed and --idle-limit are for --format pty only; this is {form}")
-    with open_source(recording, where) as (source, _):
+    if form != "pty" and (speed, idle_limit, at) != (None, None, None):
+        raise InvalidInput(
+            f"--speed, --idle-limit and --at are for --format pty only; this is {form}"
+        )
+    with open_source(recording, where) as (source, authority):
         if source.lost:
             print_notice(f"this recording is incomplete: {printable(source.lost)}")
         elif source.manifest is None:
             print_notice("this recording is not complete yet")
         if form == "pty":
-            _play(source, channel, speed or 1.0, idle_limit)
+            perform = None if authority is None else authority.perform
+            _play(_Wanted(channel, speed or 1.0, idle_limit, at), source, perform)
             return
         for part in source.rendered(form, channel):
             sys.stdout.buffer.write(part.encode("utf-8", "surrogateescape"))
 
 
-def _play(source: Source, channel: int, speed: float, idle_limit: float | None) -> None:
+class _Wanted(NamedTuple):
+    """What is played, and how; times are in seconds."""
+
+    channel: int
+    speed: float
+    idle_limit: float | None
+    at: float | None
+
+
+def _play(wanted: _Wanted, source: Source, perform: Perform | None) -> None:
     """Replay on this terminal, and print the session's main screen at the end."""
     from tele.cli.display import taken_over
     from tele.cli.player import Player
-    from tele.cli.positions import KeptPositions
-    from tele.recording.playback import schedule
     from tele.terminal.screen import draw
 
     keys = sys.stdin.fileno() if sys.stdin.isatty() else None
     with taken_over(keys, sys.stdout.fileno()) as display:
-        positions = KeptPositions(
-            lambda: schedule(source.frames(), channel, idle_limit), display.size, source.length
-        )
-        lines = Player(display, positions, speed).run()
+        positions, at = _positions(wanted, source, perform, display.size)
+        lines = Player(display, positions, wanted.speed, at=at).run()
     for line in lines:
         text = draw(line, 0, len(line.texts), aligned=False)
         sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
+
+
+def _positions(
+    wanted: _Wanted, source: Source, perform: Perform | None, size: tuple[int, int]
+) -> tuple[Positions, float]:
+    """Return where a replay can begin, and the time at which it does."""
+    from tele.cli.positions import IndexedPositions, KeptPositions
+    from tele.model.session import RecordingState
+    from tele.recording.follow import Following
+    from tele.recording.playback import schedule
+    from tele.recording.seek import open_seekable
+
+    at, channel, idle_limit = wanted.at, wanted.channel, wanted.idle_limit
+    if perform is not None and source.state is RecordingState.RUNNING:
+        following = Following(source, perform, time.monotonic)
+        here = following.edge() if at is None else at
+        return KeptPositions(lambda: following.steps(channel), size), here
+    seekable = open_seekable(source, perform)
+    if seekable is not None and seekable.has_terminal(channel):
+        return IndexedPositions(seekable, channel, idle_limit), at or 0.0
+    steps = lambda: schedule(source.frames(), channel, idle_limit)  # noqa: E731
+    return KeptPositions(steps, size, source.length), at or 0.0

@@ -92,14 +92,17 @@ class Player:
         self._emulator, self._applied, self._moved = begun.emulator, begun.at, False
         self._view.forget()
         for number, step in begun.steps:
+            if step.edge:
+                self._at = min(self._at, step.at)  # a session that runs: the end is not there yet
             if self._search is not None:
                 self._look(number)
             elif step.at > self._at or number % _STEPS_BETWEEN_KEYS == 0:
                 self._wait(step)
             if self._quit or self._moved:
                 return not self._quit
-            self._positions.passed(number, step.at, self._emulator)
-            self._apply(step)
+            if not step.edge:
+                self._positions.passed(number, step.at, self._emulator)
+                self._apply(step)
             self._applied = step.at
             if self._search is not None and self._searched(self._search):
                 return True

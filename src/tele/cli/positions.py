@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import dropwhile
 from typing import TYPE_CHECKING, Final, Protocol
 
 from attrs import frozen
@@ -59,6 +59,14 @@ class _Kept:
     emulator: Emulator
 
 
+def _numbered(steps: Iterator[Step]) -> Iterator[tuple[int, Step]]:
+    """Number steps; those at the edge of a session that runs are other ones each time."""
+    number = -1
+    for step in steps:
+        number += not step.edge
+        yield max(number, 0), step
+
+
 class KeptPositions:
     """States that were passed. ``steps`` yields all steps again at each call."""
 
@@ -77,11 +85,12 @@ class KeptPositions:
     def begin(self, at: float) -> Beginning:
         """See :class:`Positions`."""
         found = bisect_right(self.kept, at, key=lambda each: each.at) - 1
+        steps = _numbered(self._steps())
         if found < 0:
-            return Beginning(0.0, Emulator(Screen(*self._size)), enumerate(self._steps()))
+            return Beginning(0.0, Emulator(Screen(*self._size)), steps)
         kept = self.kept[found]
-        steps = islice(enumerate(self._steps()), kept.step, None)
-        return Beginning(kept.at, kept.emulator.copy(), steps)
+        rest = dropwhile(lambda pair: pair[0] < kept.step, steps)
+        return Beginning(kept.at, kept.emulator.copy(), rest)
 
     def passed(self, number: int, at: float, emulator: Emulator) -> None:
         """See :class:`Positions`. If there are many, half as many are kept."""

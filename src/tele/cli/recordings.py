@@ -185,7 +185,8 @@ def show(recording: str, form: str, where: Where) -> None:
 
     with open_authority(where) as authority:
         details = authority.perform(GET_RECORDING, ById(full_id(authority, recording)))
-    show_one(form, details.recording, _COLUMNS)
+    columns = (*_COLUMNS, Column("INDEX", lambda r: r["index"]))
+    show_one(form, details.recording, columns, index=details.index.value)
 
 
 @click.command()

@@ -51,6 +51,8 @@ def headers_of(encoded: Encoded) -> list[tuple[str, str]]:
     headers = [("Host", "auth"), ("Accept-Encoding", "identity")]
     if encoded.content_type:
         headers.append(("Content-Type", encoded.content_type))
+    if encoded.range:
+        headers.append(("Range", encoded.range))
     return headers
 
 

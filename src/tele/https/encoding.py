@@ -24,6 +24,7 @@ from attrs import frozen
 
 from tele.errors import InvalidInput, quoted
 from tele.https.api_errors import unreadable
+from tele.https.ranges import RANGE_FIELDS, range_header
 from tele.model.api.operation import Operation
 from tele.model.codec import decode, encode, from_json, read_json, to_json
 from tele.model.names import NAME_PATTERN
@@ -64,6 +65,8 @@ def shape_of(operation: Operation[Any, Any]) -> Shape:
     """Return where the attributes of the operation's request go."""
     hints = get_type_hints(operation.request)
     names = [a.name for a in attrs.fields(operation.request)]
+    if operation.ranges:
+        names = [name for name in names if name not in RANGE_FIELDS]
     path = tuple((name, _kind(hints[name])) for name in operation.path_fields)
     octets = "data" in names and hints["data"] is bytes
     rest = [n for n in names if n not in operation.path_fields and not (octets and n == "data")]
@@ -78,7 +81,7 @@ def shape_of(operation: Operation[Any, Any]) -> Shape:
 
 def gives_octets(operation: Operation[Any, Any]) -> bool:
     """Whether the response is one attribute ``data`` of bytes, sent as it is."""
-    return [a.name for a in attrs.fields(operation.response)] == ["data"]
+    return operation.ranges or [a.name for a in attrs.fields(operation.response)] == ["data"]
 
 
 def _kind(hint: Any) -> Kind:
@@ -101,6 +104,7 @@ class Encoded:
     target: str
     body: bytes
     content_type: str
+    range: str = ""
 
 
 def encode_request(operation: Operation[Any, Any], request: Any) -> Encoded:
@@ -131,7 +135,8 @@ def encode_request(operation: Operation[Any, Any], request: Any) -> Encoded:
             f"{operation.name}: a request of {len(body)} bytes is over the limit of "
             f"{operation.limit}"
         )
-    return Encoded(target, body, content_type)
+    wanted = range_header(request) if operation.ranges else ""
+    return Encoded(target, body, content_type, wanted)
 
 
 def _default(cls: type, name: str) -> Any:

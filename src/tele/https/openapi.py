@@ -95,8 +95,13 @@ def _operation(operation: Operation[Any, Any], schemas: dict[str, Any]) -> dict[
         for status in KINDS_OF
         if status not in _OF_PATHS and (body or status not in _OF_BODIES)
     ]
+    answers = {"200": "Done"} | ({"206": "A part of it"} if operation.ranges else {})
     described["responses"] = {
-        "200": {"description": "Done", "content": _answer(operation, schemas)},
+        **{
+            status: {"description": text, "content": _answer(operation, schemas)}
+            for status, text in answers.items()
+        },
+        **({"416": {"description": "It is not so long"}} if operation.ranges else {}),
         **{str(each): {"$ref": f"#/components/responses/{_failure(each)}"} for each in statuses},
     }
     return described
@@ -146,6 +151,8 @@ def _parameters(
         if kind is Kind.TEXTS:
             parameter["style"], parameter["explode"] = "form", True
         yield parameter
+    for name in ("Range", "If-Range") if operation.ranges else ():
+        yield {"name": name, "in": "header", "required": False, "schema": {"type": "string"}}
 
 
 def _body(operation: Operation[Any, Any], schemas: dict[str, Any]) -> dict[str, Any]:

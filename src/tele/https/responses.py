@@ -19,6 +19,7 @@ from tele.errors import TeleError, Unavailable
 from tele.https.api_errors import encode_error, status_of
 from tele.https.channel import ApiRequest
 from tele.https.encoding import JSON, LINES
+from tele.https.ranges import PartHead
 from tele.log import make_logger
 from tele.model.api.operation import Operation
 
@@ -50,9 +51,13 @@ class PendingResponse:
         if (request := self._request) is not None:
             respond(request, status, body, content_type)
 
-    def succeeded(self, response: tuple[bytes, str]) -> None:
-        """Send what the handler returned."""
-        self._send(200, *response)
+    def succeeded(self, response: tuple[bytes, str, PartHead | None]) -> None:
+        """Send what the handler returned: body, its type, and how a part of a blob is sent."""
+        body, content_type, part = response
+        if part is not None and self._request is not None:
+            for name, value in part.headers:
+                self._request.setHeader(name, value)
+        self._send(200 if part is None else part.status, body, content_type)
 
     def failed(self, failure: Failure) -> None:
         """Send the error that the handler raised."""

@@ -34,6 +34,7 @@ from tele.https.identity import TlsIdentity
 from tele.https.limits import UNCHECKED_BODY, Limits
 from tele.https.local_server import LocalFactory
 from tele.https.ports import LocalPort, TcpPort
+from tele.https.ranges import PartHead, part_head, with_range
 from tele.https.request_admission import RequestAdmission
 from tele.https.responses import PendingResponse, refuse, respond, shown_error
 from tele.https.stream import Lines, Stream
@@ -186,7 +187,10 @@ class ApiServer:
         caller = evolve(admitted.caller, present=pending.awaited)
 
         def read() -> Any:
-            return decode_request(operation, path, query, body)
+            value = decode_request(operation, path, query, body)
+            if operation.ranges:
+                value = with_range(value, *map(request.getHeader, ("range", "if-range")))
+            return value
 
         # Not cancelled when it takes too long or the connection is lost: a handler that
         # stopped between two steps would leave half of its work.
@@ -196,18 +200,19 @@ class ApiServer:
 
     async def _performed(
         self, operation: Operation[Any, Any], read: Callable[[], Any], caller: Caller
-    ) -> tuple[bytes, str]:
+    ) -> tuple[bytes, str, PartHead | None]:
         response = await self._handler.perform(operation, read, caller)
         if len(getattr(response, "items", ())) > LONG:
             await self._long.turn()
-        return encode_response(operation, response)
+        part = part_head(response) if operation.ranges else None
+        return (*encode_response(operation, response), part)
 
     async def _checked(
         self, operation: Operation[Any, Any], _: Callable[[], Any], caller: Caller
-    ) -> tuple[bytes, str]:
+    ) -> tuple[bytes, str, PartHead | None]:
         """The HEAD of a stream: whether it may be followed."""
         await self._handler.check(operation, caller)
-        return b"", LINES
+        return b"", LINES, None
 
     def _stream(self, request: ApiRequest, admitted: Admitted, value: Any) -> None:
         identity = admitted.caller.identity

@@ -247,11 +247,15 @@ def missing_numbers(data: bytes) -> tuple[int, ...]:
 
 @frozen
 class Step:
-    """One thing to show: wait ``wait`` seconds, then it is ``at`` seconds into the session."""
+    """One thing to show: wait ``wait`` seconds, then it is ``at`` seconds into the session.
+
+    At the ``edge`` of a session that runs there is nothing to show yet.
+    """
 
     wait: float
     at: float
     frame: Frame
+    edge: bool = False
 
 
 #: What a replay of a terminal shows, and what one of programs without a terminal shows, too.
@@ -264,16 +268,30 @@ _OF_PROGRAMS: Final = _OF_TERMINALS | {
 }  # fmt: skip
 
 
-def schedule(frames: Iterable[Frame], channel: int, idle_limit: float | None) -> Iterator[Step]:
+#: The length of a step at the edge, in seconds.
+EDGE_STEP: Final = 0.25
+_NOTHING: Final = Frame(0, 0, FrameKind.PAUSE, b"{}")
+
+
+def schedule(
+    frames: Iterable[Frame | None], channel: int, idle_limit: float | None, after: int | None = None
+) -> Iterator[Step]:
     """Yield what a replay shows, with the times between.
 
     Channel 0 is the first one if that has a terminal; otherwise all channels of programs are shown,
-    with what their frames say.
+    with what their frames say. ``after`` is the time of what was shown before, in nanoseconds.
+    None among the frames is the edge of a session that runs; what comes then is not waited for
+    twice.
     """
-    last: int | None = None
+    idled = 0.0
+    last = after
     shown = _OF_TERMINALS
     forwards: set[int] = set()
     for frame in frames:
+        if frame is None:
+            idled += EDGE_STEP
+            yield Step(EDGE_STEP, (last or 0) / 1e9 + idled, _NOTHING, edge=True)
+            continue
         if frame.kind is FrameKind.OPEN and is_forward(frame):
             forwards.add(frame.channel)
         elif frame.kind is FrameKind.OPEN and shown is _OF_TERMINALS:
@@ -289,4 +307,5 @@ def schedule(frames: Iterable[Frame], channel: int, idle_limit: float | None) ->
         last = frame.time
         if idle_limit is not None:
             wait = min(wait, idle_limit)
+        wait, idled = max(0.0, wait - idled), max(0.0, idled - wait)
         yield Step(wait, frame.time / 1e9, frame)

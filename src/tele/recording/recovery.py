@@ -33,6 +33,7 @@ from tele.errors import BadRecording, InvalidInput, NotFound
 from tele.interfaces import IAuthority
 from tele.log import make_logger
 from tele.loop import now
+from tele.model.api.operation import Octets
 from tele.model.api.paging import ById
 from tele.model.api.recordings import (
     GET_CHUNK,
@@ -40,7 +41,6 @@ from tele.model.api.recordings import (
     START_RECORDING,
     UPDATE_RECORDING,
     GetChunk,
-    Octets,
     RecordingProgress,
     StartRecording,
     UpdateRecording,

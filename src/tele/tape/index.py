@@ -15,6 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -241,6 +242,16 @@ def tables_end(head: bytes) -> int:
     Raises :class:`BadRecording`.
     """
     return _HEAD.size + _read_head(head).packed
+
+
+def blob_size(head: bytes) -> int:
+    """Return how long the blob is, by its first bytes. Raises :class:`BadRecording`."""
+    return tables_end(head) + _read_head(head).states
+
+
+def head_tag(head: bytes) -> str:
+    """Return what distinguishes a blob from one that was made of other chunks, in hex."""
+    return hashlib.sha256(head[: _HEAD.size]).hexdigest()[:32]
 
 
 def read_index(data: bytes) -> Index:

@@ -23,14 +23,15 @@ from tele.https.encoding import (
     shape_of,
 )
 from tele.https.openapi import describe
+from tele.https.ranges import RANGE_FIELDS
 from tele.https.routes import NoRoute, Route, Routes
 from tele.model.access import Reason
 from tele.model.api import table
 from tele.model.api.audit import ListEvents
 from tele.model.api.hosts import ListHosts
-from tele.model.api.operation import Operation
+from tele.model.api.operation import Octets, Operation
 from tele.model.api.paging import ById
-from tele.model.api.recordings import GetChunk, Octets, PutChunk
+from tele.model.api.recordings import GetChunk, PutChunk
 from tele.model.api.table import OPERATIONS
 from tele.model.codec import encode
 from tele.model.identity import HostRole
@@ -82,7 +83,8 @@ def test_every_row_can_travel(operation: Operation[Any, Any]) -> None:
     shape = shape_of(operation)
     placed = [name for name, _ in shape.path] + list(shape.query) + list(shape.body)
     names = [a.name for a in attrs.fields(operation.request)]
-    assert sorted(placed + ["data"] * shape.octets) == sorted(names)
+    in_headers = list(RANGE_FIELDS) * operation.ranges
+    assert sorted(placed + in_headers + ["data"] * shape.octets) == sorted(names)
     assert not (shape.octets and shape.body)
     if gives_octets(operation):
         assert decode_response(operation, b"\x00") == Octets(b"\x00")

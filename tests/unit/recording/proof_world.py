@@ -15,7 +15,8 @@ from tele.certs.issue import (
 )
 from tele.certs.keys import PrivateKey
 from tele.errors import NotFound
-from tele.model.api.recordings import Octets, RecordingDetails
+from tele.model.api.operation import Octets
+from tele.model.api.recordings import RecordingDetails
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.identity import HostRole

@@ -20,9 +20,9 @@ from tele.certs.issue import HostCertificateRequest, issue_host
 from tele.certs.keys import PrivateKey
 from tele.errors import InvalidInput, NotFound, TeleError, Unreachable
 from tele.interfaces import IAuthority
+from tele.model.api.operation import Octets
 from tele.model.api.recordings import (
     ChunksStored,
-    Octets,
     OpenRecordings,
     RecordingProgress,
     StoredChunk,

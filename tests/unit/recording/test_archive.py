@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from tele import durable_files
 from tele.durable_files import make_folder, write_file
-from tele.errors import Conflict, StorageFull
+from tele.errors import Conflict, NotFound, StorageFull
 from tele.model.disk import DiskLevel
 from tele.recording.archives import directory as module
 from tele.recording.archives.directory import DirectoryArchive
@@ -103,6 +103,17 @@ def test_what_was_acknowledged_never_changes(
     assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [
         ("00000000.chunk", b"faster")
     ]
+
+
+def test_a_part_of_a_blob_is_read(archive: DirectoryArchive) -> None:
+    """From a byte up to another, and no more than there is; what is not there is an error."""
+    value(archive.put("r1", "index", b"0123456789"))
+    assert value(archive.get_range("r1", "index", 2, 5)) == b"234"
+    assert value(archive.get_range("r1", "index", 8, 50)) == b"89"
+    assert value(archive.get_range("r1", "index", 20, 50)) == b""
+    assert value(archive.get_range("r1", "index", 5, 2)) == b""
+    with pytest.raises(NotFound):
+        value(archive.get_range("r1", "other", 0, 5))
 
 
 def test_two_writers_do_not_share_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

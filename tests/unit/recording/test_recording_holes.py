@@ -13,7 +13,8 @@ from attrs import evolve
 
 from spool_world import BEGIN, CA, CERTIFICATE, HOST_ID, KEY, start
 from tele.errors import BadRecording, NotFound
-from tele.model.api.recordings import Octets, RecordingDetails
+from tele.model.api.operation import Octets
+from tele.model.api.recordings import RecordingDetails
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, Recording, RecordingState

@@ -27,17 +27,18 @@ from tele.auth.members import Members
 from tele.auth.presence import Hosts
 from tele.auth.recording_search import received_at
 from tele.auth.recordings import Recordings
-from tele.errors import AccessDenied, Conflict, InvalidInput, TeleError, quoted
+from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, TeleError, quoted
 from tele.interfaces import Delete, Put
 from tele.log import make_logger
 from tele.model.access import Reason
 from tele.model.api import recordings as api
 from tele.model.api import table
-from tele.model.api.operation import Nothing
+from tele.model.api.operation import Nothing, Octets
 from tele.model.api.paging import ById
 from tele.model.identity import Caller, HostIdentity, HostRole
 from tele.model.session import Recording, RecordingState
 from tele.recording.batch import BatchChunk, refused, unpack_chunks
+from tele.tape.layout import digest
 
 log = make_logger(__name__)
 
@@ -84,6 +85,7 @@ class RecordingOperations:
             handler(table.LIST_RECORDINGS, self.list_recordings),
             handler(table.GET_RECORDING, self.get_recording),
             handler(table.GET_CHUNK, self.get_chunk),
+            handler(table.GET_INDEX, self.get_index),
             handler(table.DELETE_RECORDING, self.delete_recording),
         )
 
@@ -264,14 +266,30 @@ class RecordingOperations:
         running = online and await self._recordings.sessions.is_running(row.id)
         return RecordingState.RUNNING if running else RecordingState.UNFINISHED
 
-    async def get_chunk(self, request: api.GetChunk, caller: Caller) -> api.Octets:
+    async def get_chunk(self, request: api.GetChunk, caller: Caller) -> Octets:
         """Return one chunk."""
         if isinstance(caller.identity, HostIdentity):
             host = host_caller(caller)
-            return api.Octets(await self._recordings.own_chunk(host, request.id, request.number))
+            return Octets(await self._recordings.own_chunk(host, request.id, request.number))
         row = await self._readable(request.id, caller)
         await self._note_access(row, caller)  # get_recording may not have been called before
-        return api.Octets(await self._recordings.chunk(row, request.number))
+        data = await self._recordings.chunk(row, request.number)
+        if request.start == request.end == 0:
+            return Octets(data)
+        tag = digest(data).hex()
+        if request.if_range not in ("", tag):
+            return Octets(data, 0, len(data), tag)
+        first, last, _ = slice(request.start, request.end or None).indices(len(data))
+        return Octets(data[first:last], first, len(data), tag)
+
+    async def get_index(self, request: api.GetIndex, caller: Caller) -> Octets:
+        """Return a recording's index: it has the commands and screens of the session."""
+        row = await self._readable(request.id, caller)
+        await self._note_access(row, caller)
+        indexes = self._recordings.indexes
+        if indexes is None:
+            raise NotFound("this auth makes no indexes of recordings")
+        return await indexes.part(row, request.start, request.end, request.if_range)
 
     async def delete_recording(self, request: ById, caller: Caller) -> Nothing:
         """Remove a recording, in the commit that appends the event of it."""

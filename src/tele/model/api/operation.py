@@ -6,7 +6,7 @@ OpenAPI document.
 Encoding of a request: attributes named in ``path`` are in the path; an attribute ``data`` of type
 bytes is the body, as octets; all others are in the query for GET, DELETE and octet bodies, and in
 a JSON body otherwise. A response with an attribute ``data`` of type bytes is sent as octets and has
-no other attribute.
+no other attribute, unless it is a part of a blob: then they are header fields.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Operation(Generic[Req, Res]):
     ``who``: any one of them is enough. ``streams``: the response is a sequence of ``response``
     values, one JSON text a line (an empty line is a keepalive), until either side ends it.
     ``limit`` is the largest request body in bytes. ``cost`` is charged to the caller's share of
-    auth's work, in units of a request that reads or writes one resource.
+    auth's work, in units of a request that reads or writes one resource. ``ranges``: the response
+    is a :class:`Octets`, and ``start``, ``end`` and ``if_range`` of the request are header fields.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Operation(Generic[Req, Res]):
     limit: int = 256 * 1024
     timeout: timedelta = timedelta(seconds=30)
     cost: int = 1
+    ranges: bool = False
 
     @property
     def path_fields(self) -> tuple[str, ...]:
@@ -82,3 +84,16 @@ class Operation(Generic[Req, Res]):
 @frozen
 class Nothing:
     """No content."""
+
+
+@frozen
+class Octets:
+    """Stored bytes: all, or of a blob with ``total`` bytes those from ``start`` on.
+
+    ``tag`` is the blob's digest in hex. A client gets ``data`` alone.
+    """
+
+    data: bytes
+    start: int = 0
+    total: int = -1
+    tag: str = ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import Final
 
 from attrs import field, frozen
 
-from tele.model.api.operation import Hosts, Nothing, Operation, Permitted, Users
+from tele.model.api.operation import Hosts, Nothing, Octets, Operation, Permitted, Users
 from tele.model.api.paging import PAGE, ById
 from tele.model.bounds import OMITTED, Between
 from tele.model.identity import HostRole
@@ -145,17 +146,39 @@ class RecordingList:
 
 @frozen
 class GetChunk:
-    """One chunk, by number from 0."""
+    """One chunk, by number from 0: all of it, or the bytes from ``start`` up to ``end``.
+
+    ``end`` 0 is that of the chunk, a negative ``start`` counts from there. ``if_range`` is the
+    digest of the chunk that a part is wanted of: if it is another one, all of it is sent.
+    """
 
     id: str
     number: int = field(validator=CHUNK)
+    start: int = 0
+    end: int = 0
+    if_range: str = ""
 
 
 @frozen
-class Octets:
-    """Stored bytes."""
+class GetIndex:
+    """The index of a recording, or the bytes from ``start`` up to ``end``, as in GetChunk."""
 
-    data: bytes
+    id: str
+    start: int = 0
+    end: int = 0
+    if_range: str = ""
+
+
+class IndexState(str, Enum):
+    """Whether a recording can be sought in: it has an index, will have one, or cannot have one.
+
+    ``none``: it is not closed yet, or was closed without a manifest.
+    """
+
+    NONE = "none"
+    WAITING = "waiting"
+    READY = "ready"
+    FAILED = "failed"
 
 
 @frozen
@@ -164,7 +187,7 @@ class RecordingDetails:
 
     ``missing`` are numbers of chunks that ought to be there and are not, in order: those that the
     manifest names; without one, those before the last that is there. ``manifest_error`` says why a
-    manifest that is there cannot be read.
+    manifest that is there cannot be read. ``index``: whether it has one.
     """
 
     recording: Recording
@@ -173,6 +196,7 @@ class RecordingDetails:
     state: RecordingState = RecordingState.UNFINISHED
     missing: tuple[int, ...] = ()
     manifest_error: str = field(default="", metadata=OMITTED)
+    index: IndexState = field(default=IndexState.NONE, metadata=OMITTED)
 
 
 _RECORDERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
@@ -289,6 +313,19 @@ GET_CHUNK = Operation(
     (Permitted("recording", "read"), Users(), *_RECORDERS),
     "One chunk; without a rule, of one's own; a node, of its own that is still open",
     cost=2,
+    ranges=True,
+)
+
+GET_INDEX = Operation(
+    "get_index",
+    "GET",
+    "/v1/recordings/{id}/index",
+    GetIndex,
+    Octets,
+    (Permitted("recording", "read"), Users()),
+    "The index of a recording, to seek in it; without a rule, of one's own",
+    cost=4,
+    ranges=True,
 )
 
 DELETE_RECORDING = Operation(

@@ -39,6 +39,7 @@ from tele.model.api.proxying import MINT_SESSION as MINT_SESSION
 from tele.model.api.recordings import DELETE_RECORDING as DELETE_RECORDING
 from tele.model.api.recordings import FINISH_RECORDING as FINISH_RECORDING
 from tele.model.api.recordings import GET_CHUNK as GET_CHUNK
+from tele.model.api.recordings import GET_INDEX as GET_INDEX
 from tele.model.api.recordings import GET_RECORDING as GET_RECORDING
 from tele.model.api.recordings import LIST_RECORDINGS as LIST_RECORDINGS
 from tele.model.api.recordings import OPEN_RECORDINGS as OPEN_RECORDINGS

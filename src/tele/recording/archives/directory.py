@@ -25,14 +25,14 @@ from zope.interface import implementer
 from tele.capacity.disk import is_full
 from tele.durable_files import make_folder, sync_folder, write_file
 from tele.errors import Conflict, InvalidInput, NotFound, StorageFull, Unavailable
-from tele.interfaces import IArchive, IOnDisk
+from tele.interfaces import IOnDisk, IRangeArchive
 from tele.model.disk import DiskSpace, kept_for_store
 from tele.workers import in_thread_pool
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
-@implementer(IArchive, IOnDisk)
+@implementer(IRangeArchive, IOnDisk)
 class DirectoryArchive:
     """Stores recordings under ``root`` (0700), files 0600, in threads of ``reactor``."""
 
@@ -111,6 +111,16 @@ class DirectoryArchive:
     def get(self, recording_id: str, name: str) -> Deferred[bytes]:
         """See :class:`IArchive`."""
         return self._run(self._path(recording_id, name).read_bytes)
+
+    def get_range(self, recording_id: str, name: str, start: int, end: int) -> Deferred[bytes]:
+        """See :class:`IRangeArchive`."""
+        path = self._path(recording_id, name)
+
+        def read() -> bytes:
+            with path.open("rb", buffering=0) as file:
+                return os.pread(file.fileno(), max(0, end - start), start)
+
+        return self._run(read)
 
     def names(self, recording_id: str) -> Deferred[Sequence[tuple[str, int]]]:
         """See :class:`IArchive`."""

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tele.model.codec import encode
 from tele.model.frame import UNNUMBERED, Frame, FrameKind
+from tele.model.session import RecordingStart
 from tele.snapshots.builder import IndexBuilder
 from tele.snapshots.terminals import MakeTerminal
 from tele.tape.index import Index, read_index, read_state
@@ -27,9 +29,12 @@ def opened(at: float = 0.0, channel: int = 1, **fields: Any) -> Frame:
     return frame(at, FrameKind.OPEN, {"kind": "shell", "pty": pty} | fields, channel)
 
 
-def chunks_of(frames: Iterable[Frame], each: int = 1000) -> list[bytes]:
+def chunks_of(
+    frames: Iterable[Frame], each: int = 1000, start: RecordingStart | None = None
+) -> list[bytes]:
     """The chunks of a whole session with these frames, ``each`` frames in one."""
-    numbered, number = [Frame(0, 0, FrameKind.START, b"{}")], 0
+    first = b"{}" if start is None else encode(start)
+    numbered, number = [Frame(0, 0, FrameKind.START, first)], 0
     for one in [*frames, Frame(0, 0, FrameKind.END, b"{}")]:
         number += one.kind not in UNNUMBERED
         time = max(one.time, numbered[-1].time)

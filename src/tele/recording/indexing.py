@@ -1,0 +1,233 @@
+"""How is the index of a stored recording made? By a confined process, chunk by chunk.
+
+Invariants:
+
+* Auth itself parses no output of a session: chunks are unpacked here, frames are read there
+  (:mod:`tele.snapshots.program`). What it makes is checked, and shown as text only.
+* One thread writes to the process and reads from it; nothing else waits for it. A process that
+  takes too long is killed, by its number, and so is one that is not needed any more.
+* Each chunk is the one that the manifest names.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from typing import IO, Any, Final
+
+import zstandard
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+
+from tele.errors import BadRecording, Unavailable
+from tele.interfaces import IArchive
+from tele.model.session import ChunkDigest
+from tele.snapshots.program import BAD_RECORDING, CHUNK_HEAD, OUTPUT_LIMIT, RESULT_HEAD, TEXT_LIMIT
+from tele.tape.index import Index, read_index
+from tele.tape.layout import Chunk, read_chunk
+from tele.text import printable
+from tele.workers import SerialWorker
+
+#: Reads a stored chunk that has to be of this number and to follow that digest (None: any).
+OpenChunk = Callable[[bytes, int, bytes | None], Chunk]
+#: CPU seconds of the process: for each recording, and for each MiB of it, by terminal.
+CPU_SECONDS: Final = 60
+CPU_PER_MIB: Final = {"ghostty": 1, "own": 20}
+#: A process that takes so many times its CPU seconds is killed.
+TIMES: Final = 10
+_LINE_LIMIT: Final = 1000
+
+
+@frozen
+class Line:
+    """A line to search in: milliseconds into the session, channel, text."""
+
+    at: int
+    channel: int
+    text: str
+
+
+@frozen
+class MadeIndex:
+    """``blob`` is the index, ``index`` its tables. ``cut``: there were more lines."""
+
+    blob: bytes
+    index: Index
+    lines: tuple[Line, ...]
+    cut: bool
+
+
+@cache
+def library() -> str:
+    """Return which terminal is used: ``ghostty`` if it is installed, else tele's ``own``."""
+    return "ghostty" if find_spec("pyghostty") is not None else "own"
+
+
+class _Process:
+    """The process; every method is called in one thread, but :meth:`kill`."""
+
+    def __init__(self, terminal: str, cpu_seconds: int) -> None:
+        self._result: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (see close)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  (this program)
+                [sys.executable, "-I", "-m", "tele.snapshots.program", terminal, str(cpu_seconds)],
+                stdin=subprocess.PIPE,
+                stdout=self._result,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={"LANG": "C.UTF-8"},
+                start_new_session=True,
+                bufsize=0,
+            )
+        except BaseException:
+            self._result.close()
+            raise
+
+    def write(self, chunk: Chunk) -> None:
+        """Send a chunk; waits until the process reads it. May raise OSError."""
+        head = CHUNK_HEAD.pack(
+            chunk.number, 1 if chunk.facts is None else 2, chunk.last, chunk.digest, len(chunk.raw)
+        )
+        for data in (head, chunk.raw):
+            view = memoryview(data)
+            while view:
+                written = self._input.write(view)
+                view = view[written or 0 :]
+
+    @property
+    def _input(self) -> IO[bytes]:
+        assert self._process.stdin is not None  # noqa: S101  (it was asked for)
+        return self._process.stdin
+
+    def result(self) -> MadeIndex:
+        """Wait for the end, and return what it made. Raises :class:`BadRecording`, or OSError."""
+        self._input.close()
+        status = self._process.wait()
+        if status == BAD_RECORDING:
+            raise BadRecording("its frames cannot be read")
+        if status != 0:
+            raise OSError(f"the process that makes the index ended with status {status}")
+        self._result.seek(0)
+        return _read_result(self._result.read(OUTPUT_LIMIT + 1))
+
+    def kill(self) -> None:
+        """Kill the process. May be called at any time."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the process, whatever it does, and release everything."""
+        self._process.kill()
+        with suppress(OSError):
+            self._input.close()
+        self._process.wait()
+        self._result.close()
+
+
+def _read_result(data: bytes) -> MadeIndex:
+    """Check what the process made: it may have been taken over by the recording."""
+    if len(data) < RESULT_HEAD.size:
+        raise BadRecording("the process that makes the index gave none")
+    size, packed, cut = RESULT_HEAD.unpack_from(data)
+    blob = data[RESULT_HEAD.size : RESULT_HEAD.size + size]
+    text = data[RESULT_HEAD.size + size :]
+    if len(blob) != size or len(text) != packed:
+        raise BadRecording("the process that makes the index gave a part of one")
+    return MadeIndex(blob, read_index(blob), tuple(_read_lines(text)), bool(cut))
+
+
+def _read_lines(packed: bytes) -> list[Line]:
+    try:
+        limit = 8 * TEXT_LIMIT  # escaped as JSON a character may take more
+        size = zstandard.frame_content_size(packed)
+        if not 0 <= size <= limit:
+            raise BadRecording("the text of the index is too long")
+        raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=max(size, 1))
+        return [_read_line(each) for each in raw.split(b"\n") if each]
+    except (zstandard.ZstdError, ValueError, RecursionError) as error:
+        raise BadRecording(f"the text of the index cannot be read: {error}") from None
+
+
+def _read_line(line: bytes) -> Line:
+    at, channel, text = json.loads(line)
+    if type(at) is not int or type(channel) is not int or not isinstance(text, str):
+        raise ValueError("a line of another form")
+    return Line(at, channel, printable(text[:_LINE_LIMIT]))
+
+
+class Indexer:
+    """Makes indexes, one at a time, with ``terminal`` (:func:`library`)."""
+
+    def __init__(self, reactor: IReactorTime, open_chunk: OpenChunk = read_chunk) -> None:
+        self._reactor = reactor
+        self._open_chunk = open_chunk
+        self._worker = SerialWorker(reactor, "tele-index")
+        self._process: _Process | None = None
+
+    async def make(
+        self,
+        archive: IArchive,
+        recording_id: str,
+        chunks: Sequence[ChunkDigest],
+        missing: Collection[int],
+        name: Callable[[int], str],
+        terminal: str,
+    ) -> MadeIndex:
+        """Return the index of a recording with these ``chunks``, called ``name(number)``.
+
+        Raises :class:`BadRecording` for one that cannot be read, :class:`Unavailable` where another
+        attempt may succeed, and what the archive raises.
+        """
+        size = sum(chunk.size for chunk in chunks)
+        cpu = CPU_SECONDS + CPU_PER_MIB[terminal] * 8 * (size // (1024 * 1024) + 1)
+        try:
+            process = await self._worker.call(_Process, terminal, cpu)
+        except OSError as error:
+            raise Unavailable(f"no process can be started: {error}") from None
+        self._process = process
+        limit = self._reactor.callLater(cpu * TIMES, process.kill)
+        try:
+            for chunk in chunks:
+                if chunk.number in missing:
+                    continue
+                data = await archive.get(recording_id, name(chunk.number))
+                await self._worker.call(self._send, process, data, chunk)
+            return await self._worker.call(process.result)
+        except OSError as error:
+            raise Unavailable(str(error)) from None
+        finally:
+            self._process = None
+            if limit.active():
+                limit.cancel()
+            await self._worker.call(process.close)
+
+    def _send(self, process: _Process, data: bytes, named: ChunkDigest) -> None:
+        """In the thread: unpack a chunk, which is the expensive part, and send it."""
+        chunk = self._open_chunk(data, named.number, None)
+        if (len(data), chunk.digest.hex()) != (named.size, named.sha256):
+            raise BadRecording(f"chunk {named.number} is not the one that the manifest names")
+        process.write(chunk)
+
+    def kill(self) -> None:
+        """Kill the process, if one runs: what waits for it fails."""
+        if self._process is not None:
+            self._process.kill()
+
+    async def close(self) -> None:
+        """End the thread; no index may be in the making."""
+        await self._worker.close()
+
+
+def describe(made: MadeIndex) -> dict[str, Any]:
+    """Return the fields of the log line about an index."""
+    return {
+        "keyframes": len(made.index.keyframes),
+        "marks": len(made.index.marks),
+        "lines": len(made.lines),
+        "output": made.index.output,
+    }
