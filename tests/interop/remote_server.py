@@ -3,7 +3,7 @@
 ``remote_server.py FOLDER PORT``: FOLDER has ``users_key`` and ``hosts_key``, the authorities that
 the sshd on PORT of loopback trusts and is certified by. Writes a key and a certificate for clients
 (``me``). Prints a JSON object with its port, then one for each event, and at the end of each
-connection one with the frames of its recording (``frames``). With AGENT set it logs in to the sshd
+connection one with the frames of its recording (``tape``). With AGENT set it logs in to the sshd
 with the client's agent, else with a certificate that it makes.
 """
 
@@ -189,7 +189,7 @@ class User(ConchUser):
         self.forwards.close()
         self.target.close()
         self.session.logged_out()
-        report(frames=[_shown(frame) for frame in self.recorder.frames])
+        report(tape=[_shown(frame) for frame in self.recorder.frames])
 
 
 def _shown(frame: Any) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Front:
     behind: Sshd
     port: int = 0
     reports: queue.Queue[dict[str, Any]] = field(factory=queue.Queue)
+    #: Connections that there are.
+    present: int = 0
 
     def command(self, *arguments: str, program: str = "ssh") -> list[str]:
         """A command of OpenSSH's to this server."""
@@ -85,10 +87,11 @@ class Front:
 
     def frames(self, kind: str) -> list[dict[str, Any]]:
         """Return the frames of a kind of the next connection that ends."""
-        return [frame for frame in self.reported("frames") if frame["frame"] == kind]
+        return [frame for frame in self.reported("tape") if frame["frame"] == kind]
 
     def forget(self) -> None:
-        """Forget what was reported."""
+        """Forget what was reported of connections that have ended."""
+        wait_for(lambda: self.present == 0, "the connections to end")
         while not self.reports.empty():
             self.reports.get()
 
@@ -113,7 +116,12 @@ def front(behind: Sshd, **environment: str) -> Iterator[Front]:
     def read() -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            made.reports.put(json.loads(line))
+            if not line.endswith("\n"):
+                break  # it was killed meanwhile
+            report = json.loads(line)
+            made.present += report.get("event") == "session.start"
+            made.present -= "tape" in report
+            made.reports.put(report)
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -155,7 +163,7 @@ def test_commands(server: Front) -> None:
     """Input, output, errors and the status, one by one."""
     done = server.ssh("cat; echo wrong >&2; exit 7", data=b"typed")
     assert (done.stdout, done.stderr, done.returncode) == (b"typed", b"wrong\n", 7)
-    frames = server.reported("frames")
+    frames = server.reported("tape")
     assert [frame["frame"] for frame in frames if frame["frame"] in ("OPEN", "EXIT")] == [
         "OPEN",
         "EXIT",
@@ -203,7 +211,7 @@ def test_a_terminal(server: Front) -> None:
             assert process.exit_signal is not None or process.returncode is not None
 
     asyncio.run(asyncio.wait_for(run(), SECONDS))
-    frames = server.reported("frames")
+    frames = server.reported("tape")
     assert [(f["columns"], f["rows"]) for f in frames if f["frame"] == "RESIZE"] == [(120, 50)]
     output = b"".join(base64.b64decode(f["data"]) for f in frames if f["frame"] == "OUTPUT")
     assert b"got word" in output
@@ -235,19 +243,31 @@ def big(tmp_path: Path) -> Path:
     return tmp_path / "big"
 
 
+def copied(server: Front) -> list[tuple[str, str, str, str]]:
+    """What frames say of files whose content passed on the next connection that ends."""
+    return [
+        (f["direction"], Path(f["path"]).name, f["sha256"], f["result"])
+        for f in server.frames("TRANSFER")
+        if f.get("direction")
+    ]
+
+
 @pytest.mark.parametrize("options", [("-O",), ("-s",)], ids=["scp", "sftp"])
 def test_scp(server: Front, big: Path, options: tuple[str, ...]) -> None:
-    """Both ways, with both protocols."""
+    """Both ways, with both protocols; each file is on the recording, with what was in it."""
     there, back = big.with_name("there"), big.with_name("back")
     done = server.run(*options, str(big), f"{LOGIN}@127.0.0.1:{there}", program="scp")
     assert done.returncode == 0, done.stderr
     done = server.run(*options, f"{LOGIN}@127.0.0.1:{there}", str(back), program="scp")
     assert done.returncode == 0, done.stderr
     assert digest(big) == digest(there) == digest(back)
+    name = "there" if options == ("-s",) else "big"
+    assert copied(server) == [("upload", name, digest(big), "ok")]
+    assert copied(server) == [("download", "there", digest(big), "ok")]
 
 
 def test_sftp(server: Front, big: Path) -> None:
-    """Put, get, rename, remove, list."""
+    """Put, get, rename, remove, list; each is on the recording."""
     there = big.with_name("there")
     batch = (
         f"put {big} {there}\nget {there} {big}.back\nrename {there} {there}.2\nls -l {there}.2\n"
@@ -256,8 +276,11 @@ def test_sftp(server: Front, big: Path) -> None:
     done = server.run("-b", "-", f"{LOGIN}@127.0.0.1", data=batch.encode(), program="sftp")
     assert done.returncode == 0, done.stderr
     assert digest(big) == digest(Path(f"{big}.back"))
-    (opened,) = server.frames("OPEN")
+    frames = server.reported("tape")
+    (opened,) = (frame for frame in frames if frame["frame"] == "OPEN")
     assert opened["command"] == "sftp"
+    done_there = [frame["op"] for frame in frames if frame["frame"] == "TRANSFER"]
+    assert {"write", "read", "rename", "remove"} <= set(done_there)
 
 
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
