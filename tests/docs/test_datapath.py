@@ -142,6 +142,7 @@ def trace(folder: Path, *, tunnel: bool) -> tuple[set[str], set[str]]:
     try:
         running = Trace(folder, cluster)
         required = (running.session() & running.session()) - PERIODIC
+        cluster.ssh(cluster.host, "echo without a terminal")
         running.replay()
         return (
             required | running.files("spawner"),
