@@ -1,0 +1,1 @@
+"""A recorder and an archive for tele."""
