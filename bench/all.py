@@ -41,6 +41,11 @@ from servers import Fleet, Server, account, auth, node, sshd
 Figures = dict[str, float]
 
 
+def medians(rows: list[Figures]) -> Figures:
+    """Return the median of each figure."""
+    return {key: round(statistics.median(row[key] for row in rows), 3) for key in rows[0]}
+
+
 def measure(
     servers: tuple[Server, ...], rounds: int, one: Callable[[Server], Figures]
 ) -> dict[str, Figures]:
@@ -49,10 +54,7 @@ def measure(
     for turn in range(rounds):
         for server in servers[:: -1 if turn % 2 else 1]:
             rows[server.name].append(one(server))
-    result = {
-        name: {key: round(statistics.median(r[key] for r in many), 3) for key in many[0]}
-        for name, many in rows.items()
-    }
+    result = {name: medians(many) for name, many in rows.items()}
     ratio = {
         key: round(value / result["sshd"][key], 2) if result["sshd"][key] else 0.0
         for key, value in result["tele"].items()

@@ -4,7 +4,9 @@ It reads commands as lines of JSON on its standard input, and answers with one e
 
 ``{"open": 1000}`` logs in so often and keeps the connections; how long it took, and how much
 memory of this process each costs. ``{"start": 100}`` runs ``true`` so often, one after the
-other, on the first connection; seconds of each.
+other, on the first connection; seconds of each. ``{"show": 100}`` starts a program on so many
+connections that shows a line every second, and leaves it running; ``{"shown": 100}`` waits until
+so many have shown something since the last command, and says how many did.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import os
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,12 +29,17 @@ from twisted.protocols.basic import LineOnlyReceiver
 
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import PrivateKey
-from tele.conch.client.session import execute
+from tele.conch.client.session import ProgramChannel, execute
 from tele.conch.client.transport import ClientIdentity, connect
+from tele.conch.session.programs import ProgramRequest
 from tele.sockets.direct import DirectReactor
 
 #: Logins under way at once: servers refuse unauthenticated clients beyond some number.
 PARALLEL = 8
+#: A program that shows something all the time.
+SHOWS = b"while :; do echo 'a line of some length, as a program shows it'; sleep 1; done"
+#: How long its next line may take.
+SHOWN_SECONDS = 60.0
 
 
 class AnyHost:
@@ -56,11 +64,18 @@ class Client(LineOnlyReceiver):
         self._endpoint = TCP4ClientEndpoint(DirectReactor(reactor), "127.0.0.1", port)
         self._identity = identity
         self._connections: list[Any] = []
+        self._seen: set[Any] = set()
 
     def lineReceived(self, line: bytes) -> None:
         """One command."""
         [(name, count)] = json.loads(line).items()
-        doing: Any = {"open": self._open, "start": self._start}[name](count)
+        commands = {
+            "open": self._open,
+            "start": self._start,
+            "show": self._show,
+            "shown": self._shown,
+        }
+        doing: Any = commands[name](count)
         answer: Deferred[Any] = Deferred.fromCoroutine(doing)
         answer.addErrback(lambda failure: {"error": failure.getTraceback()})
         answer.addCallback(self._say)
@@ -106,6 +121,26 @@ class Client(LineOnlyReceiver):
                 raise RuntimeError(f"a session failed: {result}")
             took.append(time.monotonic() - start)
         return {"took": took}
+
+    async def _show(self, count: int) -> dict[str, float]:
+        start = time.monotonic()
+        for connection in self._connections[:count]:
+            channel = ProgramChannel(ProgramRequest("exec", SHOWS), partial(self._saw, connection))
+            connection.openChannel(channel)
+            await channel.started
+        return {"seconds": time.monotonic() - start}
+
+    def _saw(self, connection: Any, code: int | None, view: memoryview) -> None:
+        self._seen.add(connection)
+
+    async def _shown(self, count: int) -> dict[str, float]:
+        self._seen.clear()
+        start = time.monotonic()
+        while len(self._seen) < count and time.monotonic() < start + SHOWN_SECONDS:
+            pause: Deferred[None] = Deferred()
+            cast(Any, reactor).callLater(0.05, pause.callback, None)
+            await pause
+        return {"seconds": time.monotonic() - start, "shown": len(self._seen)}
 
 
 def main() -> None:
