@@ -134,6 +134,8 @@ def default_of(attribute: Any) -> str:
         from tele.model.codec import format_duration
 
         default = format_duration(default)
+    if isinstance(default, tuple):
+        default = ", ".join(str(each) for each in default)
     shown = str(default).lower() if isinstance(default, bool) else default
     return f"Default: ``{shown}``."
 

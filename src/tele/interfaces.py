@@ -215,6 +215,14 @@ class IRecorder(Interface):
         """
 
 
+@frozen
+class NamedRecorder:
+    """A recorder, with the name that messages about it have."""
+
+    name: str
+    recorder: IRecorder
+
+
 # -- subsystems -----------------------------------------------------------------------
 
 

@@ -59,7 +59,7 @@ for interface, chosen in (
     (IBackendFactory, config.auth.store),
     (IArchiveFactory, config.auth.recordings),
     (IAuditSinkFactory, config.auth.audit[0]),
-    (IRecorderFactory, config.node.recorder),
+    (IRecorderFactory, config.node.recorder[0]),
 ):
     print(*choose(interface, chosen, here))
 """

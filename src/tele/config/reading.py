@@ -177,6 +177,9 @@ class _Reader:
         return built
 
     def _list(self, hint: Any, attribute: Any, value: Value, key: str) -> Any:
+        if attribute.metadata.get("single") and isinstance(value.value, str):
+            item = self._read(hint, attribute, value, key)
+            return item if item is _BAD else (item,)
         if not isinstance(value.value, tuple):
             return self.fail(value.place, key, f"expected a list, got {_called(value)}")
         items = tuple(self._read(hint, attribute, each, key) for each in value.value)

@@ -35,13 +35,19 @@ from tele.wire.key_agreement import METHODS
 
 
 def key(
-    meaning: str, default: Any = ..., *, port: int = 0, check: Callable[[Any], str] | None = None
+    meaning: str,
+    default: Any = ...,
+    *,
+    port: int = 0,
+    check: Callable[[Any], str] | None = None,
+    single: bool = False,
 ) -> Any:
     """Define one key. ``port`` is the default port of an address.
 
-    ``check`` returns what is wrong with a value of the right type, or nothing.
+    ``check`` returns what is wrong with a value of the right type, or nothing. ``single``: one
+    value may be given in place of a list.
     """
-    metadata = {"meaning": meaning, "port": port, "check": check}
+    metadata = {"meaning": meaning, "port": port, "check": check, "single": single}
     if default is ...:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -58,6 +64,13 @@ def cluster_name_problem(name: str) -> str:
     if _CLUSTER.fullmatch(name):
         return ""
     return "a cluster's name is one of DNS: lower case letters, digits and - between dots"
+
+
+def _recorders_problem(chosen: tuple[Chosen, ...]) -> str:
+    if not chosen:
+        return "name a recorder; session_recording of auth says whether sessions are recorded"
+    kinds = [each.kind for each in chosen]
+    return "" if len(set(kinds)) == len(kinds) else "each recorder once"
 
 
 def _node_name_problem(name: str) -> str:
@@ -384,7 +397,12 @@ class NodeConfig:
     ciphers: tuple[str, ...] = _CIPHERS
     keepalive: timedelta = _KEEPALIVE
     shutdown_grace: timedelta = _SHUTDOWN_GRACE
-    recorder: Chosen = key("Which recorder takes part in sessions.", Chosen("tape"))
+    recorder: tuple[Chosen, ...] = key(
+        "Which recorder takes part in sessions; several as a list.",
+        (Chosen("tape"),),
+        check=_recorders_problem,
+        single=True,
+    )
     state: Keep = key("``disk`` or ``memory``: a new host at each start.", Keep.DISK)
     penalties: PenaltiesConfig = _PENALTIES
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.application.service import IService, IServiceCollection, MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -26,7 +26,7 @@ from tele.config.values import (
 )
 from tele.data_dir import DataDirLock
 from tele.errors import InvalidInput
-from tele.interfaces import IRecorder
+from tele.interfaces import IRecorder, NamedRecorder
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
 from tele.membership.kept_identity import check_kept_identity
@@ -89,15 +89,15 @@ class HostService(MultiService):
         self,
         member: Member,
         serving: Serving,
-        recorder: IRecorder | None = None,
+        recorder: IRecorder | Sequence[NamedRecorder] | None = None,
         lock: DataDirLock | None = None,
     ) -> None:
         super().__init__()
         self.member = member
         self.serving = serving
         self.ready: Deferred[int] = serving.ready
-        #: A recorder that is a service, too.
-        self._recorder: IService | None = IService(recorder, None)
+        #: The recorders that are services, too.
+        self._recorders = _services(recorder)
         self._lock = lock
         self._stopped = False
 
@@ -110,8 +110,8 @@ class HostService(MultiService):
         member_ready.addCallbacks(self._joined, lambda _: None)  # serving fails with it, too
 
     def _joined(self, _: object) -> None:
-        if self._recorder is not None and not self._stopped:
-            self._recorder.setServiceParent(self)
+        for recorder in () if self._stopped else self._recorders:
+            recorder.setServiceParent(self)
 
     def force(self) -> None:
         """When it stops, or while it does: do not wait for sessions."""
@@ -119,17 +119,26 @@ class HostService(MultiService):
 
     async def _stop(self) -> None:
         # Serving first: its last events and recordings still need the membership.
-        for service in (self.serving, self._recorder, self.member):
-            if service is not None and service.running:
+        services: tuple[Any, ...] = (self.serving, *self._recorders, self.member)
+        for service in services:
+            if service.running:
                 await maybeDeferred(service.stopService)
         if self._lock is not None:
             self._lock.release()
 
     def stopService(self) -> Deferred[None]:
-        """Stop what serves, then the recorder, then the membership."""
+        """Stop what serves, then the recorders, then the membership."""
         self._stopped = True
         self.running = 0
         return Deferred.fromCoroutine(self._stop())
+
+
+def _services(recorder: IRecorder | Sequence[NamedRecorder] | None) -> list[IService]:
+    """Return the recorders that are services."""
+    if isinstance(recorder, Sequence):
+        return [service for each in recorder for service in _services(each.recorder)]
+    service: IService | None = IService(recorder, None)
+    return [] if service is None else [service]
 
 
 def limits_of(config: NodeConfig | ProxyConfig) -> Limits:

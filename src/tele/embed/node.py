@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tele.config.values import (
@@ -20,9 +21,9 @@ from tele.embed.hosts import (
     server_settings,
 )
 from tele.embed.plugins import choose
-from tele.embed.recorders import make_recorder
+from tele.embed.recorders import make_recorders
 from tele.errors import InvalidInput
-from tele.interfaces import IRecorder, ISubsystemFactory, Surroundings
+from tele.interfaces import IRecorder, ISubsystemFactory, NamedRecorder, Surroundings
 from tele.loop import make_monotonic
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
@@ -45,13 +46,13 @@ def node_service(
     *,
     join: JoinSettings | None = None,
     store: MemberStore | None = None,
-    recorder: IRecorder | None = None,
+    recorder: IRecorder | Sequence[NamedRecorder] | None = None,
 ) -> HostService:
     """Return a node, which starts its membership itself.
 
     ``join`` and ``store`` come from ``config`` by default. ``recorder`` replaces the one that
-    ``config`` chooses. Raises :class:`tele.errors.Conflict` when another process runs the node of
-    ``data_dir``.
+    ``config`` chooses; several have names. Raises :class:`tele.errors.Conflict` when another
+    process runs the node of ``data_dir``.
     """
     make_monotonic(reactor)
     lock = DataDirLock(private_folder(data_dir), HostRole.NODE.value)
@@ -69,7 +70,7 @@ def _locked_node(
     lock: DataDirLock,
     join: JoinSettings | None,
     store: MemberStore | None,
-    recorder: IRecorder | None,
+    recorder: IRecorder | Sequence[NamedRecorder] | None,
 ) -> HostService:
     folder = private_folder(data_dir)
     if join is None:
@@ -105,7 +106,7 @@ def _locked_node(
     if tunnels is not None:
         tunnels.member = member
     if recorder is None:
-        recorder = make_recorder(reactor, data_dir, HostRole.NODE, member, config.recorder)
+        recorder = make_recorders(reactor, data_dir, HostRole.NODE, member, config.recorder)
     serving = NodeService(
         reactor,
         member=member,

@@ -8,7 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,13 @@ from zope.interface import implementer
 
 from tele.config.values import Chosen
 from tele.embed.plugins import choose
-from tele.interfaces import IAuthority, IRecorder, IRecorderFactory, RecorderSurroundings
+from tele.interfaces import (
+    IAuthority,
+    IRecorder,
+    IRecorderFactory,
+    NamedRecorder,
+    RecorderSurroundings,
+)
 from tele.membership.files import private_folder
 from tele.membership.member import Member
 from tele.model.api.operation import Operation
@@ -68,3 +74,13 @@ def make_recorder(
     )
     made: IRecorder = choose(IRecorderFactory, chosen, surroundings)
     return made
+
+
+def make_recorders(
+    reactor: Reactor, data_dir: Path, role: HostRole, member: Member, chosen: Sequence[Chosen]
+) -> tuple[NamedRecorder, ...]:
+    """Return all recorders of a host, see :func:`make_recorder`."""
+    return tuple(
+        NamedRecorder(each.kind, make_recorder(reactor, data_dir, role, member, each))
+        for each in chosen
+    )

@@ -110,7 +110,8 @@ class Encoded:
 def encode_request(operation: Operation[Any, Any], request: Any) -> Encoded:
     """Write ``request`` down. Raises :class:`InvalidInput` if the body is over the limit."""
     shape = shape_of(operation)
-    plain = to_json(request)
+    # Octets are sent as they are: they have no form in JSON.
+    plain = to_json(attrs.evolve(request, data=b"") if shape.octets else request)
     for name, kind in shape.path:
         _checked_segment(name, kind, str(plain[name]))
     target = re.sub(r"\{(\w+)\}", lambda m: quote(str(plain[m[1]]), safe=""), operation.path)

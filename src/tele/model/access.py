@@ -24,6 +24,7 @@ class Reason(str, Enum):
     REVOKED = "revoked"  # the user or the host was removed, replaced or has expired
     CLUSTER = "cluster"  # the certificate is of another cluster
     ACCOUNT = "account"  # the OS account does not exist or is not served here
+    RECORDING = "recording"  # the session cannot be recorded any more
     RULE = "rule"  # no rule lets the caller do this through the API
 
 

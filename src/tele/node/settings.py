@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from attrs import Factory, frozen
 
 from tele.capacity.descriptors import DescriptorBudget, process_budget
-from tele.interfaces import IRecorder, ISubsystem
+from tele.interfaces import IRecorder, ISubsystem, NamedRecorder
 from tele.model.access import GatewayPorts
 from tele.node.spawning import Spawning
 
@@ -39,14 +39,14 @@ class SessionSettings:
     """What the sessions of a node have.
 
     :param spawning: starts their processes; opened and closed by the node.
-    :param recorder: takes part in every session; None records nothing.
+    :param recorder: takes part in every session, or several do; None records nothing.
     :param gateway_ports: whether ports that listen for clients are open to other machines.
     :param subsystems: what clients may ask for by name, beside ``sftp``.
     :param budget: what users may take of the file descriptors of the process.
     """
 
     spawning: Spawning
-    recorder: IRecorder | None = None
+    recorder: IRecorder | Sequence[NamedRecorder] | None = None
     gateway_ports: GatewayPorts = GatewayPorts.NO
     subsystems: Sequence[ISubsystem] = ()
     budget: DescriptorBudget = Factory(process_budget)

@@ -81,7 +81,7 @@ class ProgramTap:
             view = capture.take(view)
             if not view:
                 return
-        self._tape.write(self._channel, kind, bytes(view))
+        self._tape.write(self._channel, kind, view)
 
     def output(self, view: memoryview) -> None:
         """The program wrote this."""

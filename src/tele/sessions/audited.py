@@ -5,7 +5,7 @@ Invariants:
 * Everything that is started is an event, and so are its end, and what could not be started; it is
   recorded if there is a recording.
 * An event has what was requested, and what ran if that was something else.
-* A session that is not recorded from its start says why.
+* A session that is not recorded from its start, or of which a part is lost, says why.
 """
 
 from __future__ import annotations
@@ -72,6 +72,12 @@ class AuditedSession:
         self._ending = ending
         self._began = reactor.seconds()
         self._interactive = False
+        if tape is not None:
+            tape.on_loss(self._lost)
+
+    def _lost(self, recorder: str, reason: str) -> None:
+        """A part of the session is not recorded, and it goes on."""
+        self._audit.emit("recording.gap", self._context, recorder=recorder, error=cut(reason))
 
     def logged_in(self) -> None:
         """The user is logged in."""

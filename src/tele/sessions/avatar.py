@@ -7,6 +7,7 @@ Invariants:
 * Everything that is started or connected to is an audit event, and is recorded if there is a
   recording.
 * Nothing new begins after the certificate has expired.
+* A connection ends when it has to be recorded and cannot be any more.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tele.conch.connection.permissions import IPermissions
 from tele.conch.forwarding.remote import REQUESTS, answer_request
 from tele.conch.session.programs import ISessionPrograms, ProgramRequest
 from tele.membership.audit_reporter import AuditReporter
-from tele.model.access import Denied, Grant
+from tele.model.access import Denied, Grant, Reason
 from tele.reactor import Reactor
 from tele.recording.tee import ConnectionTape
 from tele.sessions.audited import AuditedSession
@@ -56,6 +57,8 @@ class SessionAvatar(ConchUser):
         self._ending = SessionEnding(reactor, context.grant)
         self._session = AuditedSession(reactor, context, programs, tape, audit, self._ending)
         self._tape = tape
+        if tape is not None:
+            tape.on_end(lambda why: self.expelled(Denied(Reason.RECORDING, why)))
         self._audit = audit
         self._made_forwards: Any = None
 

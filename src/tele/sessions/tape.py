@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from tele.interfaces import IRecorder
+from tele.interfaces import IRecorder, NamedRecorder
 from tele.loop import now
 from tele.model.addresses import Address
 from tele.model.identity import HostIdentity
@@ -19,7 +20,10 @@ SECOND: Final = 1_000_000_000
 
 
 def make_tape(
-    clock: IReactorTime, recorder: IRecorder, context: ConnectionContext, host: HostIdentity
+    clock: IReactorTime,
+    recorder: IRecorder | Sequence[NamedRecorder],
+    context: ConnectionContext,
+    host: HostIdentity,
 ) -> ConnectionTape:
     """Return the tape of a connection to ``host``, as its grant says; it begins now."""
     grant = context.grant
@@ -43,4 +47,7 @@ def make_tape(
         lambda: int((clock.seconds() - began) * SECOND),
         record_input=grant.recording.input,
         strict=grant.recording.strict,
+        sync=grant.recording.sync,
+        sync_end_after=grant.recording.sync_end_after.total_seconds(),
+        clock=clock,
     )

@@ -10,7 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from attrs import frozen
@@ -47,7 +47,10 @@ class Taken:
     sequence: int | None = None
 
 
-def _pack(raw: bytearray, facts: Facts | None, number: int, previous: bytes, last: bool) -> Packed:
+def _pack(
+    parts: Sequence[bytes], facts: Facts | None, number: int, previous: bytes, last: bool
+) -> Packed:
+    raw = b"".join(parts)
     if facts is None:
         chunk = pack_chunk(raw, number, previous, last=last)
     else:
@@ -68,7 +71,8 @@ class TapeWriter:
         *,
         numbered: bool = True,
     ) -> None:
-        self._raw = bytearray()
+        self._raw: list[bytes] = []
+        self._size = 0
         self._facts = Facts()
         #: The number of the next chunk.
         self.number = number
@@ -86,12 +90,12 @@ class TapeWriter:
     @property
     def waiting(self) -> int:
         """Bytes of frames that are not in a chunk yet."""
-        return len(self._raw)
+        return self._size
 
     @property
     def is_full(self) -> bool:
         """Whether a chunk ought to be cut now."""
-        return len(self._raw) >= CUT_AT
+        return self._size >= CUT_AT
 
     def add(self, frame: Frame) -> None:
         """Add a frame. One without a number gets the next one.
@@ -107,8 +111,8 @@ class TapeWriter:
         if self.is_numbered:
             self._add_numbered(frame)
         else:
-            self._raw += FRAME_HEAD.pack(frame.time, frame.channel, frame.kind, len(data))
-        self._raw += data
+            self._append(FRAME_HEAD.pack(frame.time, frame.channel, frame.kind, len(data)))
+        self._append(data)
         self.frames += 1
         self._time = frame.time
 
@@ -117,10 +121,14 @@ class TapeWriter:
         if not number and frame.kind is not FrameKind.START:
             number = self.sequence + (frame.kind not in UNNUMBERED)
         self.sequence = max(self.sequence, number)
-        self._raw += FRAME_HEAD_2.pack(
-            number, frame.time, frame.channel, frame.kind, len(frame.data)
+        self._append(
+            FRAME_HEAD_2.pack(number, frame.time, frame.channel, frame.kind, len(frame.data))
         )
         self._facts.add(frame.kind, number, frame.time)
+
+    def _append(self, data: bytes) -> None:
+        self._raw.append(data)
+        self._size += len(data)
 
     def take(self, *, last: bool = False) -> Callable[[], Packed] | None:
         """Return a function that packs the pending frames; None if there are none.
@@ -130,7 +138,7 @@ class TapeWriter:
         """
         if not self._raw and not last:
             return None
-        raw, self._raw = self._raw, bytearray()
+        raw, self._raw, self._size = self._raw, [], 0
         facts, self._facts = self._facts, Facts()
         sequence = self.sequence if self.is_numbered else None
         self.taken = Taken(self.frames - self._frames_before, self._time, sequence)

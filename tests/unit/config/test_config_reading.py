@@ -69,6 +69,26 @@ def auth(*lines: str) -> str:
     return "\n".join(["version: v1", "auth:", "  cluster_name: c", *lines, ""])
 
 
+def test_one_recorder_or_several() -> None:
+    """One value stands for a list; each is named once, and there is at least one."""
+
+    def given(text: str) -> str:
+        return f"version: v1\nnode: {{join: {{auth: a, ca_pin: '{PIN}'}}, recorder: {text}}}\n"
+
+    def recorders(text: str) -> list[str]:
+        node = read(given(text)).config.node
+        assert node is not None
+        return [str(each) for each in node.recorder]
+
+    assert recorders("tape") == ["tape"]
+    assert recorders('["tape", "mine:a b"]') == ["tape", "mine:a b"]
+    for bad, said in (("[]", "name a recorder"), ("[tape, tape]", "once"), ("{a: b}", "a list")):
+        (problem,) = problems(given(bad))
+        assert said in problem
+    (problem,) = problems(given("[tape, other]"), {"node.recorder": ["tape"]})
+    assert "no plugin for other" in problem
+
+
 def test_the_example_of_the_design_is_read() -> None:
     """Every key of the published example has its place in the values."""
     config = read(DESIGN).config

@@ -29,7 +29,13 @@ from tele.embed import (
 from tele.embed.addresses import public_address
 from tele.embed.cluster import own_join
 from tele.errors import InvalidInput, Unavailable
-from tele.interfaces import IArchiveFactory, IAuthority, IBackendFactory, Surroundings
+from tele.interfaces import (
+    IArchiveFactory,
+    IAuthority,
+    IBackendFactory,
+    NamedRecorder,
+    Surroundings,
+)
 from tele.log import event_text
 from tele.model.api.authorities import AuthorityList
 from tele.model.api.tokens import NewToken, TokenAdded
@@ -170,6 +176,20 @@ def test_a_host_is_stopped_from_the_outside_in() -> None:
     assert calls[2:] == ["start recorder"]
     host.stopService()
     assert calls[3:] == ["stop serving", "stop recorder", "stop member"]
+
+
+def test_several_recorders_are_services_of_one_host() -> None:
+    """Each is started with an identity, and stopped before the membership."""
+    calls: list[str] = []
+    member, serving, one, two = (Part(n, calls) for n in ("member", "serving", "one", "two"))
+    member.ready = lambda: member.joined  # type: ignore[assignment]
+    recorders: Any = [NamedRecorder("one", one), NamedRecorder("two", two)]  # type: ignore[arg-type]
+    host = HostService(member, serving, recorders)  # type: ignore[arg-type]
+    host.startService()
+    member.joined.callback(None)
+    assert calls[2:] == ["start one", "start two"]
+    host.stopService()
+    assert calls[4:] == ["stop serving", "stop one", "stop two", "stop member"]
 
 
 def test_auth_without_its_plugins_leaves_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from tele.errors import Unavailable
 from tele.interfaces import IRecorder
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingStart
-from tele.recording.tee import AGAIN, KEPT_LIMIT, ConnectionTape
+from tele.recording.backlog import KEPT_LIMIT
+from tele.recording.line import AGAIN
+from tele.recording.tee import ConnectionTape
 
 __all__ = ["place"]
 
@@ -142,7 +144,7 @@ def test_what_is_kept_has_a_bound(place: Place) -> None:
     world.ready()
     for _ in range(1000):
         world.tape.note(1, FrameKind.RESIZE, columns=80, rows=24, padding="x" * 1000)
-    backlog = world.tape._backlog
+    backlog = world.tape._lines[0]._backlog
     assert backlog is not None
     assert sum(len(frame.data) for frame in backlog.frames) <= KEPT_LIMIT
     world.recorder.full = False
@@ -178,7 +180,7 @@ def test_a_connection_that_ends_while_its_recording_is_opened(
     """The recording is closed, and does not stay open without a writer."""
     world = World(place, strict=strict)
     opening: Deferred[Any] = Deferred()
-    world.tape._recorder = Opening(opening)
+    world.tape._lines[0]._recorder = Opening(opening)
     results: list[Any] = []
     Deferred.fromCoroutine(world.tape.ready()).addErrback(results.append)
     world.tape.close("gone")
@@ -193,7 +195,7 @@ def test_all_waiting_programs_continue(place: Place) -> None:
     """Several channels that begin at once wait for one recording, also if there is none."""
     world = World(place, strict=False)
     opening: Deferred[Any] = Deferred()
-    world.tape._recorder = Opening(opening)
+    world.tape._lines[0]._recorder = Opening(opening)
     results: list[Any] = []
     for _ in range(3):
         Deferred.fromCoroutine(world.tape.ready()).addBoth(results.append)

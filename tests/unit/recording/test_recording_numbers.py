@@ -12,9 +12,10 @@ from twisted.internet.defer import Deferred
 from spool_world import Place, place, start
 from tele.errors import BadRecording, Unavailable
 from tele.model.frame import Frame, FrameKind
+from tele.recording.backlog import KEPT_LIMIT
 from tele.recording.commit import FLUSH_SECONDS
 from tele.recording.losses import KEPT_RANGES, Losses
-from tele.recording.tee import KEPT_LIMIT, ConnectionTape
+from tele.recording.tee import ConnectionTape
 from tele.tape.layout import DATA_LIMIT
 from tele.tape.order import SequenceCheck
 from tele.tape.writer import TapeWriter
@@ -59,7 +60,7 @@ def test_what_passes_before_a_recording_is_open_is_numbered() -> None:
     for _ in range(KEPT_RANGES + 10):
         tape.note(1, FrameKind.RESIZE, columns=80)
         tape.write(1, FrameKind.OUTPUT, b"x")
-    backlog = tape._backlog
+    backlog = tape._lines[0]._backlog
     assert backlog is not None
     assert sum(len(frame.data) for frame in backlog.frames) <= KEPT_LIMIT + 1024
     recorder.refusal = None

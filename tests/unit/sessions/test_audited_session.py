@@ -71,6 +71,17 @@ def test_what_was_requested_and_what_ran() -> None:
     ]  # fmt: skip
 
 
+def test_a_part_that_is_not_recorded_is_an_event() -> None:
+    """A session that goes on although a recorder loses frames says which one, and why."""
+    host: Any = SimpleNamespace(cluster="c", name="web1", host_id="host-1")
+    tape = make_tape(Clock(), MemoryRecorder(), context(), host)
+    world = World(tape)
+    tape.lost("tape", "the disk was full")
+    assert world.audit.events == [
+        ("recording.gap", {"recorder": "tape", "error": "the disk was full"})
+    ]
+
+
 @pytest.mark.parametrize(
     ("how", "told"),
     [
