@@ -4,7 +4,7 @@ Invariants:
 
 * Something is noted only after the cluster said that it is done; what was under way when a fault
   came may be there or not.
-* What was shown by a session counts as recorded :data:`PROMISED` seconds later.
+* What was shown by a session counts as recorded ``promised`` seconds later.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ class Ledger:
     """What ``cluster`` acknowledged to its administrator and to those with sessions."""
 
     cluster: Cluster
+    #: A mode in which output waits for auth promises what is shown.
+    promised: float = PROMISED
     users: set[str] = field(factory=set)
     #: By mark, the number up to which it has to be on the recording.
     sessions: dict[str, int] = field(factory=dict)
@@ -136,7 +138,7 @@ class Ledger:
         None means that there was none that its recording could have suffered from: all that it
         showed until it was hung up, less the time that was promised.
         """
-        moment = (time.monotonic() if fault is None else fault) - PROMISED
+        moment = (time.monotonic() if fault is None else fault) - self.promised
         number = session.shown_before(moment)
         if number:
             self.sessions[session.mark] = number

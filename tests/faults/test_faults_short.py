@@ -11,6 +11,7 @@ import pytest
 from full_disks import full_disks
 from kill_rounds import kill_rounds
 from power_cuts import power_cuts
+from recordings import recordings
 from soak import soak
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH")
@@ -19,6 +20,13 @@ pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenS
 def test_kills(tmp_path: Path) -> None:
     """Each part is killed once while sessions run: nothing that was acknowledged is lost."""
     assert kill_rounds(tmp_path, 3, random.Random(1), sessions=3)["sessions"] >= 6
+
+
+def test_recordings(tmp_path: Path) -> None:
+    """Node and auth are killed in the middle of sessions: their recordings have what was promised,
+    and verify.
+    """
+    assert recordings(tmp_path, 2, random.Random(1), sessions=4)["sessions"] >= 3
 
 
 @pytest.mark.root

@@ -224,12 +224,14 @@ def make_cluster(
     guarded: bool = False,
     suite: str = "ed25519",
     settings: Sequence[str] = (),
+    auth_settings: str = "",
 ) -> Cluster:
     """Start a whole cluster in ``folder`` and log its administrator in.
 
     With ``tunnel`` the node knows only the proxy, and binds no port. ``prefixes`` are commands
     that run parts. ``guarded``: see :class:`Cluster`. ``suite`` is the algorithm of the cluster's
-    SSH keys; ``settings`` are lines for both the proxy and the node.
+    SSH keys; ``settings`` are lines for both the proxy and the node, ``auth_settings`` keys of
+    auth.
     """
     cluster = Cluster(folder, prefixes=prefixes or {}, guarded=guarded)
     cluster.ports = {part: free_port() for part in ("auth", "proxy", "node")}
@@ -240,7 +242,7 @@ def make_cluster(
             "version: v1",
             f"data_dir: {folder}/auth",
             f"auth: {{cluster_name: {cluster.name}, listen: '127.0.0.1:{auth}',",
-            f"  signature_algorithm_suite: {suite}}}",
+            f"  signature_algorithm_suite: {suite}{auth_settings and ', '}{auth_settings}}}",
         ],
     )
     cluster.start("auth")

@@ -6,7 +6,7 @@ import os
 import pwd
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ from tele.conch.server.settings import ServerSettings
 from tele.config.values import Address, JoinConfig, NodeConfig, Pins
 from tele.embed.hosts import HostService
 from tele.embed.node import node_service
-from tele.interfaces import IAuthority, IRecorder
+from tele.interfaces import IAuthority, IRecorder, NamedRecorder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore
@@ -205,7 +205,7 @@ class SmallCluster:
         name: str = "web1",
         labels: Mapping[str, str] | None = None,
         commands: tuple[LabelCommand, ...] = (),
-        recorder: IRecorder | None = None,
+        recorder: IRecorder | Sequence[NamedRecorder] | None = None,
         settings: JoinSettings | None = None,
         port: int = 0,
         agents: MakeAgents | None = None,

@@ -58,7 +58,7 @@ class SessionAvatar(ConchUser):
         self._session = AuditedSession(reactor, context, programs, tape, audit, self._ending)
         self._tape = tape
         if tape is not None:
-            tape.on_end(lambda why: self.expelled(Denied(Reason.RECORDING, why)))
+            tape.on_end(self._not_recorded)
         self._audit = audit
         self._made_forwards: Any = None
 
@@ -122,6 +122,10 @@ class SessionAvatar(ConchUser):
     def expelled(self, denied: Denied) -> None:
         """Access has ended: so does the connection, with the reason as its last message."""
         self._ending.expel(denied, self.conn)
+
+    def _not_recorded(self, why: str) -> None:
+        """The connection ends soon: a channel may be in the middle of sending now."""
+        self._reactor.callLater(0, self.expelled, Denied(Reason.RECORDING, why))
 
     def logged_in(self) -> None:
         """The user is logged in."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
@@ -192,3 +195,26 @@ def test_a_summary_knows_the_last_number() -> None:
     assert stored(read_chunk(cut[1], 0), len(cut[1])).sequence is None
     with pytest.raises(BadRecording):
         read_chunk(cut[1][:40], 0)
+
+
+def test_a_last_chunk_that_is_cut_anywhere(tmp_path: Path) -> None:
+    """A power cut leaves any part of the last chunk: what was before it is a whole recording."""
+    whole = Place(tmp_path / "whole")
+    begin = start()
+    recording = whole.open(begin)
+    for number in (1, 2):
+        recording.write(output(number, b"%d" % number))
+        whole.clock.advance(FLUSH_SECONDS)
+    last = whole.folder(begin.id).path / "00000002.chunk"
+    size = last.stat().st_size
+    assert size > 100
+    for length in range(size + 1):
+        cut = Place(tmp_path / f"cut{length}")
+        shutil.copytree(whole.folder(begin.id).path, cut.folder(begin.id).path)
+        os.truncate(cut.folder(begin.id).path / last.name, length)
+        auth = Auth()
+        cut.recover(auth)
+        verdict = auth.verify()
+        assert (verdict.complete, verdict.recovered) == (True, True)
+        assert auth.shown() == ([b"1", b"2"] if length == size else [b"1"])
+        cut.spool.close()

@@ -1,0 +1,68 @@
+"""Node and auth are killed while sessions are recorded: nothing that was promised is lost.
+
+::
+
+    python tests/faults/recordings.py --rounds 40
+    python tests/faults/recordings.py --rounds 40 --mode node-sync
+
+In each round a few recorded sessions show numbers; node or auth gets kill -9, and is started again
+after up to eight seconds, which is longer than most sessions last. In mode ``node`` a recording has
+what was shown until a moment before its node was killed, and all of it if auth was. In mode
+``node-sync`` it has all that was shown, whatever was killed and when. Each recording verifies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from commands import main, say
+from ledger import PROMISED, Ledger, RunningSession
+from three_processes import make_cluster
+
+PARTS = ("node", "auth")
+
+
+def recordings(
+    folder: Path, rounds: int, dice: random.Random, sessions: int = 6, mode: str = "node"
+) -> Counter[str]:
+    """Do ``rounds`` rounds in a mode of recording; return what was promised and is there."""
+    cluster = make_cluster(folder, auth_settings=f"session_recording: {{mode: {mode}}}")
+    sync = mode.endswith("-sync")
+    ledger = Ledger(cluster, 0.0 if sync else PROMISED)
+    try:
+        for number in range(rounds):
+            part = PARTS[number % len(PARTS)]
+            running = ledger.begin_sessions(sessions)
+            time.sleep(dice.uniform(0.0, 5.0))
+            moment = time.monotonic()
+            cluster.kill(part)
+            time.sleep(dice.uniform(0.0, 8.0))
+            cluster.start(part)
+            # Some end while auth is away or the node begins; the others go on for a while.
+            for each in running[::2]:
+                _end(ledger, each, moment if part == "node" and not sync else None)
+            time.sleep(dice.uniform(0.0, 4.0))
+            for each in running[1::2]:
+                _end(ledger, each, moment if part == "node" and not sync else None)
+            say(f"round {number + 1}: {part} was killed; {len(ledger.sessions)} recordings")
+        return ledger.check()
+    finally:
+        cluster.stop()
+
+
+def _end(ledger: Ledger, session: RunningSession, fault: float | None) -> None:
+    ledger.note(session, fault)
+    session.hang_up()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--mode", default="node", choices=["node", "node-sync"])
+    given, sys.argv[1:] = parser.parse_known_args()
+    main(partial(recordings, mode=given.mode), "rounds", 40)
