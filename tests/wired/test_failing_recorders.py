@@ -107,7 +107,7 @@ def test_any_other_session_goes_on(cluster: SmallCluster) -> None:
     done = cluster.ssh("alice", node, COMMAND.format(0))
     assert (done.stdout, done.returncode) == (b"begin\nfatal\nafter\n", 0)
     (gap,) = cluster.wait_event("recording.gap")
-    assert (gap.fields["recorder"], gap.error) == ("third", "the recorder third failed")
+    assert (gap.fields["recorder"], gap.fields["why"]) == ("third", "the recorder third failed")
     (recording,) = good.recordings
     shown = [f.data for f in recording.frames if f.kind is FrameKind.OUTPUT]
     assert b"".join(shown) == b"begin\nfatal\nafter\n"

@@ -30,7 +30,7 @@ NODE_EVENTS: Final = frozenset(
      "exec", "exec.end", "subsystem", "subsystem.end", "sftp", "scp",
      "rsync", "recording.gap",
      "forward", "forward.end", "agent", "agent.end",
-     "auth.denied", "auth.refused", "clock.step", "clock.skew", "recording.gap")
+     "auth.denied", "auth.refused", "clock.step", "clock.skew")
 )  # fmt: skip
 #: What proxies may report of sessions that they end, which auth has registered for them.
 PROXIED_EVENTS: Final = NODE_EVENTS - {

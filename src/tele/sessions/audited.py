@@ -77,7 +77,7 @@ class AuditedSession:
 
     def _lost(self, recorder: str, reason: str) -> None:
         """A part of the session is not recorded, and it goes on."""
-        self._audit.emit("recording.gap", self._context, recorder=recorder, error=cut(reason))
+        self._audit.emit("recording.gap", self._context, recorder=recorder, why=cut(reason))
 
     def logged_in(self) -> None:
         """The user is logged in."""

@@ -78,7 +78,7 @@ def test_a_part_that_is_not_recorded_is_an_event() -> None:
     world = World(tape)
     tape.lost("tape", "the disk was full")
     assert world.audit.events == [
-        ("recording.gap", {"recorder": "tape", "error": "the disk was full"})
+        ("recording.gap", {"recorder": "tape", "why": "the disk was full"})
     ]
 
 
