@@ -655,6 +655,7 @@ class Tap:
     paused: bool = False
     callbacks: list[Any] = field(factory=list)
     wants_typed: bool = False
+    holds: bool = False
 
     def output(self, view: memoryview) -> None:
         self.calls.append(("out", bytes(view)))

@@ -47,7 +47,7 @@ PROXY_SYNC: Final = "proxy-sync"
 TAPE_2: Final = "tape-2"
 
 #: What nodes of this version can do.
-NODE_FEATURES: Final[tuple[str, ...]] = ()
+NODE_FEATURES: Final[tuple[str, ...]] = (NODE_SYNC,)
 #: What proxies of this version can do.
 PROXY_FEATURES: Final[tuple[str, ...]] = ()
 FEATURES: Final[Mapping[HostRole, tuple[str, ...]]] = {

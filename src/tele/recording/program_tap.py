@@ -72,6 +72,19 @@ class ProgramTap:
         """Call ``callback`` once, when it may be read from again."""
         self._tape.when_resumed(callback)
 
+    @property
+    def holds(self) -> bool:
+        """Whether output waits for :meth:`hold`."""
+        return self._tape.holds
+
+    def hold(self) -> Deferred[None] | None:
+        """Hold what was recorded so far: None if it may reach the client now."""
+        return self._tape.held(self._tape.number)
+
+    def on_notice(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``callback`` with messages for the user until what is returned is called."""
+        return self._tape.on_notice(callback)
+
     def _observe(self, kind: FrameKind, view: memoryview) -> None:
         if not self._terminal:
             capture = self._captures.get(kind)

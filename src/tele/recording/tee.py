@@ -153,6 +153,11 @@ class ConnectionTape:
 
     # -- output that has to be at auth first --------------------------------------------
     @property
+    def holds(self) -> bool:
+        """Whether output may have to wait (:meth:`held`)."""
+        return self._hold is not None
+
+    @property
     def state(self) -> TapeState:
         """Whether output passes."""
         if self.ended_because:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from tele.admission.rate_limiter import RateLimiter, ReportLimiter
@@ -52,6 +53,10 @@ class ForwardRecords:
         """Put a frame on the recording."""
         if self._tape is not None:
             self._tape.note(channel, kind, **fields)
+
+    def hold(self) -> Deferred[None] | None:
+        """Hold what follows until what was recorded so far is where it has to be, or None."""
+        return None if self._tape is None else self._tape.held(self._tape.number)
 
     def emit(self, event: str, **fields: Any) -> None:
         """Make an event."""
@@ -96,14 +101,15 @@ class ForwardRecord:
         #: Called when the connection is refused or closed.
         self.on_end: Callable[[], object] = lambda: None
 
-    def opened(self, number: int) -> None:
-        """It is open, on the channel with our ``number``."""
+    def opened(self, number: int) -> Deferred[None] | None:
+        """It is open, on the channel with our ``number``; see ``RelayObserver``."""
         self._number = number + 1
         fields = {name: text for name, text in self._fields.items() if name != "kind"}
         self._records.note(
             self._number, FrameKind.OPEN, kind="forward", forward=self._fields["kind"], **fields
         )
         self._reported = self._records.connected(self._accepted, **self._fields)
+        return self._records.hold()
 
     def refused(self, reason: Any) -> None:
         """It was not opened. ``reason`` is an exception, or the reply of the client."""

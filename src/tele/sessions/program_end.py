@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from tele.conch.session.programs import Exit
@@ -50,6 +51,21 @@ class AuditedTap:
             callback()
         else:
             self._tap.when_resumed(callback)
+
+    @property
+    def holds(self) -> bool:
+        """Whether output waits for :meth:`hold`."""
+        return self._tap is not None and bool(self._tap.holds)
+
+    def hold(self) -> Deferred[None] | None:
+        """Hold what was observed so far, see ITap."""
+        held: Deferred[None] | None = self._tap.hold()
+        return held
+
+    def on_notice(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``callback`` with messages for the user, see ITap."""
+        unregister: Callable[[], None] = self._tap.on_notice(callback)
+        return unregister
 
     def output(self, view: memoryview) -> None:
         """The program wrote this."""

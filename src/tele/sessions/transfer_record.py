@@ -73,4 +73,6 @@ class TransferRecords:
         reason = cut(f"file transfers are not listed from here on: {reason}")
         if self._tape is not None:
             self._tape.note(channel, FrameKind.GAP, lost={}, reason=reason)
-        self._audit.emit("recording.gap", self._context, channel=channel, why=reason)
+            self._tape.lost("", reason)  # that may end the session, or is an event
+        else:
+            self._audit.emit("recording.gap", self._context, why=reason)

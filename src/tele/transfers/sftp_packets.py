@@ -18,12 +18,14 @@ from typing import Final
 
 from tele.transfers.observer import Unreadable
 
+TOO_LONG: Final = "a field is longer than its packet"
 #: As in OpenSSH's sftp-common.h.
 PACKET_LIMIT: Final = 256 * 1024
 #: Length and type; length, type and number.
 TYPED: Final = 5
 NUMBERED: Final = 9
 
+_TYPED: Final = struct.Struct(">IB")
 _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
 
@@ -34,29 +36,37 @@ _SIZE, _OWNER, _MODE = 1, 2, 4
 class Fields:
     """The fields of a packet, from its number on."""
 
-    def __init__(self, data: bytes | bytearray, at: int = TYPED) -> None:
-        self._data = bytes(data)
-        self._at = at
+    __slots__ = ("_at", "_data")
 
-    def _take(self, size: int) -> bytes:
-        end = self._at + size
-        if end > len(self._data):
-            raise Unreadable("a field is longer than its packet")
-        piece = self._data[self._at : end]
-        self._at = end
-        return piece
+    def __init__(self, data: bytes | bytearray, at: int = TYPED) -> None:
+        self._data = data
+        self._at = at
 
     def u32(self) -> int:
         """Read four bytes."""
-        return int(_U32.unpack(self._take(4))[0])
+        return self._number(_U32, 4)
 
     def u64(self) -> int:
         """Read eight bytes."""
-        return int(_U64.unpack(self._take(8))[0])
+        return self._number(_U64, 8)
+
+    def _number(self, kind: struct.Struct, size: int) -> int:
+        at = self._at
+        self._at = at + size
+        try:
+            (number,) = kind.unpack_from(self._data, at)
+        except struct.error:
+            raise Unreadable(TOO_LONG) from None
+        return int(number)
 
     def string(self) -> bytes:
         """Read a length and so many bytes."""
-        return self._take(self.u32())
+        size = self.u32()
+        at = self._at
+        end = self._at = at + size
+        if end > len(self._data):
+            raise Unreadable(TOO_LONG)
+        return bytes(self._data[at:end])
 
     def attributes(self) -> tuple[int | None, str]:
         """Read the size, if it is there, and the mode in octal, or nothing."""
@@ -92,13 +102,13 @@ class Packets:
     def content(self, size: int, sink: Callable[[memoryview], None] | None) -> None:
         """After the head that is being read come ``size`` bytes for ``sink``."""
         if size > self._left:
-            raise Unreadable("a field is longer than its packet")
+            raise Unreadable(TOO_LONG)
         self._skip, self._sink = size, sink
 
     def more(self, size: int, read: Callable[[bytearray], None]) -> None:
         """The head that is being read has ``size`` bytes more; call ``read`` with all of it."""
         if size > self._left:
-            raise Unreadable("a field is longer than its packet")
+            raise Unreadable(TOO_LONG)
         self._wanted += size
         self._left -= size
         self._read = read
@@ -118,6 +128,13 @@ class Packets:
                 size = min(self._left, end - at)
                 self._left -= size
                 at += size
+            elif not self._head and end - at >= TYPED:
+                self._start(*_TYPED.unpack_from(view, at))
+                size = min(self._wanted, end - at)
+                self._head += view[at : at + size]
+                at += size
+                if size == self._wanted:
+                    self._read_head()
             else:
                 size = min(self._wanted - len(self._head), end - at)
                 self._head += view[at : at + size]
@@ -133,22 +150,16 @@ class Packets:
         self._typed = False
         self._sink = None
 
+    def _start(self, length: int, kind: int) -> None:
+        if not 1 <= length <= PACKET_LIMIT:
+            raise Unreadable(f"a packet of {length} bytes")
+        wanted, self._read = self._begin(kind, length)
+        self._typed = True
+        self._wanted = max(TYPED, min(wanted, length + 4))
+        self._left = length + 4 - self._wanted
+
     def _read_head(self) -> None:
-        while len(self._head) == self._wanted:
-            before = self._wanted
-            if self._typed:
-                self._read(self._head)
-            else:
-                (length,) = _U32.unpack_from(self._head)
-                if not 1 <= length <= PACKET_LIMIT:
-                    raise Unreadable(f"a packet of {length} bytes")
-                self._typed = True
-                self._left = length - 1
-                wanted, self._read = self._begin(self._head[4], length)
-                wanted = max(TYPED, min(wanted, length + 4))
-                self._wanted = wanted
-                self._left -= wanted - TYPED
-                if wanted == TYPED:
-                    self._read(self._head)
-            if self._wanted == before:
-                return
+        if not self._typed:
+            self._start(*_TYPED.unpack_from(self._head))
+        if len(self._head) == self._wanted:
+            self._read(self._head)

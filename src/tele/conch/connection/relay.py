@@ -16,6 +16,7 @@ import typing
 from typing import Any, Final
 
 from twisted.internet import main
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
@@ -29,8 +30,11 @@ from zope.interface import implementer
 from tele.conch.connection.channel import Channel
 from tele.conch.connection.pumps import Buffers, move
 from tele.conch.connection.write_scheduler import Sender
+from tele.log import make_logger
 from tele.sockets.direct import DirectSocket
 from tele.sockets.protocols import SocketReader
+
+log = make_logger(__name__)
 
 #: Seconds that a stream has to take what was written to it, after its channel was closed.
 LINGER: Final = 30.0
@@ -39,8 +43,11 @@ LINGER: Final = 30.0
 class RelayObserver(typing.Protocol):
     """Is told what happens to one relay."""
 
-    def opened(self, number: int) -> None:
-        """The channel is open; ``number`` is ours."""
+    def opened(self, number: int) -> Deferred[None] | None:
+        """The channel is open; ``number`` is ours. None: relay at once.
+
+        Otherwise fires when the client may receive something, and fails if it must not.
+        """
 
     def refused(self, reason: Any) -> None:
         """The peer refused the channel, or the connection was lost."""
@@ -236,9 +243,22 @@ class RelayChannel(Channel):
 
     def channelOpen(self, specificData: bytes) -> None:
         """The channel is open: start relaying."""
-        if self._stream.observer is not None:
-            self._stream.observer.opened(self.id)
-        self._stream.attach(self)
+        observer = self._stream.observer
+        wait = None if observer is None else observer.opened(self.id)
+        if wait is None:
+            self._stream.attach(self)
+        else:
+            wait.addCallbacks(self._may_relay, self._must_not)
+
+    def _may_relay(self, _: None) -> None:
+        if self.is_open:
+            self._stream.attach(self)
+
+    def _must_not(self, failure: Failure) -> None:
+        """The connection ends."""
+        if self.is_open:
+            log.info("forward closed", error=failure.getErrorMessage())
+            self.loseConnection()
 
     def openFailed(self, reason: Any) -> None:
         """The peer refused the channel, or the connection was lost."""

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import os
 import termios
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from tele.conch.connection.held_output import not_reported
+from tele.conch.connection.held_pump import HeldPump
 from tele.conch.connection.permissions import permissions_of
-from tele.conch.connection.pumps import Pump, Sink
+from tele.conch.connection.pumps import Observe, Pump, Sink
 from tele.conch.session.echo import EchoFilter, TerminalSink
 from tele.conch.session.programs import (
     END_OF_WRITE,
@@ -80,6 +82,8 @@ class ProgramRunner:
         self._descriptors: set[int] = set()
         self._sink: Sink | None = None
         self._echo: EchoFilter | None = None
+        #: Ends messages of the tap.
+        self._unregister: Callable[[], None] = _nothing
         self._pumps: list[Pump] = []
         self._exit: Exit | None = None
         self._awaits_tap = False
@@ -134,21 +138,26 @@ class ProgramRunner:
             (program.stderr, STDERR, None if tap is None else tap.error),
         ):
             if descriptor is not None:
-                is_behind = None if tap is None else self._tap_is_behind
-                pump = Pump(
-                    self._reactor,
-                    descriptor,
-                    self._channel,
-                    code,
-                    self._end_if_read,
-                    observe,
-                    is_behind,
-                )
+                pump = self._make_pump(descriptor, code, observe)
                 self._pumps.append(pump)
                 self._descriptors.discard(descriptor)
+        if self._has_terminal and tap is not None and tap.holds:
+            self._unregister = tap.on_notice(self._notice)
         self._advance(_Event.OUTPUT)
         if self._exit is not None:
             self._finish_output()
+
+    def _notice(self, text: str) -> None:
+        self._channel.notice(text)
+
+    def _make_pump(self, descriptor: int, code: int | None, observe: Observe | None) -> Pump:
+        reactor, channel, tap = self._reactor, self._channel, self._program.tap
+        if tap is None or observe is None:
+            return Pump(reactor, descriptor, channel, code, self._end_if_read)
+        behind, done = self._tap_is_behind, self._end_if_read
+        if tap.holds:
+            return HeldPump(reactor, descriptor, channel, code, done, observe, behind, tap.hold)
+        return Pump(reactor, descriptor, channel, code, done, observe, behind)
 
     @property
     def _reactor(self) -> Reactor:
@@ -257,7 +266,16 @@ class ProgramRunner:
             return
         self._advance(_Event.ENDED)
         self._notify_tap()
-        self._channel.program_ended(self._exit)
+        tap = self._program.tap
+        wait = tap.hold() if tap is not None and tap.holds else None
+        if wait is None:
+            self._report_end()
+        else:
+            wait.addCallbacks(lambda _: self._report_end(), not_reported)
+
+    def _report_end(self) -> None:
+        if self._phase is _Phase.ENDED and self._exit is not None:
+            self._channel.program_ended(self._exit)
 
     def _notify_tap(self) -> None:
         if self._echo is not None:
@@ -277,6 +295,7 @@ class ProgramRunner:
 
     def _release(self) -> None:
         """Close the descriptors, and hang up a program that still runs."""
+        self._unregister()
         for pump in self._pumps:
             pump.close()
         if self._sink is not None:
@@ -288,6 +307,10 @@ class ProgramRunner:
         holder = IHoldsDescriptors(self._program, None)
         if holder is not None:
             holder.descriptors_closed()
+
+
+def _nothing() -> None:
+    """There is nothing to end."""
 
 
 def run_programs(channel: RunnerChannel) -> ProgramRunner:

@@ -72,6 +72,19 @@ class ITap(Interface):
     paused = Attribute("bool: whether to read no more from the program for now")
     wants_typed = Attribute("bool: whether to tell what is typed on a terminal")
 
+    holds = Attribute("bool: whether output waits for ``hold``")
+
+    def hold() -> Deferred[None] | None:
+        """Hold what was observed so far: None if it may reach the client now.
+
+        Otherwise fires when it may, and fails if it must not; in order, never at once.
+        """
+
+    def on_notice(callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``callback`` with messages for the user's terminal, until what is returned is
+        called. Called if ``holds``.
+        """
+
     def output(view: memoryview) -> None:
         """The program wrote to its terminal or standard output."""
 

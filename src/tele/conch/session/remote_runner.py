@@ -14,13 +14,14 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
 from tele.conch.connection.backlog import Backlog
+from tele.conch.connection.held_output import HeldOutput, not_reported
 from tele.conch.connection.permissions import permissions_of
 from tele.conch.session.channel import SessionChannel
 from tele.conch.session.programs import (
@@ -76,6 +77,10 @@ class RemoteRunner:
         self._program: Any = None
         #: Output that the tap has not observed yet.
         self._waiting = Backlog()
+        #: Output that the tap has observed and holds, if it does.
+        self._held: HeldOutput | None = None
+        self._has_terminal = False
+        self._unregister: Callable[[], None] = lambda: None
         #: Bytes that are queued for the client, and for the program.
         self._output_queued = 0
         self._awaits_tap = False
@@ -95,6 +100,7 @@ class RemoteRunner:
 
     def start(self, request: ProgramRequest, number: int) -> Deferred[None]:
         """See :class:`Runner`."""
+        self._has_terminal = request.pty is not None
         starting: Deferred[Any] = self._programs.start(request, number)
         return starting.addCallback(self._started)
 
@@ -111,7 +117,15 @@ class RemoteRunner:
     def start_output(self) -> None:
         """See :class:`Runner`."""
         self._advance(_Event.OUTPUT)
+        tap = self._program.tap
+        if tap is not None and tap.holds:
+            self._held = HeldOutput(tap.hold, self._send, self._check_end, self._check_end)
+            if self._has_terminal:
+                self._unregister = tap.on_notice(self._notice)
         self._program.attach(self)
+
+    def _notice(self, text: str) -> None:
+        self._channel.notice(text)
 
     # -- input ------------------------------------------------------------------------
     def input(self, view: memoryview) -> None:
@@ -149,6 +163,12 @@ class RemoteRunner:
         tap = self._program.tap
         if tap is not None:
             (tap.output if code is None else tap.error)(view)
+        if self._held is None:
+            self._send(view, code)
+        elif not self._held.put(bytes(view), code):
+            self._program.consumed(len(view))
+
+    def _send(self, view: memoryview | bytes, code: int | None) -> None:
         queued = self._channel.send_view(view, code)
         self._output_queued += queued
         self._program.consumed(len(view) - queued)
@@ -169,6 +189,7 @@ class RemoteRunner:
         """See :class:`Runner`."""
         self._program.close_output()
         self._program.consumed(self._waiting.clear())
+        self._drop_held()
         self._check_end()
 
     def _tap_is_behind(self) -> bool:
@@ -217,11 +238,20 @@ class RemoteRunner:
 
     def _check_end(self) -> None:
         """Pass the end on, after what waits for the tap."""
-        if self._phase is not _Phase.RUNNING or self._waiting:
+        if self._phase is not _Phase.RUNNING or self._waiting or self._held:
             return
         if self._has_ended:
             self._advance(_Event.ENDED)
             self._notify_tap()
+            tap = self._program.tap
+            wait = tap.hold() if tap is not None and tap.holds else None
+            if wait is None:
+                self._report_end()
+            else:
+                wait.addCallbacks(lambda _: self._report_end(), not_reported)
+
+    def _report_end(self) -> None:
+        if self._phase is _Phase.ENDED:
             self._channel.program_ended(self._program.exit)
 
     def _notify_tap(self) -> None:
@@ -230,12 +260,18 @@ class RemoteRunner:
 
     def close(self) -> None:
         """See :class:`Runner`."""
+        self._unregister()
         was_running = self._phase in (_Phase.STARTED, _Phase.RUNNING)
         self._advance(_Event.CLOSED)
         if not was_running:
             return
         self._program.hang_up()
         self._program.consumed(self._waiting.clear())
+        self._drop_held()
+
+    def _drop_held(self) -> None:
+        if self._held is not None:
+            self._program.consumed(self._held.drop())
 
 
 class RemoteSessionChannel(SessionChannel):

@@ -71,5 +71,9 @@ class RunnerChannel(Channel):
         """The program exited, and all its output was written to the channel."""
         raise NotImplementedError
 
+    def notice(self, text: str) -> bool:
+        """Show the user a message of ours; False if no program runs."""
+        raise NotImplementedError
+
 
 MakeRunner = Callable[[RunnerChannel], Runner]

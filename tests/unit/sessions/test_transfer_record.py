@@ -1,0 +1,120 @@
+"""Which events and frames a file leaves that a client transfers."""
+
+from __future__ import annotations
+
+import json
+import struct
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from session_world import FakeAudit, context
+from tele.model.frame import FrameKind
+from tele.model.session import Launched
+from tele.recording.tee import ConnectionTape
+from tele.sessions.tape import make_tape
+from tele.sessions.transfer_record import EVENTS_BURST, TransferRecords
+from tele.testing import MemoryRecorder
+
+FILE_SERVER = Launched("subsystem", b"sftp", files=True)
+
+
+def string(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data
+
+
+INIT, VERSION = string(b"\1\0\0\0\3"), string(b"\2\0\0\0\3")
+REMOVE = string(b"\x0d" + bytes(4) + string(b"/x"))
+DENIED = string(b"\x65" + bytes(4) + struct.pack(">I", 3))
+
+
+class World:
+    """A connection with a recording, or without one."""
+
+    def __init__(self, *, recorded: bool = True, strict: bool = True) -> None:
+        self.clock = Clock()
+        self.audit = FakeAudit()
+        self.recorder = MemoryRecorder()
+        self.context = context()
+        self.tape: ConnectionTape | None = None
+        if recorded:
+            self.tape = ConnectionTape(
+                self.recorder,
+                make_start(self.clock, self.context),
+                lambda: 0,
+                strict=strict,
+            )
+            Deferred.fromCoroutine(self.tape.ready())
+            self.tape.on_loss(lambda name, why: self.audit.emit("lost", self.context, why=why))
+        audit: Any = self.audit
+        self.records = TransferRecords(self.clock, self.context, audit, self.tape)
+
+    def frames(self, kind: FrameKind) -> list[dict[str, Any]]:
+        return [json.loads(f.data) for f in self.recorder.frames if f.kind is kind]
+
+
+def make_start(clock: Clock, of: Any) -> Any:
+    """Return the start of a recording."""
+    host: Any = SimpleNamespace(cluster="c", name="web1", host_id="host-1")
+    return make_tape(clock, MemoryRecorder(), of, host).start
+
+
+def test_an_event_says_what_the_frame_says() -> None:
+    """And the error as an event has it; the channel tells channels apart."""
+    world = World()
+    observer = world.records.observe(FILE_SERVER, 3)
+    observer.input(memoryview(INIT))
+    observer.output(memoryview(VERSION))
+    observer.input(memoryview(REMOVE))
+    observer.output(memoryview(DENIED))
+    (frame,) = world.frames(FrameKind.TRANSFER)
+    assert frame == {
+        "protocol": "sftp", "op": "remove", "path": "/x", "result": "permission denied",
+    }  # fmt: skip
+    assert world.audit.events == [
+        ("sftp", {**frame, "channel": 3, "error": "permission denied"}),
+    ]
+
+
+def test_events_are_limited_and_frames_are_not() -> None:
+    """A client that removes a million files does not fill the audit; the next event counts those
+    that were left out (attack).
+    """
+    world = World()
+    observer = world.records.observe(FILE_SERVER, 1)
+    observer.input(memoryview(INIT))
+    observer.output(memoryview(VERSION))
+    count = int(EVENTS_BURST) + 10
+    for _ in range(count):
+        observer.input(memoryview(REMOVE))
+        observer.output(memoryview(DENIED))
+    assert len(world.audit.events) == EVENTS_BURST
+    assert len(world.frames(FrameKind.TRANSFER)) == count
+    world.clock.advance(1)
+    observer.input(memoryview(REMOVE))
+    observer.output(memoryview(DENIED))
+    assert world.audit.events[-1][1]["others_not_listed"] == 10
+
+
+def test_what_cannot_be_read_is_a_gap() -> None:
+    """On the recording, and an event, with or without a recording; the session goes on."""
+    world = World(strict=False)
+    world.records.observe(FILE_SERVER, 1).input(memoryview(b"GET / HTTP/1.0"))
+    (gap,) = world.frames(FrameKind.GAP)
+    assert gap["lost"] == {}
+    assert world.tape is not None
+    assert not world.tape.ended_because
+    assert world.audit.events == [("lost", {"why": gap["reason"]})]
+    world = World(recorded=False)
+    world.records.observe(FILE_SERVER, 1).input(memoryview(b"GET / HTTP/1.0"))
+    assert world.audit.events == [("recording.gap", {"why": gap["reason"]})]
+
+
+def test_what_cannot_be_read_ends_a_session_that_has_to_be_recorded() -> None:
+    """A role says so: nothing goes on that is not recorded (attack)."""
+    world = World(strict=True)
+    world.records.observe(FILE_SERVER, 1).input(memoryview(b"GET / HTTP/1.0"))
+    assert world.tape is not None
+    assert "file transfers are not listed" in world.tape.ended_because
