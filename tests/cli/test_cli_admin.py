@@ -237,6 +237,30 @@ def test_nodes(cluster: Cluster) -> None:
     assert yaml[0]["name"] == socket.gethostname()
 
 
+def test_machines_with_sshd(cluster: Cluster) -> None:
+    """They are registered, listed as nodes, changed and removed."""
+    tele = cluster.tele
+    words = ("nodes", "add", "db-legacy", "--address")
+    said = tele.run(
+        *words, "127.0.0.1:1", "--labels", "env=legacy", "--principals", "db.example.org"
+    )
+    assert said.stderr == "node db-legacy registered at 127.0.0.1:1\n"
+    (row,) = tele.json("ls", "env=legacy")
+    assert (row["name"], row["addresses"], row["mode"], row["status"]) == (
+        "db-legacy", ["127.0.0.1:1"], "direct", "offline",
+    )  # fmt: skip
+    assert (row["sshd"], row["names"]) == (True, ["db.example.org"])
+    assert "offline, never reached" in tele.run("ls", "env=legacy").stdout
+    assert "tele nodes rm" in tele.fails(1, *words, "127.0.0.1:2")
+    changed = json.loads(tele.run(*words, "127.0.0.1", "--replace", "--format", "json").stdout)
+    assert (changed["id"], changed["addresses"]) == (row["id"], ["127.0.0.1:22"])
+    assert "reserved" in tele.fails(2, "nodes", "add", "proxy", "--address", "127.0.0.1:1")
+    assert "is not an address" in tele.fails(2, *words, "a b:1", "--replace")
+    tele.run("nodes", "rm", "db-legacy")
+    assert "db-legacy" not in [node["name"] for node in tele.json("ls")]
+    assert tele.json("audit", "ls", "--event", "node.add")[-1]["server_name"] == "db-legacy"
+
+
 def test_an_unknown_node_is_named(cluster: Cluster) -> None:
     """Ssh ends with 255, and the last line of its errors includes the proxy's: no such node."""
     done = cluster.tele.run("ssh", "no-such-node", "true", status=255)
