@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from twisted.logger import capturedLogs
 
 from auth_world import HOST_ID, World, result
 from tele.auth.authorizer import LOCAL_ADMIN
@@ -76,6 +77,22 @@ def test_the_configuration_holds_until_the_resource_is_written(world: World) -> 
     assert other.recording == changed.spec.session_recording
     assert result(ClusterSettings(world.backend, "c", other, parts.hosts).get()) == changed
     other.stop()
+
+
+def test_a_configuration_that_has_no_effect_is_logged(world: World) -> None:
+    """At the start of auth, if it says something else than the cluster's settings."""
+    settings = world.parts.settings
+
+    def said(configured: RecordingSettings | None) -> list[str]:
+        with capturedLogs() as events:
+            settings.compare(configured)
+        return [str(event.get("log_format")) for event in events]
+
+    assert said(RecordingSettings()) == said(None) == []
+    put(world, OFF)
+    (line,) = said(RecordingSettings())
+    assert "has no effect" in line
+    assert said(OFF) == said(None) == []
 
 
 def test_a_change_is_told_to_every_host_at_once(world: World) -> None:
