@@ -29,14 +29,19 @@ from tele.errors import (
 from tele.loop import now
 from tele.model.api import proxying, table
 from tele.model.api.hosts import AddHost
+from tele.model.api.locks import PutLock
 from tele.model.api.members import PublicKeys
 from tele.model.api.paging import ById
 from tele.model.api.roles import PutRole
+from tele.model.api.users import DeleteUser
 from tele.model.authority import AuthorityKind
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence
 from tele.model.resources import (
     Conditions,
+    Lock,
+    LockSpec,
+    LockTarget,
     Metadata,
     RecordingMode,
     RecordingSettings,
@@ -441,3 +446,30 @@ def test_what_a_proxy_got_is_no_device_of_the_user(
         else:
             with pytest.raises(BadCertificate, match="proxy's"):
                 check_device(line, signature, "alice", keys, **trusted, now=now(world.clock))
+
+
+@pytest.mark.parametrize("what", ["user", "login", "role", "login_session", "host_id", "removed"])
+def test_a_user_without_access_gets_no_session(
+    world: World, proxy: Caller, alice: Alice, what: str
+) -> None:
+    """A proof that is valid gives nothing to a user who is locked or removed, in whatever way, nor
+    does a proxy that was taken over (attack).
+    """
+    world.add_user("alice", "dev")
+    if what == "removed":
+        world.clock.advance(60)
+        world.do(table.DELETE_USER, DeleteUser("alice"))
+    else:
+        targets = {
+            "user": "alice", "login": "root", "role": "dev",
+            "login_session": "11111111-2222-4333-8444-555555555556", "host_id": HOST_ID,
+        }  # fmt: skip
+        if what == "login_session":
+            alice = issue(world, proxy, login_session=targets[what])
+        lock = Lock(Metadata("stop"), LockSpec(LockTarget(**{what: targets[what]})))
+        world.do(table.PUT_LOCK, PutLock("stop", lock))
+    with pytest.raises(AccessDenied):
+        mint(world, proxy, alice.request())
+    assert [e for e in world.events("cert.issue") if e.fields["kind"] == "session"] == []
+    denied = world.events("auth.denied")[-1]
+    assert (denied.server_id, denied.fields["operation"]) == (PROXY_ID, "mint_session")
