@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["pty", "text", "json", "cast"]),
+    type=click.Choice(["pty", "text", "json", "cast", "cast2", "cast3"]),
     default=None,
     help="Default: pty on a terminal, text elsewhere.",
 )
 @click.option("--at", metavar="TIME", callback=read_at, help="Begin there: 12:41, 1:02:03, 90s.")
+@click.option("--times", is_flag=True, help="Begin each line with its time; text only.")
 @click.option("--channel", type=click.IntRange(0), default=0, help="Default: the first one.")
 @where_options(local=True)
 def play(
@@ -45,6 +46,7 @@ def play(
     idle_limit: float | None,
     form: str | None,
     at: float | None,
+    times: bool,
     channel: int,
     where: Where,
 ) -> None:
@@ -71,6 +73,8 @@ def play(
         raise InvalidInput(
             f"--speed, --idle-limit and --at are for --format pty only; this is {form}"
         )
+    if times and form != "text":
+        raise InvalidInput(f"--times is for --format text only; this is {form}")
     with open_source(recording, where) as (source, authority):
         if source.lost:
             print_notice(f"this recording is incomplete: {printable(source.lost)}")
@@ -80,7 +84,7 @@ def play(
             perform = None if authority is None else authority.perform
             _play(_Wanted(channel, speed or 1.0, idle_limit, at), source, perform)
             return
-        for part in source.rendered(form, channel):
+        for part in source.rendered(form, channel, times=times):
             sys.stdout.buffer.write(part.encode("utf-8", "surrogateescape"))
 
 

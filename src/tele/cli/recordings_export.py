@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -15,6 +16,10 @@ from tele.cli.output import print_notice
 from tele.cli.recordings import open_source
 from tele.errors import InvalidInput, quoted
 from tele.text import printable
+
+#: Forms of :data:`tele.recording.playback.FORMS`, which takes longer to import than ``--help`` may.
+FORMS: Final = ("text", "json", "cast", "cast2", "cast3")
+_ENDINGS: Final = {"cast2": "cast", "cast3": "cast"}
 
 
 def _file_name(recording_id: str) -> str:
@@ -32,28 +37,36 @@ def _file_name(recording_id: str) -> str:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["tape", "cast", "json", "text"]),
+    type=click.Choice(["tape", *FORMS]),
     default=None,
-    help="tape has all data and the signature.  [default: the ending of FILE]",
+    help="tape has all data and the signature; cast is asciicast 2, cast3 version 3; json has a"
+    " line for each frame; text is what terminals showed.  [default: the ending of FILE]",
 )
+@click.option("--times", is_flag=True, help="Begin each line with its time; text only.")
 @where_options(local=True)
-def export(recording: str, file: Path | None, form: str | None, where: Where) -> None:
+def export(recording: str, file: Path | None, form: str | None, times: bool, where: Where) -> None:
     """Write a recording to FILE (default: ID.tape); - is standard output."""
     from tele.durable_files import sync_folder
     from tele.tape.file import write_file
 
     to_stdout = str(file) == "-"
     form = form or ("tape" if file is None or to_stdout else file.suffix[1:])
-    if form not in ("tape", "cast", "json", "text", "txt"):
-        raise InvalidInput(f"{file}: give --format: tape, cast, json or text")
+    form = {"txt": "text", "jsonl": "json"}.get(form, form)
+    if form not in ("tape", *FORMS):
+        raise InvalidInput(f"{file}: give --format: tape, {', '.join(FORMS)}")
+    if times and form != "text":
+        raise InvalidInput(f"--times is for --format text only; this is {form}")
     if to_stdout and form == "tape" and sys.stdout.isatty():
         raise InvalidInput("a .tape file is not for a terminal: redirect it, or give --format")
     with open_source(recording, where) as (source, _):
-        target = file or Path(f"{_file_name(source.id)}.{form}")
+        target = file or Path(f"{_file_name(source.id)}.{_ENDINGS.get(form, form)}")
         parts: Iterator[bytes] = (
             write_file(source.blobs())
             if form == "tape"
-            else (part.encode("utf-8", "surrogateescape") for part in source.rendered(form, 0))
+            else (
+                part.encode("utf-8", "surrogateescape")
+                for part in source.rendered(form, 0, times=times)
+            )
         )
         if to_stdout:
             for part in parts:

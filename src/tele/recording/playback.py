@@ -34,6 +34,8 @@ from tele.tape.file import read_file
 from tele.tape.layout import read_chunk
 from tele.tape.verify import Verdict, read_frames, read_start, verify
 
+#: Forms of :meth:`Source.rendered`: text, JSON lines, asciicast (``cast`` is version 2).
+FORMS: Final = ("text", "json", "cast", "cast2", "cast3")
 #: How the reason of a recording begins that was closed with lost chunks.
 LOST: Final = "chunks are lost: "
 
@@ -102,13 +104,18 @@ class Source:
             raise BadRecording(f"it is of cluster {quoted(self.start.cluster)}, not {cluster}")
         return verify(self.chunks(), self.manifest, self.start, check_manifest, self.missing)
 
-    def rendered(self, form: str, channel: int) -> Iterator[str]:
-        """Yield the recording as ``text``, ``json`` (lines) or ``cast``; channel 0 is any."""
-        if form == "cast":
-            return asciicast(self.start, self.frames(), channel)
+    def rendered(self, form: str, channel: int, *, times: bool = False) -> Iterator[str]:
+        """Yield the recording as one of :data:`FORMS`; channel 0 is any.
+
+        ``times``: lines of text begin with the time in the session.
+        """
+        if form in ("cast", "cast2", "cast3"):
+            return asciicast(
+                self.start, self.frames(), channel, version=3 if form == "cast3" else 2
+            )
         if form == "json":
             return json_lines(f for f in self.frames() if channel in (0, f.channel))
-        return text(self.frames(), channel)
+        return text(self.frames(), channel, times=times)
 
     def blobs(self) -> Iterator[tuple[str, bytes]]:
         """Yield the blobs of a ``.tape`` file."""

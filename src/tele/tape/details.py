@@ -29,3 +29,13 @@ def terminal(fields: dict[str, Any]) -> dict[str, Any]:
 def is_forward(frame: Frame) -> bool:
     """Whether a frame opens the channel of a forward, which has no terminal."""
     return details(frame).get("kind") == "forward"
+
+
+def terminal_size(fields: object) -> tuple[int, int] | None:
+    """Return the columns and rows that ``fields`` state, if they do."""
+    if not isinstance(fields, dict):
+        return None
+    columns, rows = fields.get("columns"), fields.get("rows")
+    if type(columns) is not int or type(rows) is not int:
+        return None
+    return columns, rows

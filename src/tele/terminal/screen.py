@@ -424,9 +424,14 @@ class Screen:
             self._other, self._other_row, self._saved, self._saved_other, self._pending, usual
         )
 
+    @property
+    def main(self) -> list[Line]:
+        """The lines of the main screen, whether it shows or not."""
+        return self._other if self.alternate else self.lines
+
     def main_lines(self) -> list[Line]:
         """Return the scrollback and the main screen, up to the last line with text."""
-        lines = [*self.history, *(self._other if self.alternate else self.lines)]
+        lines = [*self.history, *self.main]
         while lines and not "".join(lines[-1].texts).strip():
             lines.pop()
         return lines

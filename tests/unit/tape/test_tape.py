@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -332,6 +333,68 @@ def test_asciicast_is_of_one_terminal() -> None:
     lines = [json.loads(line) for line in asciicast(START, frames)]
     assert (lines[0]["version"], lines[0]["width"], lines[0]["height"]) == (2, 99, 33)
     assert lines[1:] == [[1.6, "o", "ü"], [1.8, "r", "50x20"]]
+
+
+def test_asciicast_3_has_intervals_and_the_exit() -> None:
+    """Version 3: times since the event before, the terminal in a map, the exit at the end."""
+    frames = [
+        opened(99),
+        frame(1_500_000_000, b"one"),
+        frame(1_750_000_000, b"two\xc3"),
+        frame(1_800_000_000, b'{"columns": 50, "rows": 20}', FrameKind.RESIZE),
+        frame(3_000_000_000, b'{"status": 7}', FrameKind.EXIT),
+        frame(3_100_000_000, b"after"),
+    ]
+    lines = [json.loads(line) for line in asciicast(START, frames, version=3)]
+    assert lines[0]["version"] == 3
+    assert lines[0]["term"] == {"cols": 99, "rows": 33, "type": "vt"}
+    assert lines[1:] == [
+        [1.5, "o", "one"], [0.25, "o", "two"], [0.05, "r", "50x20"], [0.0, "o", "\ufffd"],
+        [1.2, "x", "7"],
+    ]  # fmt: skip
+    assert sum(line[0] for line in lines[1:]) == pytest.approx(3.0)
+
+
+def test_asciicast_of_a_program_without_a_terminal() -> None:
+    """Its lines begin at the left, and two streams do not mix within a character."""
+    said = {"kind": "exec", "command": "make"}
+    frames = [
+        frame(0, json.dumps(said).encode(), FrameKind.OPEN),
+        frame(1, b"one\n\xc3"),
+        frame(2, b"wrong\n", FrameKind.ERROR),
+        frame(3, b"\xbc\n"),
+        frame(4, b"\xff"),
+    ]
+    for version in (2, 3):
+        lines = [json.loads(line) for line in asciicast(START, frames, version=version)]
+        assert lines[0]["command"] == "make"
+        texts = [line[2] for line in lines[1:]]
+        assert texts == ["one\r\n", "wrong\r\n", "\u00fc\r\n", "\ufffd"]
+
+
+def test_no_byte_is_lost_in_json() -> None:
+    """What is not UTF-8 is there as base64, and the lines are JSON that every reader accepts."""
+    every = bytes(range(256))
+    (row,) = [json.loads(line) for line in json_lines([frame(1, every)])]
+    assert base64.b64decode(row["base64"]) == every
+    assert row["data"].encode("utf-8")  # no lone surrogates
+    (row,) = [json.loads(line) for line in json_lines([frame(1, "\u00fc".encode())])]
+    assert "base64" not in row
+
+
+def test_files_and_commands_are_in_the_text() -> None:
+    """Each has a line of its own, without control characters."""
+    said = {"kind": "exec", "command": "tar c"}
+    copied = {"protocol": "sftp", "direction": "upload", "path": "/a\x1b[2J", "bytes": 5}
+    frames = [
+        frame(0, json.dumps(said).encode(), FrameKind.OPEN),
+        frame(1, b"out"),
+        frame(2, json.dumps(copied).encode(), FrameKind.TRANSFER),
+        frame(3, b'{"status": 0}', FrameKind.EXIT),
+    ]
+    assert "".join(text(frames)) == (
+        "[exec tar c]\nout\n[sftp upload /a\\x1b[2J, 5 bytes]\n[exit status 0]\n"
+    )
 
 
 def test_one_file_holds_it_all() -> None:

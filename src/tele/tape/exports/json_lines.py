@@ -1,7 +1,12 @@
-"""Export of a recording as lines of JSON, one for each frame."""
+"""Export of a recording as lines of JSON, one for each frame.
+
+Invariant: no byte is lost. ``data`` is text; where a frame is not valid UTF-8 by itself, ``base64``
+has its bytes, too.
+"""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,8 +24,14 @@ def json_lines(frames: Iterable[Frame]) -> Iterator[str]:
             "channel": frame.channel,
             "frame": frame.kind.name.lower(),
         }
-        if frame.kind in BYTES:
-            row["data"] = frame.data.decode("utf-8", "surrogateescape")
-        else:
+        if frame.sequence:
+            row["sequence"] = frame.sequence
+        if frame.kind not in BYTES:
             row.update(details(frame))
+        else:
+            try:
+                row["data"] = frame.data.decode("utf-8")
+            except UnicodeDecodeError:
+                row["data"] = frame.data.decode("utf-8", "replace")
+                row["base64"] = b64encode(frame.data).decode("ascii")
         yield printable_json(row) + "\n"

@@ -2,8 +2,8 @@
 
 Invariants:
 
-* The text has no control sequences: it is safe in any terminal. Forwards have lines of their own,
-  in brackets.
+* The text has no control sequences: it is safe in any terminal. Forwards, files and commands
+  without a terminal have lines of their own, in brackets.
 * Streams are decoded as UTF-8 across frames; invalid bytes are replaced by U+FFFD.
 """
 
@@ -12,10 +12,13 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, Final
 
 from tele.model.frame import Frame, FrameKind
-from tele.tape.details import STREAMS, details
+from tele.tape.details import STREAMS, details, terminal_size
+from tele.tape.exports.summary import opens_terminal, summary
+from tele.tape.exports.transcript import Shown, Transcript
 from tele.text import MARKS_LIMIT, printable
 
 _ABOUT_FORWARDS: Final = {FrameKind.OPEN, FrameKind.CLOSE, FrameKind.FORWARD}
@@ -97,24 +100,106 @@ class PlainText:
             self._state = "text" if character == "\\" else "string"
 
 
-def text(frames: Iterable[Frame], channel: int = 0) -> Iterator[str]:
-    """Yield the text of the session, of one channel or (0) of all."""
-    streams: dict[tuple[int, FrameKind], PlainText] = {}
+def text(frames: Iterable[Frame], channel: int = 0, *, times: bool = False) -> Iterator[str]:
+    """Yield the text of the session, of one channel or (0) of all.
+
+    Of a terminal that is what it showed, line by line; of a program without one, what it wrote.
+    With ``times`` each line begins with the time in the session.
+    """
+    streams = _Streams()
     forwards: set[int] = set()
     at_start = True
+    last = 0
     for frame in frames:
         if channel not in (0, frame.channel):
             continue
-        if frame.kind in STREAMS:
-            plain = streams.setdefault((frame.channel, frame.kind), PlainText())
-            shown = plain.feed(frame.data)
+        last = frame.time
+        begins = f"[{_clock(frame.time)}] " if times else ""
+        if frame.kind in STREAMS or frame.kind is FrameKind.RESIZE:
+            parts = streams.take(frame)
         else:
-            line = _forward_line(frame, forwards)
-            shown = line if at_start or not line else f"\n{line}"
-        at_start = shown.endswith("\n") if shown else at_start
-        yield shown
-    for plain in streams.values():
-        yield plain.feed(b"", final=True)
+            parts = streams.close(frame)
+            streams.open(frame)
+            line = _forward_line(frame, forwards) or _summary_line(frame)
+            if line:
+                parts = chain(parts, (_OWN_LINE, line))
+        for part in parts:
+            if part is _OWN_LINE:
+                shown = "" if at_start else "\n"
+            else:
+                shown = _with_times(part, begins, at_start) if times else part
+            at_start = shown.endswith("\n") if shown else at_start
+            yield shown
+    begins = f"[{_clock(last)}] " if times else ""
+    for part in streams.end():
+        yield _with_times(part, begins, at_start) if times else part
+        at_start = part.endswith("\n") if part else at_start
+
+
+#: Stands for the end of a line, unless the text is at the beginning of one.
+_OWN_LINE: Final = "\x00"
+
+
+def _clock(time: int) -> str:
+    seconds, rest = divmod(time, 1_000_000_000)
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return f"{hours}:{minutes:02d}:{seconds % 60:02d}.{rest // 1_000_000:03d}"
+
+
+def _with_times(text: str, begins: str, at_start: bool) -> str:
+    lines = text.splitlines(keepends=True)
+    return "".join(
+        begins + line if number or at_start else line for number, line in enumerate(lines)
+    )
+
+
+class _Streams:
+    """The terminals and the other streams of a session."""
+
+    def __init__(self) -> None:
+        self._terminals: dict[int, Transcript] = {}
+        self._plain: dict[tuple[int, FrameKind], PlainText] = {}
+
+    def open(self, frame: Frame) -> None:
+        """Take note of a channel that opens."""
+        if opens_terminal(frame):
+            size = terminal_size(details(frame).get("pty"))
+            self._terminals[frame.channel] = Transcript(*(size or (80, 24)))
+
+    def take(self, frame: Frame) -> Iterator[str]:
+        """Yield what a frame with bytes, or a resize, shows."""
+        terminal = self._terminals.get(frame.channel)
+        if frame.kind is FrameKind.RESIZE:
+            size = terminal_size(details(frame))
+            return _texts(terminal.resize(*size)) if terminal and size else iter(())
+        if terminal is not None:
+            return _texts(terminal.feed(frame.time, frame.data))
+        plain = self._plain.setdefault((frame.channel, frame.kind), PlainText())
+        return iter((plain.feed(frame.data),))
+
+    def close(self, frame: Frame) -> Iterator[str]:
+        """Yield the rest of a terminal whose channel is closed."""
+        terminal = None
+        if frame.kind is FrameKind.CLOSE:
+            terminal = self._terminals.pop(frame.channel, None)
+        return iter(()) if terminal is None else _texts(terminal.end())
+
+    def end(self) -> Iterator[str]:
+        """Yield the rest of all."""
+        for terminal in self._terminals.values():
+            yield from _texts(terminal.end())
+        for plain in self._plain.values():
+            yield plain.feed(b"", final=True)
+
+
+def _texts(shown: Iterable[Shown]) -> Iterator[str]:
+    for each in shown:
+        yield f"{each.text}\n" if each.ends else each.text
+
+
+def _summary_line(frame: Frame) -> str:
+    line = summary(frame)
+    return f"[{line}]\n" if line else ""
 
 
 def _forward_line(frame: Frame, forwards: set[int]) -> str:
