@@ -65,5 +65,6 @@ WORK: dict[str, str] = {
     "delete_recording": "its files are removed, one commit",
     "list_events": "20,000 events are looked at for a page, which has 4 MiB at most",
     "audit_head": "one look-up",
+    "list_audit_heads": "the names of a month's heads; 100 are read for a page",
     "follow_events": "each event is read once for all who follow",
 }

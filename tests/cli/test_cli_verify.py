@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
+from tele.audit.chain import link
+from tele.model.codec import decode, encode
+from tele.model.event import Event
 from tele_command import BIN, Cluster, Tele
 
 pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
@@ -337,5 +341,86 @@ def test_an_audit_that_was_tampered_with(cluster: Cluster, two: tuple[str, str])
         assert "it was moved back" in found({"/audit/head": b'[0,""]'})
         assert "it was moved back" in found({"/audit/head": None})
         nothing: dict[str, bytes | None] = dict.fromkeys(kept)
-        assert "it has no event" in found(nothing)
+        assert "the end was cut off, or all was replaced" in found(nothing)
     head(cluster, "--head", mark)
+
+
+def rewritten(kept: dict[str, bytes]) -> dict[str, bytes]:
+    """The audit made anew from its first event on, as the owner of the store can: a whole chain."""
+    changed, previous = {}, ""
+    for key in sorted(key for key in kept if key.startswith("/audit/events/")):
+        event = decode(Event, kept[key])
+        if not previous:
+            event = evolve(event, user="mallory")
+        linked = link(event, previous)
+        changed[key], previous = encode(linked), linked.hash
+    number = len(changed)
+    return {**changed, "/audit/head": json.dumps([number, previous]).encode()}
+
+
+def test_an_audit_made_anew_differs_from_what_others_have(
+    cluster: Cluster, two: tuple[str, str], tmp_path: Path
+) -> None:
+    """The owner of the store rewrites all of it, and even what is in the archive: the heads that a
+    node and the proxy kept show it, with auth and without.
+    """
+    at_node = cluster.folder / "identity" / "node" / "audit-heads"
+    at_proxy = cluster.folder / "identity" / "proxy" / "audit-heads"
+    until(lambda: at_node.exists() and at_proxy.exists())
+    copy = tmp_path / "copy"
+    shutil.copytree(cluster.folder / "identity", copy)
+    ca = tmp_path / "ca.pub"
+    ca.write_text(cluster.tele.run("ca", "export", "--type", "host").stdout)
+    said = cluster.tele.run("audit", "verify", "--heads", at_node, "--heads", at_proxy).stdout
+    assert "as auth signed them" in said
+    assert cluster.tele.json("audit", "verify")["signed_heads"] >= 1  # of the archive
+    path = tmp_path / "auth.sqlite"
+    with store(cluster) as file, sqlite3.connect(path) as other:
+        file.backup(other)
+    auditor = Tele(tmp_path)
+    offline = ("audit", "verify", "--store", path, "--heads", copy, "--ca", ca)
+    auditor.run(*offline)
+    with sqlite3.connect(path) as file:
+        kept = dict(
+            file.execute(
+                "SELECT key, value FROM items WHERE key >= '/audit/e' AND key < '/audit/i'"
+            ).fetchall()
+        )
+        for key, value in rewritten(kept).items():
+            update(file, key, value)
+    auditor.run("audit", "verify", "--store", path)  # the chain is whole
+    said = auditor.fails(1, *offline)
+    assert "is the first that was changed" in said
+    assert "auth signed at" in said
+    with store(cluster) as file:
+        kept = dict(
+            file.execute(
+                "SELECT key, value FROM items WHERE key >= '/audit/e' AND key < '/audit/i'"
+            ).fetchall()
+        )
+        for key, value in rewritten(kept).items():
+            update(file, key, value)
+        try:
+            found = cluster.tele.fails(1, "audit", "verify", "--heads", at_node)
+            assert "is the first that was changed" in found
+            assert "is the first that was changed" in cluster.tele.fails(1, "audit", "verify")
+        finally:
+            for key, value in kept.items():
+                update(file, key, value)
+    cluster.tele.run("audit", "verify", "--heads", at_node)
+
+
+def test_heads_that_auth_did_not_sign(cluster: Cluster, tmp_path: Path) -> None:
+    """A node that was taken over raises no false alarm: what it made up is ignored, and named."""
+    at_node = cluster.folder / "identity" / "node" / "audit-heads"
+    until(at_node.exists)
+    copy = tmp_path / "audit-heads"
+    good = at_node.read_bytes().splitlines()[-1]
+    forged = json.dumps({**json.loads(good), "hash": "0" * 64}).encode()
+    copy.write_bytes(good + b"\n" + forged + b"\n")
+    done = cluster.tele.run("audit", "verify", "--heads", copy)
+    assert "1 of 2 heads are ignored" in done.stderr
+    copy.write_bytes(forged + b"\n")
+    assert "that auth of cluster" in cluster.tele.fails(2, "audit", "verify", "--heads", copy)
+    copy.write_bytes(b"x\n")
+    assert "no signed head" in cluster.tele.fails(2, "audit", "verify", "--heads", copy)

@@ -19,6 +19,7 @@ from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
 from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.disk import DiskWatch
+from tele.auth.heads import HeadPublisher
 from tele.auth.issuing import Issuer
 from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, Collaborators, LocalAuthority
 from tele.auth.members import Members
@@ -126,6 +127,7 @@ class World:
             tokens=Tokens(self.backend, "c", moment, os.urandom),
             recordings=recordings,
             audit=audit,
+            heads=HeadPublisher(audit, self.archive, self.clock, "c", HOST_ID),
             disk=DiskWatch(self.backend, self.archive, self.clock),
             ends=SessionEnds(self.backend, self.clock, "c", audit, owed, hosts, members),
         )

@@ -53,10 +53,14 @@ def link(value: Event, previous: str) -> Event:
 
 @frozen
 class Mark:
-    """The hash of an event of the audit, and its number from 1 (0: not known)."""
+    """The hash of an event of the audit, and its number from 1 (0: not known).
+
+    ``origin`` says how it is known, for a person: ``auth signed at ...``.
+    """
 
     number: int
     hash: str
+    origin: str = field(default="", eq=False)
 
     def __str__(self) -> str:
         return f"{self.number}:{self.hash}" if self.number else self.hash
@@ -92,7 +96,8 @@ class Chain:
     """Checks events one after the other.
 
     ``number`` and ``head`` are those of the last valid event; with ``after`` the chain continues
-    after that one. Each of ``marks`` has to be found. The first problem is kept.
+    after that one. Each of ``marks`` has to be found; ``confirmed`` is the number of the last one
+    that was. The first problem is kept.
     """
 
     after: Mark | None = None
@@ -101,16 +106,24 @@ class Chain:
     event: str = field(default="", init=False)
     number: int = field(init=False)
     head: str = field(init=False)
-    _open: set[Mark] = field(init=False)
+    confirmed: int = field(default=0, init=False)
+    #: Marks that were not found yet, by number.
+    _open: dict[int, set[Mark]] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         start = self.after or Mark(0, "")
         self.number, self.head = start.number, start.hash
-        self._open = set(self.marks)
+        self._open = {}
+        for mark in self.marks:
+            self._open.setdefault(mark.number, set()).add(mark)
         self._meet(start.number, start.hash)
 
     def _meet(self, number: int, value: str) -> None:
-        self._open -= {Mark(number, value), Mark(0, value)}
+        for known in (number, 0):
+            marks = self._open.get(known, set())
+            if (found := Mark(known, value)) in marks:
+                marks.discard(found)
+                self.confirmed = max(self.confirmed, number)
 
     def begin(self, value: Event) -> bool:
         """Take the event of ``after``; returns whether it is that event."""
@@ -136,11 +149,20 @@ class Chain:
                 " inserted or moved here",
                 value.id,
             )
-        for mark in [m for m in self._open if number == m.number and value.hash != m.hash]:
-            return self.fail(f"event {number} is not the event {mark.hash}", value.id)
         self._meet(number, value.hash)
+        for mark in self._open.get(number, ()):
+            return self.fail(self._other(number, mark), value.id)
         self.number, self.head = number, value.hash
         return True
+
+    def _other(self, number: int, mark: Mark) -> str:
+        origin = f" that {mark.origin}" if mark.origin else ""
+        first = self.confirmed + 1
+        since = f"event {first}" if first == number else f"one of the events {first} to {number}"
+        return (
+            f"event {number} is not the event {mark.hash}{origin}: {since} is the first that was"
+            " changed"
+        )
 
     def fail(self, problem: str, event: str = "") -> bool:
         """Note the first problem; returns False."""
@@ -159,6 +181,9 @@ class Chain:
             self.fail(f"events {self.number + 1} to {last.number} are missing")
         elif last is not None and (last.number, last.hash) != (self.number, self.head):
             self.fail("the head is not the hash of the last event")
-        for mark in sorted(self._open, key=lambda each: each.number):
-            self.fail(f"the event {mark} is missing: the end was cut off, or all was replaced")
+        for mark in [mark for number in sorted(self._open) for mark in self._open[number]]:
+            origin = f", that {mark.origin}," if mark.origin else ""
+            self.fail(
+                f"the event {mark}{origin} is missing: the end was cut off, or all was replaced"
+            )
         return Verification(self.number, self.head, self.problem, self.event)

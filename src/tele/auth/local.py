@@ -29,6 +29,7 @@ from tele.auth.authorizer import Authorizer
 from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.disk import DiskWatch
 from tele.auth.handlers import Handlers
+from tele.auth.heads import HeadPublisher
 from tele.auth.host_quotas import HostQuotas
 from tele.auth.issuing import Issuer
 from tele.auth.journal import LOCAL as LOCAL
@@ -83,6 +84,7 @@ class Collaborators:
     tokens: Tokens
     recordings: Recordings
     audit: AuditLog
+    heads: HeadPublisher
     ends: SessionEnds
     disk: DiskWatch
     limits: RecordingLimits = Factory(RecordingLimits)
@@ -120,7 +122,7 @@ class LocalAuthority:
             ),
             HostOperations(
                 parts.cluster, clock, parts.authorities, parts.members, parts.hosts, parts.state,
-                parts.ends, parts.disk, authorizer, journal,
+                parts.ends, parts.disk, authorizer, journal, lambda: parts.heads.latest,
             ),
             Administration(
                 parts.users, parts.tokens, parts.authorities, parts.passwords, parts.recordings,
@@ -143,8 +145,8 @@ class LocalAuthority:
                 parts.state, parts.recordings.proxied, quotas, journal,
             ),
             AuditOperations(
-                parts.cluster, clock, parts.audit, parts.recordings, parts.members, parts.ends,
-                quotas, journal,
+                parts.cluster, clock, parts.audit, parts.heads, parts.recordings, parts.members,
+                parts.ends, quotas, journal,
             ),
         )  # fmt: skip
         self._handlers = Handlers(

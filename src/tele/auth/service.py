@@ -23,10 +23,12 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from tele.audit.heads import HeadSigner
 from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
 from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.disk import DiskWatch
+from tele.auth.heads import HeadPublisher
 from tele.auth.issuing import Issuer
 from tele.auth.limits import RecordingLimits
 from tele.auth.local import ADMIN_ROLES, LOCAL, LOCAL_ADMIN, Collaborators, LocalAuthority
@@ -223,6 +225,7 @@ class AuthService(Service):
         if parts.recordings.indexes is not None:
             parts.recordings.indexes.start()
         self._renew()
+        parts.heads.start()
         self._step_watch.start()
         server = self._server = ApiServer(
             self._reactor,
@@ -318,6 +321,7 @@ class AuthService(Service):
             tokens=Tokens(backend, self._cluster, self._now, self._entropy),
             recordings=recordings,
             audit=audit,
+            heads=HeadPublisher(audit, self._archive, clock, self._cluster, self._host_id),
             disk=disk,
             limits=self._recording_limits,
             join_methods=self._join_methods,
@@ -344,6 +348,7 @@ class AuthService(Service):
         parts, self._parts = self._parts, None
         if parts is not None:
             parts.disk.stop()
+            await parts.heads.stop()
             if (uploading := uploading_archive(self._archive)) is not None:
                 await uploading.stop()
             await parts.ends.stop()
@@ -383,6 +388,7 @@ class AuthService(Service):
             named,
         )
         self._identity = TlsIdentity(certificates.tls, key.to_pem())
+        self._parts.heads.signer = HeadSigner(ssh, certificates.ssh)
         moment = self._now()
         self._renew_at = moment + (certificates.expires - moment) * 2 / 3
         self._due = Expiry(self._reactor, self._renew_at)

@@ -34,6 +34,19 @@ PAGE: Final = 500
     help="A mark of an earlier check: the audit must still have this event. Repeatable.",
 )
 @click.option(
+    "--heads",
+    "copies",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Heads that auth signed and others kept: the file audit-heads of a node or proxy, or a"
+    " folder with such files, the archive among them. Repeatable.",
+)
+@click.option(
+    "--ca",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The host authority that heads are signed by, as tele ca export --type host prints it.",
+)
+@click.option(
     "--after",
     metavar="NUMBER:HASH",
     help="Check this event and those after it only.",
@@ -46,19 +59,28 @@ PAGE: Final = 500
 @format_option()
 @where_options(local=True)
 def verify(
-    heads: tuple[str, ...], after: str | None, store: Path | None, form: str, where: Where
+    heads: tuple[str, ...],
+    after: str | None,
+    copies: tuple[Path, ...],
+    ca: Path | None,
+    store: Path | None,
+    form: str,
+    where: Where,
 ) -> None:
     """Check that no event of the audit was changed, removed, inserted or moved.
 
-    At the end a mark is printed: number and hash of the last event. Keep it where it cannot be
-    changed by those who can write to the store, and give it with --head the next time: only this
-    shows that the end was not cut off, nor all of it made anew. Exit status 1: the check failed.
+    The audit has to have each event that auth signed as its head: those in the archive, and those
+    that nodes and proxies kept (--heads), which the owner of the store cannot take back. At the end
+    a mark is printed: number and hash of the last event. Keep it, too, and give it with --head the
+    next time. Exit status 1: the check failed; the text names the first event that differs.
     """
     from attrs import evolve
 
     from tele.audit.chain import read_mark
+    from tele.cli.audit_heads import read_copies, signed_marks
 
     marks = [read_mark(text) for text in heads]
+    found = read_copies(copies)
     start = None if after is None else read_mark(after)
     if start is not None and not start.number:
         raise InvalidInput("--after takes NUMBER:HASH, as tele audit verify prints it")
@@ -66,14 +88,21 @@ def verify(
         raise InvalidInput("a --head is before --after: events before that are not checked")
     if store is None:
         with open_authority(where) as authority:
-            verdict = check(authority.perform, start, marks)
+            signed = signed_marks(found, authority, ca, where)
+            verdict = check(authority.perform, start, [*marks, *since(signed, start)])
     elif start is None:
-        verdict = _check_store(store, marks)
+        signed = signed_marks(found, None, ca, where)
+        verdict = _check_store(store, [*marks, *signed])
     else:
         raise InvalidInput("--store checks the whole audit: leave --after out")
     if not verdict.events and not verdict.problem:
         verdict = evolve(verdict, problem="it has no event, not even that the cluster was made")
-    _show(verdict, form)
+    _show(verdict, form, len(signed))
+
+
+def since(marks: Sequence[Mark], start: Mark | None) -> list[Mark]:
+    """Return the marks of events that are checked."""
+    return [mark for mark in marks if start is None or mark.number >= start.number]
 
 
 def check(
@@ -129,13 +158,14 @@ def _check_store(path: Path, marks: Sequence[Mark]) -> Verification:
         return found[0]
 
 
-def _show(verdict: Verification, form: str) -> None:
+def _show(verdict: Verification, form: str, heads: int) -> None:
     from tele.audit.chain import Mark
 
     mark = str(Mark(verdict.events, verdict.head)) if verdict.events else ""
     if form != "text":
         show_data(form, {"ok": not verdict.problem, "events": verdict.events, "head": mark,
-                         "problem": verdict.problem, "event": verdict.event})  # fmt: skip
+                         "signed_heads": heads, "problem": verdict.problem,
+                         "event": verdict.event})  # fmt: skip
     if verdict.problem:
         where = f" (id {verdict.event})" if verdict.event else ""
         raise TeleError(
@@ -143,5 +173,6 @@ def _show(verdict: Verification, form: str) -> None:
             f"the last good event is {mark or 'none'}"
         )
     if form == "text":
-        print_text(f"ok: events up to {verdict.events} are whole")
+        agree = f", and as auth signed them {heads} times" if heads else ""
+        print_text(f"ok: events up to {verdict.events} are whole{agree}")
         print_text(f"head: {mark}")

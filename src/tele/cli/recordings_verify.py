@@ -111,13 +111,21 @@ def _trust(
     source: Evidence, authority: Authority | None, ca: str | None, where: Where
 ) -> tuple[set[bytes], str]:
     """Return the keys (blobs) of the host authority, and the cluster of the recording."""
-    from tele.certs.keys import parse_line
-    from tele.cli.auth_client import current, host_keys
-
     if ca is not None:
         # Its certificates name one cluster; the manifest's has to be the same.
         start = source.start
         return _given_authority(source, ca), where.cluster or (start.cluster if start else "")
+    return trusted_hosts(authority, where)
+
+
+def trusted_hosts(authority: Authority | None, where: Where) -> tuple[set[bytes], str]:
+    """Return the keys (blobs) of the host authority as saved at login, or as auth's owner has it.
+
+    The second is the name of the cluster.
+    """
+    from tele.certs.keys import parse_line
+    from tele.cli.auth_client import current, host_keys
+
     if where.config is not None:
         if authority is None:
             with open_authority(where) as local:
@@ -143,15 +151,7 @@ def _given_authority(source: Evidence, ca: str) -> set[bytes]:
     from tele.certs.keys import parse_line
 
     if not ca.startswith("SHA256:"):
-        try:
-            lines = Path(ca).read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise InvalidInput(f"cannot read {ca}: {why}") from None
-        keys = {parse_line(line) for line in lines if line.strip()}
-        if not keys:
-            raise InvalidInput(f"{ca} has no public key; tele ca export --type host prints them")
-        return keys
+        return read_authority(Path(ca))
     if source.manifest is None:
         return set()
     try:
@@ -161,3 +161,18 @@ def _given_authority(source: Evidence, ca: str) -> set[bytes]:
     if signer.authority_fingerprint != ca:
         return set()
     return {signer.authority_key}
+
+
+def read_authority(path: Path) -> set[bytes]:
+    """Return the keys (blobs) in a file with public keys. Raises :class:`InvalidInput`."""
+    from tele.certs.keys import parse_line
+
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise InvalidInput(f"cannot read {path}: {why}") from None
+    keys = {parse_line(line) for line in lines if line.strip()}
+    if not keys:
+        raise InvalidInput(f"{path} has no public key; tele ca export --type host prints them")
+    return keys

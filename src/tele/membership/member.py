@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Final
 
+from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -34,6 +35,7 @@ from tele.membership.calls import Calls, pause_after
 from tele.membership.cluster_clock import ClusterClock
 from tele.membership.enrolment import Enrolment
 from tele.membership.events import EventSender
+from tele.membership.heads import HeadKeeper
 from tele.membership.identity import MemberIdentity, tls_authorities
 from tele.membership.joining import AuthorityClient, JoinSettings, Network
 from tele.membership.known_cluster import KnownCluster
@@ -42,6 +44,8 @@ from tele.membership.renewal import RENEW_AT as RENEW_AT
 from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore
 from tele.model.api.members import WATCH_STATE, Announced, ClusterState, WatchState
+from tele.model.audit_head import AUDIT_HEADS
+from tele.model.authority import AuthorityKind
 from tele.model.event import Event
 from tele.model.presence import Presence
 from tele.workers import SerialWorker
@@ -74,7 +78,9 @@ class Member(KnownCluster, Service):
         self._network = network or Network()
         self._dice = dice
         self._calls = Calls(reactor)
-        self._announcer = Announcer(reactor, self._calls, presence, dice, self._announced)
+        self._announcer = Announcer(
+            reactor, self._calls, lambda: _keeps_heads(presence()), dice, self._announced
+        )
         self._spool = BackgroundSpool(reactor, store.spool)
         self._sender = EventSender(reactor, self._calls, self._spool)
         #: Where files are read and written: the reactor waits for no disk.
@@ -93,6 +99,13 @@ class Member(KnownCluster, Service):
             changed=self._changed,
         )
         self.clock = ClusterClock(reactor, lambda: store.identity, self.emit, self._clock_was_set)
+        self._heads = HeadKeeper(
+            reactor,
+            store.heads,
+            self._files,
+            lambda: self.ssh_trust(AuthorityKind.HOST),
+            lambda: self.identity.host.cluster,
+        )
         self._authority: AuthorityClient | None = None
         self._waiting: list[Deferred[None]] = []
         self._fatal: TeleError | None = None
@@ -271,6 +284,8 @@ class Member(KnownCluster, Service):
     def _announced(self, answer: Announced, asked: float) -> None:
         self.clock.observe(answer.time, asked)
         self._labelled = True
+        if answer.head is not None:
+            self._heads.receive(answer.head)
         if dict(answer.labels) != dict(self._store.bound):
             self._store.keep_bound(answer.labels)
             self._changed()
@@ -312,3 +327,8 @@ class Member(KnownCluster, Service):
             self._store.keep_state(state)
             self._changed()
         self._settle()
+
+
+def _keeps_heads(presence: Presence) -> Presence:
+    """Return what is announced, with the feature that each member has."""
+    return evolve(presence, features=(*presence.features, AUDIT_HEADS))

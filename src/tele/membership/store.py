@@ -28,6 +28,7 @@ from attrs import frozen
 from tele.durable_files import sync_folder
 from tele.errors import Conflict, InvalidInput, TeleError
 from tele.membership.files import private_folder, read_private, write_private
+from tele.membership.heads import HEADS, HeadFile
 from tele.membership.identity import MemberIdentity, from_bytes, to_bytes
 from tele.membership.spool import FileSpool, MemorySpool, Spool
 from tele.model.api.members import ClusterState
@@ -74,7 +75,8 @@ class MemberStore(Protocol):
     """What a member keeps. ``identity`` and ``state`` are None at first.
 
     ``bound`` are labels that the cluster gave this host, whatever its configuration is; ``nodes``
-    the cluster's nodes, for a proxy. ``is_pending``: something kept is not on disk yet.
+    the cluster's nodes, for a proxy. ``heads`` are the heads of the audit, None where there is no
+    disk. ``is_pending``: something kept is not on disk yet.
     """
 
     identity: MemberIdentity | None
@@ -82,6 +84,7 @@ class MemberStore(Protocol):
     bound: Mapping[str, str]
     nodes: tuple[Host, ...]
     spool: Spool
+    heads: HeadFile | None
 
     @property
     def is_pending(self) -> bool:
@@ -118,6 +121,7 @@ class MemoryStore:
         self.bound: Mapping[str, str] = {}
         self.nodes: tuple[Host, ...] = ()
         self.spool: Spool = MemorySpool()
+        self.heads: HeadFile | None = None
 
     @property
     def is_pending(self) -> bool:
@@ -159,6 +163,7 @@ class DirectoryStore:
         identities = private_folder(private_folder(data_dir) / "identity")
         self._folder = private_folder(identities / role.value)
         self._lock: int | None = self._take_lock(role)
+        self.heads: HeadFile | None = HeadFile(self._folder / HEADS)
         #: What is not on disk yet, by the name of its file: returns what is to be in it.
         self._pending: dict[str, Callable[[], bytes]] = {}
         self._changing = threading.Lock()

@@ -18,6 +18,7 @@ from tele.audit.log import AuditLog
 from tele.auth import claims, quotas
 from tele.auth.authorizer import host_caller
 from tele.auth.handlers import Handler, StreamHandler, handler, stream
+from tele.auth.heads import HeadPublisher
 from tele.auth.host_quotas import HostQuotas
 from tele.auth.journal import Journal
 from tele.auth.members import Members
@@ -41,6 +42,7 @@ class AuditOperations:
         cluster: str,
         clock: IReactorTime,
         audit: AuditLog,
+        heads: HeadPublisher,
         recordings: Recordings,
         members: Members,
         ends: SessionEnds,
@@ -50,6 +52,7 @@ class AuditOperations:
         self._cluster = cluster
         self._clock = clock
         self._audit = audit
+        self._heads = heads
         self._recordings = recordings
         self._members = members
         self._ends = ends
@@ -61,6 +64,7 @@ class AuditOperations:
         return (
             handler(table.EMIT_EVENTS, self.emit_events),
             handler(table.AUDIT_HEAD, self.audit_head),
+            handler(table.LIST_AUDIT_HEADS, self.list_audit_heads),
             handler(table.LIST_EVENTS, self.list_events),
             stream(table.FOLLOW_EVENTS, self.follow_events),
         )
@@ -108,6 +112,10 @@ class AuditOperations:
         """Return number and hash of the last event."""
         last = await self._audit.head()
         return api.AuditHead(last.number, last.hash)
+
+    async def list_audit_heads(self, request: api.ListHeads, caller: Caller) -> api.HeadList:
+        """Return a page of the signed heads in the archive."""
+        return await self._heads.list(request)
 
     async def list_events(self, request: api.ListEvents, caller: Caller) -> api.EventList:
         """Return a page of events."""

@@ -33,6 +33,7 @@ from tele.model.api import table
 from tele.model.api.hosts import HostChanges, HostList, ListHosts, WatchHosts
 from tele.model.api.operation import Nothing
 from tele.model.api.paging import ById
+from tele.model.audit_head import AUDIT_HEADS, SignedHead
 from tele.model.identity import Caller, HostRole, Identity, UserIdentity
 from tele.model.presence import LABEL_LIMIT, Host, Presence, Status
 from tele.model.recording_modes import FEATURE
@@ -57,7 +58,9 @@ class HostOperations:
         disk: DiskWatch,
         authorizer: Authorizer,
         journal: Journal,
+        head: Callable[[], SignedHead | None],
     ) -> None:
+        self._head = head
         self._ends = ends
         self._disk = disk
         self._cluster = cluster
@@ -114,7 +117,9 @@ class HostOperations:
         source = host_of(caller.seen_addr) if is_proxy else ""
         announcement = Announcement(host.host_id, presence, now(self._clock), labels, source)
         await self._hosts.observe(host.role, announcement)
-        return api.Announced(labels=member.labels, time=now(self._clock))
+        # Hosts of an older version do not know the key.
+        head = self._head() if AUDIT_HEADS in request.features else None
+        return api.Announced(labels=member.labels, time=now(self._clock), head=head)
 
     def watch_state(
         self, request: api.WatchState, receiver: Callable[[api.ClusterState], None]

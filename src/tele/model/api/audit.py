@@ -8,6 +8,7 @@ from typing import Final
 from attrs import field, frozen
 
 from tele.model.api.operation import Hosts, Nothing, Operation, Permitted
+from tele.model.audit_head import SignedHead
 from tele.model.bounds import AtMost, Between
 from tele.model.event import Event
 from tele.model.identity import HostRole
@@ -73,6 +74,21 @@ class AuditHead:
     hash: str
 
 
+@frozen
+class ListHeads:
+    """Signed heads in the archive, oldest first; ``after`` is the ``next`` of the page before."""
+
+    after: str = ""
+
+
+@frozen
+class HeadList:
+    """``next`` continues the list. A page may be empty and still have a ``next``."""
+
+    items: tuple[SignedHead, ...]
+    next: str = ""
+
+
 _REPORTERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
 EMIT_EVENTS = Operation(
     "emit_events",
@@ -105,6 +121,17 @@ AUDIT_HEAD = Operation(
     AuditHead,
     (Permitted("event", "list"),),
     "Number and hash of the last audit event",
+)
+
+LIST_AUDIT_HEADS = Operation(
+    "list_audit_heads",
+    "GET",
+    "/v1/events/heads",
+    ListHeads,
+    HeadList,
+    (Permitted("event", "list"),),
+    "Signed heads of the audit in the archive",
+    cost=50,
 )
 
 FOLLOW_EVENTS = Operation(

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from attrs import Factory, field, frozen
 
 from tele.model.api.operation import Anyone, Hosts, Nothing, Operation
+from tele.model.audit_head import SignedHead
 from tele.model.authority import Certificates, TrustedAuthority
 from tele.model.bounds import OMITTED, AtMost
 from tele.model.disk import DiskLevel
@@ -88,12 +89,13 @@ class Announced:
     """Auth received it. ``rotation`` is what the host should have reached.
 
     ``labels`` are those that the cluster bound to the host; they win over its own. ``time`` is
-    auth's date.
+    auth's date, ``head`` the last head of the audit that it signed, for the host to keep.
     """
 
     rotation: str = ""
     labels: Mapping[str, str] = Factory(dict)
     time: datetime | None = None
+    head: SignedHead | None = field(default=None, metadata=OMITTED)
 
 
 @frozen

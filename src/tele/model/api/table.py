@@ -11,6 +11,7 @@ from typing import Any, Final
 from tele.model.api.audit import AUDIT_HEAD as AUDIT_HEAD
 from tele.model.api.audit import EMIT_EVENTS as EMIT_EVENTS
 from tele.model.api.audit import FOLLOW_EVENTS as FOLLOW_EVENTS
+from tele.model.api.audit import LIST_AUDIT_HEADS as LIST_AUDIT_HEADS
 from tele.model.api.audit import LIST_EVENTS as LIST_EVENTS
 from tele.model.api.authorities import AUTHORITIES as AUTHORITIES
 from tele.model.api.authorities import SIGN_HOST as SIGN_HOST
