@@ -14,11 +14,11 @@ Invariants:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.audit.heads import HeadSigner
@@ -69,9 +69,11 @@ class HeadPublisher:
         self.latest: SignedHead | None = None
         self._archived: tuple[int, float] | None = None
         self._timer: IDelayedCall | None = None
-        self._running: Deferred[None] | None = None
+        self._signing: Deferred[None] | None = None
+        self._putting: Deferred[None] | None = None
         self._stopped = False
-        self._failing = False
+        #: Which of the two failed the last time.
+        self._failing: set[object] = set()
 
     def start(self) -> None:
         """Sign now, and every minute."""
@@ -83,34 +85,49 @@ class HeadPublisher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._running is not None:
+        if self._putting is not None:
+            self._putting.cancel()  # an archive that hangs delays no stop
+        if self._signing is not None:
             waiting: Deferred[None] = Deferred()
-            self._running.addBoth(lambda _: waiting.callback(None))
+            self._signing.addBoth(lambda _: waiting.callback(None))
             await waiting
 
     def _run(self) -> None:
         self._timer = None
-        running = self._running = Deferred.fromCoroutine(self._publish())
+        signing = self._signing = Deferred.fromCoroutine(self._attempt(self._sign))
 
-        def ended(_: object) -> None:
-            self._running = None
-            if not self._stopped:
-                self._timer = self._clock.callLater(SIGN_SECONDS, self._run)
+        def signed(_: object) -> None:
+            self._signing = None
+            if self._stopped:
+                return
+            self._timer = self._clock.callLater(SIGN_SECONDS, self._run)
+            if self._putting is None:  # a slow archive delays no signature
+                self._begin_putting()
 
-        running.addBoth(ended)
+        signing.addBoth(signed)
 
-    async def _publish(self) -> None:
+    def _begin_putting(self) -> None:
+        putting = self._putting = Deferred.fromCoroutine(self._attempt(self._put))
+
+        def put(_: object) -> None:
+            self._putting = None
+
+        putting.addBoth(put)
+
+    async def _attempt(self, what: Callable[[], Awaitable[None]]) -> None:
+        """Do one of the two; a failure is logged once for both, and tried again."""
         try:
-            await self._sign()
-            await self._put()
+            await what()
+        except CancelledError:
+            return
         except Exception as error:
-            if not self._failing:
+            if what not in self._failing:
                 log.warn("head of the audit not published, trying again", error=str(error))
-            self._failing = True
+            self._failing.add(what)
         else:
-            if self._failing:
+            if what in self._failing:
                 log.info("head of the audit published again")
-            self._failing = False
+            self._failing.discard(what)
 
     async def _sign(self) -> None:
         """Sign the head, if it has moved."""

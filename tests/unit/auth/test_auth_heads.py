@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from twisted.internet.defer import Deferred
 
 from auth_world import HOST_ID, World, result
 from tele.audit.heads import HeadSigner, check_head
@@ -126,6 +127,24 @@ def test_an_archive_that_fails_stops_nothing(world: World, heads: HeadPublisher)
     world.archive.put = put  # type: ignore[method-assign]
     world.clock.advance(60)
     assert archived(world)[-1].number == number
+
+
+def test_an_archive_that_hangs_delays_no_signature(world: World, heads: HeadPublisher) -> None:
+    """Nor the stop of auth."""
+    waiting: list[Deferred[None]] = []
+
+    def hangs(*_: Any) -> Deferred[None]:
+        waiting.append(Deferred())
+        return waiting[-1]
+
+    world.archive.put = hangs  # type: ignore[method-assign,assignment]
+    for _ in range(70):
+        append(world, 1)
+        world.clock.pump([60.0])
+    last = world.do(AUDIT_HEAD, Nothing())
+    assert len(waiting) == 1
+    assert heads.latest is not None
+    assert heads.latest.number >= last.number - 1
 
 
 def test_heads_in_the_archive_that_cannot_be_read(world: World, heads: HeadPublisher) -> None:
