@@ -18,6 +18,8 @@ import subprocess
 import termios
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,15 @@ import pytest
 from attrs import define, field
 
 from independent_terminal import IndependentTerminal, as_shown, as_text
+from tele.model.api.operation import Octets
 from tele.model.frame import FrameKind
-from tele.recording.playback import from_file, schedule
+from tele.recording.playback import Step, from_file, schedule
+from tele.recording.seek import IndexedRecording
+from tele.snapshots.builder import IndexBuilder
+from tele.snapshots.terminals import MakeTerminal, OwnTerminal
 from tele.tape.details import details, terminal
+from tele.tape.index import read_index
+from tele.tape.layout import read_chunk
 from tele.terminal.emulator import Emulator
 from tele.terminal.screen import Screen
 from tele_command import BIN, Cluster
@@ -102,7 +110,7 @@ class Session:
         deadline = time.monotonic() + 30
         while os.waitpid(self.process, os.WNOHANG) == (0, 0):
             if time.monotonic() > deadline:
-                os.kill(self.process, signal.SIGKILL)
+                os.kill(self.process, signal.SIGHUP)
             self.read(0.1)
         os.close(self.descriptor)
 
@@ -123,7 +131,7 @@ def originals(session: Session) -> list[tuple[int, dict[str, Any]]]:
     """What the other terminal shows at each look, and after how many bytes that was."""
     found, count = [], 0
     with IndependentTerminal(*SIZE) as other:
-        for number, each in enumerate(session.received):
+        for number, each in enumerate([*session.received, b""]):
             if number in session.looks:
                 found.append((count, other.shows()))
             if isinstance(each, tuple):
@@ -131,30 +139,77 @@ def originals(session: Session) -> list[tuple[int, dict[str, Any]]]:
             else:
                 other.feed(each)
                 count += len(each)
-        if len(session.received) in session.looks:
-            found.append((count, other.shows()))
     return found
 
 
-def replayed(file: Path, counts: Sequence[int]) -> list[dict[str, Any]]:
-    """What the replay shows when so many bytes of output have come."""
+def replayed(file: Path, counts: Sequence[int]) -> list[tuple[float, int, dict[str, Any]]]:
+    """What the replay shows when so many bytes of output have come; the time of that frame, and how
+    many bytes of it were not shown yet.
+    """
     emulator, left, count = Emulator(Screen(*SIZE)), list(counts), 0
     found = []
     for step in schedule(from_file(file).frames(), 0, None):
-        frame = step.frame
-        if frame.kind is FrameKind.RESIZE or frame.kind is FrameKind.OPEN:
-            size = details(frame) if frame.kind is FrameKind.RESIZE else terminal(details(frame))
-            emulator.screen.resize(size["columns"], size["rows"])
-            continue
-        data = frame.data
+        data = resized_by(step, emulator)
         while left and count + len(data) >= left[0]:
             some = left[0] - count
             emulator.feed(data[:some])
             data, count = data[some:], left.pop(0)
-            found.append(as_shown(emulator.screen))
+            found.append((step.at, len(data), as_shown(emulator.screen)))
         emulator.feed(data)
         count += len(data)
     return found
+
+
+def resized_by(step: Step, emulator: Emulator) -> bytes:
+    """Return the output of a step; if it changes the size, do so."""
+    frame = step.frame
+    if frame.kind is FrameKind.OUTPUT:
+        return frame.data
+    size = details(frame) if frame.kind is FrameKind.RESIZE else terminal(details(frame))
+    emulator.screen.resize(size["columns"], size["rows"])
+    return b""
+
+
+class Indexed:
+    """The file as auth would have it, with an index that ``make`` made."""
+
+    def __init__(self, file: Path, make: MakeTerminal) -> None:
+        source = from_file(file)
+        assert source.manifest is not None
+        self._chunks = list(source.chunks())
+        builder = IndexBuilder(make, lambda *_: None)
+        for number, data in enumerate(self._chunks):
+            builder.add(read_chunk(data, number))
+        self._blob = builder.pack()
+        self.recording = IndexedRecording(
+            source.id, read_index(self._blob), source.manifest, frozenset(), self._perform
+        )
+
+    def _perform(self, operation: Any, request: Any) -> Octets:
+        if operation.name == "get_index":
+            return Octets(self._blob[request.start : request.end or None])
+        return Octets(self._chunks[request.number])
+
+    def at(self, time: float, unseen: int) -> dict[str, Any]:
+        """What a player shows that seeks to the frame at ``time``, but for its last bytes."""
+        position = self.recording.position(time)
+        assert position.at <= time
+        emulator = Emulator(Screen(position.columns, position.rows, newline=position.newline))
+        emulator.feed(position.state)
+        due = list(takewhile(lambda step: step.at <= time, position.steps))
+        for number, step in enumerate(due):
+            data = resized_by(step, emulator)
+            emulator.feed(data[: len(data) - unseen] if number == len(due) - 1 else data)
+        return as_shown(emulator.screen)
+
+
+def makers() -> list[MakeTerminal]:
+    """What makes keyframes: tele's own terminal, and the other one if it is installed."""
+    if find_spec("pyghostty") is None:
+        return [OwnTerminal]
+    from tele.snapshots.ghostty import GhosttyTerminal
+
+    return [OwnTerminal, GhosttyTerminal]
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[object]:
@@ -175,13 +230,19 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[object]:
 
 
 def compare(cluster: Cluster, tmp_path: Path, session: Session) -> None:
-    """Compare all looks."""
+    """Compare all looks: as the recording plays, and after seeking to each."""
     wanted = originals(session)
-    found = replayed(recorded(cluster, tmp_path), [count for count, _ in wanted])
+    file = recorded(cluster, tmp_path)
+    found = replayed(file, [count for count, _ in wanted])
     assert len(found) == len(wanted) >= 2
-    for (_, original), replay in zip(wanted, found, strict=True):
+    indexes = [Indexed(file, make) for make in makers()]
+    for (_, original), (at, unseen, replay) in zip(wanted, found, strict=True):
         assert as_text(replay) == as_text(original)
         assert differences(replay, original) == []
+        for index in indexes:
+            sought = index.at(at, unseen)
+            assert as_text(sought) == as_text(original)
+            assert differences(sought, original) == []
 
 
 def vim(session: Session, tmp_path: Path) -> None:
@@ -266,6 +327,10 @@ def test_a_session_replays_to_the_screen_of_the_original(
         use(session, tmp_path)
     finally:
         session.close()
+        if name == "tmux":  # a test that fails leaves no server behind
+            subprocess.run(
+                ["tmux", "-S", tmp_path / "socket", "kill-server"], capture_output=True, check=False
+            )
     compare(cluster, tmp_path, session)
 
 
