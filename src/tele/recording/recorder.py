@@ -153,6 +153,12 @@ class TapeRecorder:
         if recording is not None and known.sequence is not None:
             recording.acknowledged(known.sequence)
 
+    def refused(self, recording_id: str, why: str) -> None:
+        """Auth takes nothing of a recording."""
+        recording = self._open.get(recording_id)
+        if recording is not None:
+            recording.refused(why)
+
     def is_waited_for(self, recording_id: str) -> bool:
         """Whether output of a session waits until auth has it."""
         recording = self._open.get(recording_id)

@@ -110,6 +110,7 @@ class TapeRecording:
         self._end: Frame | None = None
         self._synced = Acknowledged()
         self._cutting: IDelayedCall | None = None
+        self._refused = False
         self._on_loss: list[Callable[[str], None]] = []
         #: When the session ended, if the end cannot be written for now.
         self.ended_unwritten: datetime | None = None
@@ -242,6 +243,12 @@ class TapeRecording:
     def on_loss(self, callback: Callable[[str], None]) -> None:
         """See :class:`IReportingRecording`."""
         self._on_loss.append(callback)
+
+    def refused(self, why: str) -> None:
+        """Auth takes nothing of this recording: what is written is here alone."""
+        if not self._refused:
+            self._refused = True
+            self._report_loss(why)
 
     def _report_loss(self, reason: str) -> None:
         for callback in self._on_loss:

@@ -244,6 +244,8 @@ class Uploader:
             if _is_final(error) and not self._recorder.is_open(recording_id):
                 await self._give_up(recording_id, progress, f"auth refuses it: {error}")
             else:
+                if _is_final(error):
+                    self._recorder.refused(recording_id, f"auth refuses it: {error}")
                 self._try_later(recording_id, progress, error)
         except OSError as error:
             lost = error.errno in _UNREADABLE and progress.failures >= UNREADABLE_TRIES
@@ -319,6 +321,7 @@ class Uploader:
             await perform(START_RECORDING, StartRecording(folder.id, here.start))
             if await self._ask(folder.id, progress):
                 progress.started = False
+                self._recorder.refused(folder.id, "auth has closed its recording")
                 return not live  # if it was removed while it is written, it goes when it ends
         if here.interactive and not progress.interactive:
             await perform(UPDATE_RECORDING, UpdateRecording(folder.id, interactive=True))

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from spool_world import Auth, Place, output, place, start, uploading
-from tele.errors import Unavailable
+from tele.errors import AccessDenied, Unavailable
 from tele.interfaces import IReportingRecording, ISyncRecording
 from tele.recording import tape_recording
 from tele.recording.commit import FLUSH_SECONDS
@@ -155,3 +155,29 @@ def test_what_is_lost_is_reported(place: Place, monkeypatch: pytest.MonkeyPatch)
     recording.limit("over the limit")
     assert said == ["the disk was full", "over the limit"]
     recording.close("done", 3)
+
+
+@pytest.mark.parametrize("how", ["refused", "closed"])
+def test_a_recording_that_auth_takes_no_more_is_reported(place: Place, how: str) -> None:
+    """Once: a session that has to be recorded ends then. That auth is away is not reported."""
+    auth = Auth()
+    uploading(place, auth).start()
+    recording = place.open(start())
+    said: list[str] = []
+    recording.on_loss(said.append)
+    auth.away = True
+    recording.write(output(1, b"a"))
+    place.clock.advance(FLUSH_SECONDS)
+    assert said == []
+    auth.away = False
+    if how == "refused":
+        auth.refuse = AccessDenied("this is another host's recording", "host")
+    else:
+        auth.removed = True
+    for _ in range(200):
+        place.clock.advance(1)
+    reasons = {
+        "refused": "auth refuses it: this is another host's recording",
+        "closed": "auth has closed its recording",
+    }
+    assert said == [reasons[how]]
