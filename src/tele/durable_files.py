@@ -43,15 +43,12 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = Tr
 
     Returns False if it exists and ``replace`` is false.
     """
-    beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    beside = write_beside(path, data, mode=mode)
     try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if replace or not _link(beside, path):
+        if replace:
             beside.replace(path)
+        else:
+            name_new(beside, path)
     except FileExistsError:
         sync_folder(path.parent)  # the caller relies on the file that exists
         return False
@@ -60,6 +57,33 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600, replace: bool = Tr
             beside.unlink()
     sync_folder(path.parent)
     return True
+
+
+def write_beside(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = True) -> Path:
+    """Write data under another name in the folder of ``path``, and return that.
+
+    May raise OSError; then there is no such file.
+    """
+    beside = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return beside
+
+
+def name_new(beside: Path, path: Path) -> None:
+    """Give a file its name, and remove the other one; raises FileExistsError if it is taken."""
+    if _link(beside, path):
+        beside.unlink()
+    else:
+        beside.replace(path)
 
 
 def _link(beside: Path, path: Path) -> bool:

@@ -17,7 +17,9 @@ from tele.durable_files import make_folder, write_file
 from tele.errors import Conflict, NotFound, StorageFull
 from tele.model.disk import DiskLevel
 from tele.recording.archives import directory as module
+from tele.recording.archives import group_writes
 from tele.recording.archives.directory import DirectoryArchive
+from tele.recording.archives.group_writes import GroupWriter
 
 ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a11"
 OTHER = "6b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a22"
@@ -97,7 +99,7 @@ def test_what_was_acknowledged_never_changes(
         write(path, b"faster")
         return write(path, data, **words)
 
-    monkeypatch.setattr(module, "write_file", raced)
+    monkeypatch.setattr(group_writes, "write_file", raced)
     with pytest.raises(Conflict):
         value(archive.put(ID, "00000000.chunk", b"slower"))
     assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [
@@ -174,3 +176,114 @@ def test_inodes_are_left_for_the_store(
     assert [path.name for path in archive._root.rglob(f"*{OTHER}*")] == []
     few.f_files = few.f_favail = 0  # a file system that makes them as they are needed
     value(archive.put(OTHER, "0.chunk", b"taken"))
+
+
+class Groups:
+    """Writes of one root, whose thread runs when told to; it counts the syncs of file systems."""
+
+    def __init__(self, root: Path) -> None:
+        self.jobs: list[Any] = []
+        self.syncs = 0
+        self.problem: OSError | None = None
+        self.refused = -1
+        self.root = root
+        root.mkdir()
+        self.writer = GroupWriter(root, self._run, self._check, self._sync)
+
+    def _run(self, job: Any) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        self.jobs.append((job, answer))
+        return answer
+
+    def _check(self, size: int) -> None:
+        if size == self.refused:
+            raise StorageFull("no space")
+
+    def _sync(self, _: int) -> None:
+        self.syncs += 1
+        if self.problem is not None:
+            raise self.problem
+
+    def write(self, folder: int, name: str, data: bytes) -> list[Any]:
+        results: list[Any] = []
+        path = self.root / "ab" / str(folder) / name
+        self.writer.write(path, data).addBoth(results.append)
+        return results
+
+    def run(self) -> None:
+        job, answer = self.jobs.pop(0)
+        try:
+            answer.callback(job())
+        except OSError:
+            answer.errback(Failure())
+
+    def files(self) -> dict[str, bytes]:
+        found = (path for path in self.root.rglob("*") if path.is_file())
+        return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in found}
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> Groups:
+    """A root whose first write runs: what is written meanwhile is one group."""
+    made = Groups(tmp_path / "root")
+    made.write(0, "busy", b"")
+    return made
+
+
+def test_parts_that_come_together_share_two_syncs(groups: Groups) -> None:
+    """One for their bytes and one for their names, however many there are."""
+    results = [groups.write(n % 7, f"{n}.chunk", b"%d" % n) for n in range(100)]
+    groups.run()
+    assert groups.syncs == 0
+    groups.run()
+    assert groups.jobs == []
+    assert groups.syncs == 2
+    assert results == [[None]] * 100
+    assert len(groups.files()) == 101
+    assert groups.files()["3/3.chunk"] == b"3"
+
+
+def test_a_bad_part_fails_alone(groups: Groups) -> None:
+    """Another chunk under a number that is taken, here or before, and one without space."""
+    groups.refused = 9
+    kept = [groups.write(n, "a.chunk", b"x") for n in range(6)]
+    again, other = groups.write(0, "a.chunk", b"x"), groups.write(0, "a.chunk", b"other")
+    full = groups.write(8, "a.chunk", b"123456789")
+    groups.run()
+    groups.run()
+    assert kept == [[None]] * 6
+    assert again == [None]
+    assert other[0].check(Conflict)
+    assert full[0].check(StorageFull)
+    late = [groups.write(n, "a.chunk", b"x" if n else b"other") for n in range(6)]
+    groups.run()
+    groups.run()
+    assert [bool(each[0]) for each in late] == [True] + [False] * 5
+    assert set(groups.files().values()) == {b"", b"x"}
+
+
+def test_a_sync_that_fails_acknowledges_nothing(groups: Groups) -> None:
+    """Nothing is left beside the files, and the next group is written."""
+    groups.problem = OSError(5, "Input/output error")
+    results = [groups.write(n, "a.chunk", b"x") for n in range(8)]
+    groups.run()
+    groups.run()
+    assert all(each[0].check(OSError) for each in results)
+    assert list(groups.files()) == ["0/busy"]
+    groups.problem = None
+    more = [groups.write(n, "a.chunk", b"x") for n in range(8)]
+    groups.run()
+    groups.run()
+    assert more == [[None]] * 8
+
+
+def test_a_group_has_a_limited_size(groups: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is in the next one."""
+    monkeypatch.setattr(group_writes, "GROUP_BYTES", 30)
+    results = [groups.write(n, "a.chunk", b"1234567890") for n in range(7)]
+    groups.run()
+    groups.run()
+    assert results == [[None]] * 3 + [[]] * 4
+    groups.run()
+    groups.run()
+    assert results == [[None]] * 7

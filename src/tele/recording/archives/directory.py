@@ -3,7 +3,7 @@
 Invariants:
 
 * A blob is written once, whole or not at all, and is on disk with all its parent folders before it
-  is acknowledged (:mod:`tele.durable_files`); also when it is acknowledged because it exists.
+  is acknowledged (:mod:`tele.recording.archives.group_writes`).
 * Ids and names are checked: no path leaves the archive.
 * The reactor's thread never waits for the disk.
 * Recordings leave free what the store on the same disk may need.
@@ -16,17 +16,19 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.capacity.disk import is_full
-from tele.durable_files import make_folder, sync_folder, write_file
-from tele.errors import Conflict, InvalidInput, NotFound, StorageFull, Unavailable
+from tele.durable_files import make_folder, sync_folder
+from tele.errors import InvalidInput, NotFound, StorageFull, Unavailable
 from tele.interfaces import IOnDisk, IRangeArchive
 from tele.model.disk import DiskSpace, kept_for_store
+from tele.recording.archives.group_writes import GroupWriter
 from tele.workers import in_thread_pool
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -44,19 +46,19 @@ class DirectoryArchive:
             self._measure()
         except OSError as error:
             raise Unavailable(f"cannot use {root} for recordings: {error}") from None
+        self._writer = GroupWriter(root, self._in_thread, self._check_space)
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         def guarded() -> Any:
             try:
                 return function(*arguments)
-            except FileNotFoundError:
-                raise NotFound("the archive has no such recording or part of it") from None
             except OSError as error:
-                if is_full(error):
-                    raise StorageFull("the disk of auth's recordings is full") from None
-                raise Unavailable(f"the archive failed: {error.strerror}") from None
+                _raise(error)
 
-        return in_thread_pool(self._reactor, guarded)
+        return self._in_thread(guarded)
+
+    def _in_thread(self, function: Callable[[], Any]) -> Deferred[Any]:
+        return in_thread_pool(self._reactor, function)
 
     def _folder(self, recording_id: str) -> Path:
         if not _NAME.fullmatch(recording_id):
@@ -71,22 +73,9 @@ class DirectoryArchive:
 
     def put(self, recording_id: str, name: str, data: bytes) -> Deferred[None]:
         """See :class:`IArchive`."""
-        path = self._path(recording_id, name)
-
-        def write() -> None:
-            known = path.exists()
-            if not known:
-                self._check_space(len(data))
-            make_folder(path.parent)
-            if known or not write_file(path, data, replace=False):
-                if path.read_bytes() != data:
-                    raise Conflict("this part of the recording is there already, and differs")
-                sync_folder(path.parent)
-            # Another call may have made these folders, and not have synced them yet.
-            sync_folder(path.parent.parent)
-            sync_folder(self._root)
-
-        return self._run(write)
+        stored = self._writer.write(self._path(recording_id, name), data)
+        stored.addErrback(_fail)
+        return stored
 
     def _check_space(self, size: int) -> None:
         """Raise :class:`StorageFull` if a chunk would take the space reserved for the store."""
@@ -145,3 +134,18 @@ class DirectoryArchive:
             self._measure()
 
         return self._run(remove)
+
+
+def _fail(failure: Failure) -> NoReturn:
+    _raise(failure.value)
+
+
+def _raise(error: BaseException | None) -> NoReturn:
+    """Raise what a caller is told about an error of the disk."""
+    if isinstance(error, FileNotFoundError):
+        raise NotFound("the archive has no such recording or part of it") from None
+    if not isinstance(error, OSError):
+        raise error or Unavailable("the archive failed")
+    if is_full(error):
+        raise StorageFull("the disk of auth's recordings is full") from None
+    raise Unavailable(f"the archive failed: {error.strerror}") from None
