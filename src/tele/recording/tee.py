@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 
 from tele.errors import Unavailable
@@ -196,7 +196,7 @@ class ConnectionTape:
         recording = self._sync_recording()
         if recording is None:
             raise LookupError("there is no such recording")
-        waiting: Deferred[None] = recording.synced(sequence)
+        waiting: Deferred[None] = maybeDeferred(recording.synced, sequence)
         return waiting
 
     def _held(self, is_held: bool) -> None:

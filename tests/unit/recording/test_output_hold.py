@@ -235,6 +235,20 @@ def test_a_connection_that_ends_leaves_nothing_behind() -> None:
     assert world.ends == []
 
 
+def test_a_recorder_that_cannot_be_asked() -> None:
+    """A mistake in a plugin is no error of the session: the role decides."""
+    world = World(strict=True)
+
+    def mistake(sequence: int) -> Deferred[None]:
+        raise RuntimeError("a mistake of the plugin")
+
+    world.recording.synced = mistake  # type: ignore[method-assign]
+    shown = world.output()
+    assert shown is not None
+    assert shown[0].check(Unavailable)
+    assert world.ends == ["the session cannot be recorded any more: its recorder failed"]
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_recording_that_will_never_be_at_auth(*, strict: bool) -> None:
     """The role decides: the session ends, or goes on and says so in the audit."""

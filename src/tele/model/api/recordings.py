@@ -257,6 +257,7 @@ FINISH_RECORDING = Operation(
     _RECORDERS,
     "Close a recording with its signed manifest",
     limit=16 * 1024 * 1024,
+    timeout=timedelta(minutes=5),
     cost=20,
 )
 
