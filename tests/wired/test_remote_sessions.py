@@ -305,6 +305,17 @@ def test_a_target_that_ends_twice(remote: Remote) -> None:
     assert channel.status == 1
 
 
+def test_a_target_that_does_not_say_how_it_ended(remote: Remote) -> None:
+    """The session ends as one without a status, and nothing is shown."""
+    channel = remote.run(ProgramRequest("shell"))
+    (there,) = remote.far.server.service.channels.values()
+    there.loseConnection()
+    remote.settle()
+    ended: list[Exit] = []
+    channel.ended.addCallback(ended.append)
+    assert (channel.received, ended) == ([], [Exit(254)])
+
+
 def test_requests_of_the_target(remote: Remote) -> None:
     """It may say that input is not wanted any more; what else it requests is refused, and does not
     reach the client (attack).

@@ -112,7 +112,8 @@ class RemoteProgram(Channel):
         super().__init__(**named)
         self.started: Deferred[RemoteProgram] = Deferred()
         self.exited: Deferred[Exit] = Deferred()
-        self.exit = Exit(None, message="the target sent no exit status")
+        #: Some servers close a session without saying how its program ended.
+        self.exit = Exit(None)
         self.tap: Any = None
         self._request = request
         self._receiver: OutputReceiver | None = None

@@ -295,6 +295,6 @@ class RemoteSessionChannel(SessionChannel):
 
     def program_ended(self, how: Exit) -> None:
         """See :class:`RunnerChannel`; the user is told why it is not known how it ended."""
-        if how.status is None and how.signal is None:
+        if how.status is None and how.signal is None and how.message:
             self.notice(how.message)
         super().program_ended(how)
