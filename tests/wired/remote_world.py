@@ -239,6 +239,7 @@ class Remote:
         far: Limits | None = None,
         *,
         records: bool = False,
+        recorder: Any = None,
         **grant: Any,
     ) -> None:
         self.there = There()
@@ -253,7 +254,7 @@ class Remote:
         self.here = ChannelWorld(
             limits=near or Limits(), make_user=lambda world: RemoteUser(world, self)
         )
-        self.recorder = MemoryRecorder()
+        self.recorder = recorder or MemoryRecorder()
         user = UserIdentity("alice", "c", LATER)
         granted = evolve(Grant(user, "root", ("access",), LATER), **grant)
         self.context = ConnectionContext(

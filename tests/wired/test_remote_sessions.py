@@ -17,7 +17,6 @@ from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.conch.session.remote_program import LINGER
 from tele.errors import Unreachable
 from tele.model.access import Denied, Reason
-from tele.model.frame import FrameKind
 from tele.sessions.remote_programs import START_SECONDS
 from tele.spawner.control_groups import EXPELLED_GRACE
 from tele.wire.fields import boolean, string, uint32
@@ -625,94 +624,3 @@ def test_more_sessions_than_granted(remote: Remote) -> None:
     remote.permit(max_sessions=3)
     opened = [remote.open(Asking()) for _ in range(5)]
     assert [channel.is_open for channel in opened] == [True] * 3 + [False] * 2
-
-
-# -- recording ------------------------------------------------------------------------
-@pytest.fixture
-def recorded() -> Iterator[Remote]:
-    """The same with a recording."""
-    made = Remote(records=True)
-    yield made
-    made.close()
-
-
-def test_what_is_recorded(recorded: Remote) -> None:
-    """What was launched, output, errors, sizes and the end, as on a node."""
-    channel = recorded.run(ProgramRequest("exec", b"top", pty=PtyRequest("xterm", 80, 24)))
-    (program,) = recorded.programs
-    program.write_output(b"shown")
-    recorded.settle()
-    channel.resize(100, 40)
-    recorded.settle()
-    program.write_error(b"wrong")
-    recorded.settle()
-    program.finish(Exit(7))
-    recorded.settle()
-    (opened,) = recorded.notes(FrameKind.OPEN)
-    assert (opened["kind"], opened["command"]) == ("exec", "top")
-    assert [frame.data for frame in recorded.frames(FrameKind.OUTPUT)] == [b"shown"]
-    assert [frame.data for frame in recorded.frames(FrameKind.ERROR)] == [b"wrong"]
-    (resized,) = recorded.notes(FrameKind.RESIZE)
-    assert (resized["columns"], resized["rows"]) == (100, 40)
-    (ended,) = recorded.notes(FrameKind.EXIT)
-    assert ended["status"] == 7
-    assert {frame.channel for frame in recorded.frames(FrameKind.OUTPUT)} == {1}
-
-
-def test_a_recorder_that_is_behind(recorded: Remote) -> None:
-    """It stops the target, of which one window waits; nothing reaches the client that was not
-    observed, and nothing is lost.
-    """
-    channel = recorded.run(ProgramRequest("shell", pty=PtyRequest("xterm", 80, 24)))
-    (program,) = recorded.programs
-    recording: Any = recorded.recorder.recordings[0]
-    recording.paused = True
-    left = 3 * WINDOW
-    for _ in range(100):
-        left -= program.write_output(bytes(min(left, MIB)))
-        recorded.settle()
-    assert output(channel) == b""
-    assert not recorded.frames(FrameKind.OUTPUT)
-    (ours,) = recorded.far.client.service.channels.values()
-    assert ours.localWindowLeft == 0
-    channel.write(b"input passes")
-    recorded.settle()
-    assert program.read_input() == b"input passes"
-    recording.resume()
-    while left:
-        left -= program.write_output(bytes(min(left, MIB)))
-        recorded.settle()
-    program.finish(Exit(3))
-    recorded.settle()
-    assert len(output(channel)) == 3 * WINDOW
-    assert sum(len(frame.data) for frame in recorded.frames(FrameKind.OUTPUT)) == 3 * WINDOW
-
-
-def test_a_program_ends_while_the_recorder_is_behind(recorded: Remote) -> None:
-    """Its end follows its output, in the recording and for the client."""
-    channel = recorded.run(ProgramRequest("exec", b"make"))
-    (program,) = recorded.programs
-    recording: Any = recorded.recorder.recordings[0]
-    recording.paused = True
-    program.write_output(b"made")
-    program.finish(Exit(2))
-    recorded.settle()
-    ended: list[Exit] = []
-    channel.ended.addCallback(ended.append)
-    assert (output(channel), ended) == (b"", [])
-    recording.resume()
-    recorded.settle()
-    assert (output(channel), ended) == (b"made", [Exit(2)])
-
-
-def test_a_program_that_goes_on_after_its_client(recorded: Remote) -> None:
-    """Its end is recorded when the target closes the session."""
-    channel = recorded.run(ProgramRequest("exec", b"make"))
-    (program,) = recorded.programs
-    channel.loseConnection()
-    recorded.settle()
-    assert program.hung_up
-    program.finish(Exit(1))
-    recorded.settle()
-    (ended,) = recorded.notes(FrameKind.EXIT)
-    assert ended["status"] is None

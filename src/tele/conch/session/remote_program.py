@@ -67,7 +67,9 @@ class IRemoteProgram(IProgram):
     exit: Exit = Attribute("how it ended, once its channel is closed")
 
     def attach(receiver: OutputReceiver) -> None:
-        """Give what was received, and what follows, to ``receiver``. Called once."""
+        """Give what was received, and what follows, to ``receiver``. Calls after the first one do
+        nothing.
+        """
 
     def send_view(view: memoryview) -> int:
         """Send input; return how many bytes of it are queued."""
@@ -202,6 +204,8 @@ class RemoteProgram(Channel):
     # -- output -----------------------------------------------------------------------
     def attach(self, receiver: OutputReceiver) -> None:
         """See :class:`IRemoteProgram`."""
+        if self._receiver is not None:
+            return
         self._receiver = receiver
         early = self._early
         while early:

@@ -20,8 +20,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
-from tele.conch.connection.backlog import Backlog
-from tele.conch.connection.held_output import HeldOutput, not_reported
+from tele.conch.connection.held_output import not_reported
 from tele.conch.connection.permissions import permissions_of
 from tele.conch.session.channel import SessionChannel
 from tele.conch.session.programs import (
@@ -31,10 +30,10 @@ from tele.conch.session.programs import (
     ProgramRequest,
     PtyRequest,
 )
+from tele.conch.session.remote_output import RemoteOutput
 from tele.conch.session.remote_program import IRemoteProgram
 from tele.conch.session.runner import RunnerChannel
 from tele.errors import Unavailable
-from tele.sockets.buffers import MAX_DATA
 from tele.wire.fields import uint32
 
 _OPENSSH: Final = b"SSH-2.0-OpenSSH_"
@@ -75,16 +74,9 @@ class RemoteRunner:
         self._programs = programs
         self._phase = _Phase.STARTING
         self._program: Any = None
-        #: Output that the tap has not observed yet.
-        self._waiting = Backlog()
-        #: Output that the tap has observed and holds, if it does.
-        self._held: HeldOutput | None = None
-        self._has_terminal = False
+        self._output: Any = None
+        self._has_terminal = self._has_ended = False
         self._unregister: Callable[[], None] = lambda: None
-        #: Bytes that are queued for the client, and for the program.
-        self._output_queued = 0
-        self._awaits_tap = False
-        self._has_ended = False
 
     def _advance(self, event: _Event) -> None:
         self._phase = _NEXT[self._phase][event]
@@ -106,10 +98,10 @@ class RemoteRunner:
 
     def _started(self, program: Any) -> None:
         self._program = IRemoteProgram(program)
+        self._output = RemoteOutput(self._channel, self._program, self._check_end)
         self._advance(_Event.STARTED)
         if self._phase is _Phase.CLOSED:
-            self._program.hang_up()
-            self._program.attach(self)
+            self._leave()
 
     def start_input(self) -> None:
         """See :class:`Runner`."""
@@ -118,10 +110,8 @@ class RemoteRunner:
         """See :class:`Runner`."""
         self._advance(_Event.OUTPUT)
         tap = self._program.tap
-        if tap is not None and tap.holds:
-            self._held = HeldOutput(tap.hold, self._send, self._check_end, self._check_end)
-            if self._has_terminal:
-                self._unregister = tap.on_notice(self._notice)
+        if tap is not None and tap.holds and self._has_terminal:
+            self._unregister = tap.on_notice(self._notice)
         self._program.attach(self)
 
     def _notice(self, text: str) -> None:
@@ -152,32 +142,12 @@ class RemoteRunner:
     # -- output -----------------------------------------------------------------------
     def output(self, code: int | None, view: memoryview) -> None:
         """See :class:`~tele.conch.session.remote_program.OutputReceiver`."""
-        if self._phase is not _Phase.RUNNING:
-            self._program.consumed(len(view))
-        elif self._waiting or self._tap_is_behind():
-            self._waiting.append(view, code)
-        else:
-            self._pass_on(code, view)
-
-    def _pass_on(self, code: int | None, view: memoryview) -> None:
-        tap = self._program.tap
-        if tap is not None:
-            (tap.output if code is None else tap.error)(view)
-        if self._held is None:
-            self._send(view, code)
-        elif not self._held.put(bytes(view), code):
-            self._program.consumed(len(view))
-
-    def _send(self, view: memoryview | bytes, code: int | None) -> None:
-        queued = self._channel.send_view(view, code)
-        self._output_queued += queued
-        self._program.consumed(len(view) - queued)
+        self._output.take(code, view)
 
     def output_sent(self, count: int) -> None:
-        """Queued bytes were sent to the client, messages of ours among them perhaps."""
-        count = min(count, self._output_queued)
-        self._output_queued -= count
-        self._program.consumed(count)
+        """Queued bytes were sent to the client."""
+        if self._output is not None:
+            self._output.sent(count)
 
     def resume_output(self) -> None:
         """See :class:`Runner`. Credit resumes the server."""
@@ -188,28 +158,7 @@ class RemoteRunner:
     def close_output(self) -> None:
         """See :class:`Runner`."""
         self._program.close_output()
-        self._program.consumed(self._waiting.clear())
-        self._drop_held()
-        self._check_end()
-
-    def _tap_is_behind(self) -> bool:
-        tap = self._program.tap
-        if tap is None or not tap.paused:
-            return False
-        if not self._awaits_tap:
-            self._awaits_tap = True
-            tap.when_resumed(self._tap_resumed)
-        return True
-
-    def _tap_resumed(self) -> None:
-        self._awaits_tap = False
-        waiting = self._waiting
-        while waiting and not self._tap_is_behind():
-            view, code = waiting.first(MAX_DATA)
-            with view:
-                size = len(view)
-                self._pass_on(code, view)
-            waiting.drop(size)
+        self._output.drop()
         self._check_end()
 
     # -- requests ---------------------------------------------------------------------
@@ -238,7 +187,7 @@ class RemoteRunner:
 
     def _check_end(self) -> None:
         """Pass the end on, after what waits for the tap."""
-        if self._phase is not _Phase.RUNNING or self._waiting or self._held:
+        if self._phase is not _Phase.RUNNING or not self._output.is_empty:
             return
         if self._has_ended:
             self._advance(_Event.ENDED)
@@ -263,15 +212,14 @@ class RemoteRunner:
         self._unregister()
         was_running = self._phase in (_Phase.STARTED, _Phase.RUNNING)
         self._advance(_Event.CLOSED)
-        if not was_running:
-            return
-        self._program.hang_up()
-        self._program.consumed(self._waiting.clear())
-        self._drop_held()
+        if was_running:
+            self._leave()
 
-    def _drop_held(self) -> None:
-        if self._held is not None:
-            self._program.consumed(self._held.drop())
+    def _leave(self) -> None:
+        """The client is gone: hang the program up."""
+        self._output.drop()
+        self._program.hang_up()
+        self._program.attach(self)
 
 
 class RemoteSessionChannel(SessionChannel):
