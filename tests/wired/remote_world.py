@@ -318,6 +318,7 @@ class Remote:
         for _ in range(100_000):
             moved = self.near.turn()
             while self._connecting:
+                moved = True
                 self.fars.append(self.target.link(lambda: TargetConnection(self.budget)))
                 self._connecting.pop(0).callback(self.far.client.service)
             for far in list(self.fars):

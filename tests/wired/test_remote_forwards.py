@@ -436,6 +436,17 @@ def test_access_has_ended(remote: Remote) -> None:
     assert not remote.fars
 
 
+def test_access_ends_while_the_target_is_connected(remote: Remote) -> None:
+    """Nothing is forwarded then either."""
+    line = Line(b"direct-tcpip")
+    remote.near.client.service.openChannel(line, DB)
+    for _ in range(5):
+        remote.near.turn()
+    remote.ending.expel(Denied(Reason.LOCKED, "locked"), None)
+    remote.settle()
+    assert (len(remote.fars), line.events, remote.there.connected) == (1, ["locked"], [])
+
+
 def test_the_client_leaves_while_the_target_begins_to_listen(remote: Remote) -> None:
     """The target is asked to stop."""
     remote.there.answer = Deferred()

@@ -179,6 +179,7 @@ class RemoteForwards:
             self._allowed.port()
             await self._records.ready()
             service = await self._target.connection()
+            self._allowed.port()  # that may have taken a while
             opening = open_splice(
                 service,
                 kind,
