@@ -123,7 +123,7 @@ def test_the_beginning_of_an_id_is_enough(auth: LoneAuth) -> None:
     for words in (
         ("recordings", "show"),
         ("play",),
-        ("recordings", "rm"),
+        ("recordings", "rm", "--reason", "test"),
         ("recordings", "verify"),
     ):
         several = auth.run(*words, "000000", "--config", str(auth.config))

@@ -116,7 +116,7 @@ def test_a_disk_that_recordings_filled(alice: Cluster) -> None:
     waiting = [r for r in recordings(alice) if r["id"] != old["id"]]
     assert waiting
     assert not all(r["complete"] for r in waiting)
-    alice.tele("recordings", "rm", str(old["id"]))
+    alice.tele("recordings", "rm", str(old["id"]), "--reason", "space")
     ballast.unlink()
     wait_for(lambda: all(r["complete"] for r in recordings(alice)), "all of them", 120)
     for row in recordings(alice):

@@ -10,7 +10,8 @@ import pytest
 
 from s3_world import ID, OTHER, S3World, chunk, s3_world
 from swift_server import INSTALLED, Swift, running_swift
-from tele.errors import Conflict, NotFound, Unavailable
+from tele.errors import Conflict, NotFound, StorageFull, Unavailable
+from tele.recording.archives import directory
 from tele.recording.archives.s3.packs import PACK_AT
 
 pytest.importorskip("botocore")
@@ -250,3 +251,21 @@ def test_what_changed_in_the_bucket_is_not_returned(world: S3World, swift: Swift
     world.reactor.wait(world.archive._parts.bucket.delete(key))
     with pytest.raises(NotFound, match="not in the bucket any more"):
         world.get(ID, "00000000.chunk")
+
+
+def test_a_full_disk_refuses_chunks_and_uploads_go_on(
+    world: S3World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node keeps what is refused; what waits leaves the disk, and there is space again."""
+    world.start()
+    world.put(ID, "00000000.chunk", b"first")
+    with monkeypatch.context() as full:
+        full.setattr(directory, "kept_for_store", lambda total: 1 << 62)
+        with pytest.raises(StorageFull):
+            world.put(ID, "00000001.chunk", b"second")
+        with pytest.raises(StorageFull):
+            world.put(OTHER, "00000000.chunk", b"first")
+    world.put(ID, "00000001.chunk", b"second")
+    world.put(ID, "manifest", b"{}")
+    world.until_uploaded()
+    assert world.get(ID, "00000001.chunk") == b"second"

@@ -40,6 +40,7 @@ ON_FULL_DISK: Final = frozenset(
         table.LOGIN, table.RENEW, table.REJOIN, table.ANNOUNCE,
         table.DELETE_RECORDING, table.DELETE_USER, table.DELETE_ROLE, table.DELETE_TOKEN,
         table.DELETE_HOST, table.PUT_LOCK, table.DELETE_LOCK, table.KILL_SESSION,
+        table.HOLD_RECORDING,
     )
 )  # fmt: skip
 

@@ -43,6 +43,7 @@ from tele.auth.operations.certificates import CertificateOperations
 from tele.auth.operations.cluster import ClusterOperations
 from tele.auth.operations.hosts import HostOperations
 from tele.auth.operations.joining import JoinOperations
+from tele.auth.operations.keeping import KeepingOperations
 from tele.auth.operations.locking import Locking
 from tele.auth.operations.proxying import ProxyingOperations
 from tele.auth.operations.recordings import RecordingOperations
@@ -51,6 +52,7 @@ from tele.auth.operations.sshd_hosts import SshdHostOperations
 from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
 from tele.auth.recordings import Recordings
+from tele.auth.retention import Retention, RetentionRules
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.streams import Streams
@@ -58,7 +60,7 @@ from tele.auth.tokens import Tokens
 from tele.auth.users import Users
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError
 from tele.https.handler import IHandler
-from tele.interfaces import IAuthority, IJoinMethod
+from tele.interfaces import IAuthority, IBackend, IJoinMethod
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Operation
 from tele.model.api.table import OPERATIONS
@@ -102,6 +104,8 @@ class LocalAuthority:
         new_id: Callable[[], str] = lambda: str(uuid4()),
     ) -> None:
         self._members = parts.members
+        self._clock = clock
+        self._recordings = parts.recordings
         self._disk = parts.disk
         self._streams = Streams(parts.state, clock)
         self.suite = parts.authorities.suite
@@ -144,6 +148,7 @@ class LocalAuthority:
                 parts.cluster, clock, parts.authorities, parts.issuer, parts.members, parts.hosts,
                 parts.state, parts.recordings.proxied, quotas, journal,
             ),
+            KeepingOperations(clock, parts.recordings, parts.hosts, journal),
             AuditOperations(
                 parts.cluster, clock, parts.audit, parts.heads, parts.recordings, parts.members,
                 parts.ends, quotas, journal,
@@ -227,6 +232,10 @@ class LocalAuthority:
         await self._journal.emit(name, caller, **fields)
 
     # -- in this process only ---------------------------------------------------------
+    def retention(self, rules: RetentionRules, backend: IBackend, owner: str) -> Retention:
+        """Return what removes recordings by ``rules``; ``owner`` is the id of this auth."""
+        return Retention(rules, backend, self._clock, self._recordings, self._journal, owner)
+
     async def ensure_admin(self, user: str, logins: tuple[str, ...]) -> None:
         """Make ``user`` an administrator who may log in as ``logins``, without a password."""
         await self._certificates.ensure_admin(user, logins)

@@ -30,6 +30,7 @@ from typing import Any, Final
 
 from attrs import evolve
 
+from tele.auth.holds import Holds
 from tele.auth.host_places import place_key
 from tele.auth.manifests import (
     MANIFEST,
@@ -92,6 +93,7 @@ class Recordings:
         self.proxied = ProxiedSessions(backend)
         #: None: no indexes are made.
         self.indexes = indexes
+        self.holds = Holds(backend)
 
     # -- hosts ------------------------------------------------------------------------
     async def start(
@@ -307,6 +309,10 @@ class Recordings:
         entry = await self._rows.get(recording_id) if is_id(recording_id) else None
         return None if entry is None else entry.value
 
+    async def find_many(self, ids: Sequence[str]) -> Sequence[Recording]:
+        """Return the rows that are there."""
+        return [entry.value for entry in await self._rows.get_many(ids)]
+
     async def get(self, recording_id: str) -> Recording:
         """Return a row. Raises :class:`NotFound`."""
         row = await self.find(recording_id)
@@ -350,12 +356,17 @@ class Recordings:
     async def delete(
         self, row: Recording, commit: Callable[[Sequence[Put | Delete]], Awaitable[None]]
     ) -> None:
-        """Remove a recording. ``commit`` commits the last changes with the event about it."""
+        """Remove a recording. ``commit`` commits the last changes with the event about it.
+
+        Raises :class:`Conflict` if it is held.
+        """
+        await self.holds.begin_removal(row.id)
         await self._archive.remove(row.id)
         await self.sessions.end(row.id)
         await commit(
             [
                 self._rows.delete(row.id),
+                self.holds.end_of_removal(row.id),
                 *(Delete(key) for key in (open_key(row), *_index_keys(row))),
                 *(() if self.indexes is None else self.indexes.forget(row.id)),
                 # Its node may not know that the recording was complete, and send it again.
@@ -364,6 +375,11 @@ class Recordings:
         )
         if not row.complete:
             await self._archive.remove(row.id)  # a chunk may have arrived meanwhile
+
+    @property
+    def uploading(self) -> IUploadingArchive | None:
+        """What the archive can do beside storing, if it uploads."""
+        return uploading_archive(self._archive)
 
     async def _was_removed(self, host: HostIdentity, recording_id: str) -> bool:
         """Whether a recording of ``host`` was removed."""

@@ -40,6 +40,7 @@ from tele.auth.proxy_messages import ProxyMessages
 from tele.auth.recording_indexes import RecordingIndexes
 from tele.auth.recordings import Recordings, uploading_archive
 from tele.auth.repository import Repository
+from tele.auth.retention import Retention, RetentionRules
 from tele.auth.session_ends import END_AFTER, SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
@@ -106,7 +107,8 @@ class AuthService(Service):
     ``listen`` is (host, port), port 0 for any free port; ``local_socket`` the path of a socket
     where the account that runs auth, and root, may call the API without a certificate. ``lock`` is
     released when everything is closed. ``session_end_after`` is how long a node may be offline
-    before auth ends its sessions, ``recording_limits`` how much of the archive recordings may take.
+    before auth ends its sessions, ``recording_limits`` how much of the archive recordings may take,
+    ``retention`` which of them auth removes itself.
     ``ready`` fires with the port when auth serves, or fails with a :class:`TeleError`. ``suite`` is
     that of a new cluster's CAs, and required of existing ones. ``recording`` holds until the
     resource of the cluster is written. Raises :class:`InvalidInput` if it is not supported.
@@ -131,6 +133,7 @@ class AuthService(Service):
         suite: SignatureSuite | None = None,
         session_end_after: timedelta = END_AFTER,
         recording_limits: RecordingLimits | None = None,
+        retention: RetentionRules | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
@@ -155,6 +158,8 @@ class AuthService(Service):
         self._suite = suite
         self._session_end_after = session_end_after
         self._recording_limits = recording_limits or RecordingLimits()
+        self._retention_rules = retention or RetentionRules()
+        self._retention: Retention | None = None
         self._entropy = entropy
         self._parts: Collaborators | None = None
         self._server: ApiServer | None = None
@@ -224,6 +229,8 @@ class AuthService(Service):
         await self._start_archive(authority)
         if parts.recordings.indexes is not None:
             parts.recordings.indexes.start()
+        self._retention = authority.retention(self._retention_rules, self._backend, self._host_id)
+        self._retention.start()
         self._renew()
         parts.heads.start()
         self._step_watch.start()
@@ -349,6 +356,8 @@ class AuthService(Service):
         if parts is not None:
             parts.disk.stop()
             await parts.heads.stop()
+            if self._retention is not None:
+                await self._retention.stop()
             if (uploading := uploading_archive(self._archive)) is not None:
                 await uploading.stop()
             await parts.ends.stop()
@@ -397,6 +406,8 @@ class AuthService(Service):
         """Emit an event, and issue a certificate that is valid by the new date, too."""
         if self.authority is None or self._parts is None:
             return
+        if self._retention is not None:
+            self._retention.clock_was_set(seconds)
         if seconds < 0:
             # By the new date the present certificate is not valid yet.
             self._renew_at = None

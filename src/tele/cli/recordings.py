@@ -1,4 +1,4 @@
-"""``tele recordings``: list, show and remove recordings."""
+"""``tele recordings``: list and show recordings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from tele.cli.lists import not_empty, pages, read_moment
 from tele.cli.output import (
     Column,
     format_option,
-    print_notice,
     show_one,
     show_pages,
     span,
@@ -64,11 +63,16 @@ _COLUMNS = (
         "show": Lazy("tele.cli.recordings:show", "Show the details of a recording."),
         "export": Lazy("tele.cli.recordings_export:export", "Write a recording to a file."),
         "verify": Lazy("tele.cli.recordings_verify:verify", "Check that a recording is unchanged."),
-        "rm": Lazy("tele.cli.recordings:rm", "Remove a recording."),
+        "rm": Lazy("tele.cli.recordings_keep:rm", "Remove a recording."),
+        "hold": Lazy("tele.cli.recordings_keep:hold", "Hold a recording: nobody removes it."),
+        "release": Lazy("tele.cli.recordings_keep:release", "End the hold of a recording."),
+        "holds": Lazy("tele.cli.recordings_keep:holds", "List recordings that are held."),
+        "stuck": Lazy("tele.cli.recordings_keep:stuck", "List uploads that do not go on."),
+        "retry": Lazy("tele.cli.recordings_keep:retry", "Upload a stuck recording again."),
     },
 )
 def recordings() -> None:
-    """List, show, export, verify and remove recordings."""
+    """List, show, export, verify, hold and remove recordings."""
 
 
 @click.command()
@@ -187,18 +191,3 @@ def show(recording: str, form: str, where: Where) -> None:
         details = authority.perform(GET_RECORDING, ById(full_id(authority, recording)))
     columns = (*_COLUMNS, Column("INDEX", lambda r: r["index"]))
     show_one(form, details.recording, columns, index=details.index.value)
-
-
-@click.command()
-@click.argument("recording", nargs=-1, required=True)
-@where_options(local=True)
-def rm(recording: tuple[str, ...], where: Where) -> None:
-    """Remove recordings. The removal is in the audit."""
-    from tele.model.api.paging import ById
-    from tele.model.api.recordings import DELETE_RECORDING
-
-    with open_authority(where) as authority:
-        for wanted in recording:
-            found = full_id(authority, wanted)
-            authority.perform(DELETE_RECORDING, ById(found))
-            print_notice(f"removed {found}")

@@ -243,6 +243,25 @@ class RecordingLimitsConfig:
     node: Size = key("One node, in a day.", Size(64 << 30))
 
 
+def _max_age_problem(value: timedelta) -> str:
+    return "" if not value or value >= timedelta(days=1) else "at least 1d, or 0s for ever"
+
+
+@frozen
+class RecordingsRetentionConfig:
+    """Which recordings auth removes itself. None that is held, or not complete yet."""
+
+    max_age: timedelta = key(
+        "Recordings that auth learnt of so long ago are removed. ``0s``: they are kept.",
+        timedelta(0),
+        check=_max_age_problem,
+    )
+    max_size: Size = key(
+        "When all recordings together are larger, the oldest are removed. ``0``: no limit.",
+        Size(0),
+    )
+
+
 def _end_after_problem(value: timedelta) -> str:
     return "" if value >= timedelta(minutes=5) else "at least 5m"
 
@@ -293,6 +312,10 @@ class AuthConfig:
     recording_limits: RecordingLimitsConfig = field(
         default=RecordingLimitsConfig(),
         metadata={"meaning": "How much of the archive recordings may take."},
+    )
+    recordings_retention: RecordingsRetentionConfig = field(
+        default=RecordingsRetentionConfig(),
+        metadata={"meaning": "Which recordings auth removes itself."},
     )
     audit: tuple[Chosen, ...] = key(
         "Where audit events are sent, too: ``file:PATH`` writes JSON lines.", ()

@@ -8,6 +8,7 @@ from pathlib import Path
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.limits import RecordingLimits
+from tele.auth.retention import RetentionRules
 from tele.auth.service import AuthService
 from tele.config.values import AuthConfig
 from tele.data_dir import DataDirLock
@@ -85,6 +86,9 @@ def _locked(
             config.recording_limits.session.bytes,
             config.recording_limits.user.bytes,
             config.recording_limits.node.bytes,
+        ),
+        retention=RetentionRules(
+            config.recordings_retention.max_age, config.recordings_retention.max_size.bytes
         ),
         sinks=sinks,
         join_methods=methods,

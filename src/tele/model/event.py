@@ -71,6 +71,10 @@ CODES: Final[Mapping[str, str]] = {
     "recording.limit": "TP005W",
     "recording.stuck": "TP006W",
     "recording.gap": "TP007W",
+    "recording.expire": "TP008I",
+    "recording.hold": "TP009I",
+    "recording.release": "TP010I",
+    "recording.retry": "TP011I",
 }
 
 

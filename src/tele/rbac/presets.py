@@ -56,7 +56,7 @@ AUDITOR: Final = Role(
         allow=Conditions(
             rules=(
                 Rule(("event", "session"), ("list",)),
-                Rule(("recording",), ("list", "read", "delete")),
+                Rule(("recording",), ("list", "read", "update", "delete")),
             )
         )
     ),

@@ -26,6 +26,7 @@ from tele.errors import AccessDenied, NotFound
 from tele.loop import now
 from tele.model.api import audit, recordings, table
 from tele.model.api.hosts import ListHosts
+from tele.model.api.keeping import RemoveRecording
 from tele.model.api.paging import ById, Paged
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence
@@ -266,7 +267,7 @@ def test_a_session_that_ended_is_in_no_list(world: World) -> None:
     moment = now(world.clock)
     world.do(table.UPDATE_RECORDING, recordings.UpdateRecording(ended.id, ended=moment), ended.host)
     removed.upload(0)
-    world.do(table.DELETE_RECORDING, ById(removed.id))
+    world.do(table.DELETE_RECORDING, RemoveRecording(removed.id, "old"))
     assert len(result(world.backend.range("/sessions-of/", "/sessions-of0"))) == 1
     world.do(
         table.UPDATE_RECORDING, recordings.UpdateRecording(finished.id, ended=moment), finished.host

@@ -14,6 +14,7 @@ from tele.https.api_errors import decode_error, encode_error, status_of
 from tele.interfaces import IOnDisk
 from tele.loop import now as moment
 from tele.model.api import audit, recordings, table, users
+from tele.model.api.keeping import RemoveRecording
 from tele.model.api.locks import PutLock
 from tele.model.api.operation import Nothing
 from tele.model.api.paging import ById, Paged
@@ -95,7 +96,7 @@ def test_room_is_made_on_a_full_disk(world: World, disk: Disk) -> None:
     world.do(table.UPDATE_RECORDING, ended, tape.host)
     disk.now = FULL
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
-    world.do(table.DELETE_RECORDING, ById(tape.id))
+    world.do(table.DELETE_RECORDING, RemoveRecording(tape.id, "old"))
     lock = Lock(Metadata("stop"), LockSpec(LockTarget(user="alice")))
     world.do(table.PUT_LOCK, PutLock("stop", lock))
     world.do(table.DELETE_USER, users.DeleteUser("alice"))

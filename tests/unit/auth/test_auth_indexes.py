@@ -14,6 +14,7 @@ from tele.auth import recording_indexes
 from tele.auth.recording_indexes import INDEX, RecordingIndexes
 from tele.errors import AccessDenied, BadRecording, NotFound, TeleError, Unavailable
 from tele.model.api import recordings, table
+from tele.model.api.keeping import RemoveRecording
 from tele.model.api.paging import ById
 from tele.model.api.recordings import GetIndex, IndexState
 from tele.model.frame import FrameKind
@@ -173,7 +174,7 @@ def test_a_removed_recording_leaves_nothing(world: World, making: Making) -> Non
     waits = making.waits = Deferred()
     tape = session(world)
     tape.finish()
-    world.do(table.DELETE_RECORDING, ById(tape.id))
+    world.do(table.DELETE_RECORDING, RemoveRecording(tape.id, "old"))
     making.waits = None
     waits.callback(None)
     assert not [blob for blob in world.archive.blobs if blob[0] == tape.id]

@@ -16,6 +16,7 @@ from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, StorageF
 from tele.interfaces import Delete, Put
 from tele.loop import now
 from tele.model.api import audit, recordings, table, users
+from tele.model.api.keeping import RemoveRecording
 from tele.model.api.paging import ById, Paged
 from tele.model.codec import encode
 from tele.model.identity import HostIdentity, HostRole
@@ -278,7 +279,7 @@ def test_a_removed_recording_leaves_nothing_but_its_event(world: World) -> None:
     tape = Tape(world)
     tape.upload(0, 1)
     tape.finish()
-    world.do(table.DELETE_RECORDING, ById(tape.id))
+    world.do(table.DELETE_RECORDING, RemoveRecording(tape.id, "old"))
     left = [item.key for item in result(world.backend.range("/", "0"))]
     assert [key for key in left if tape.id in key] == [f"/recordings/removed/{tape.id}"]
     assert world.archive.blobs == {}
@@ -307,7 +308,7 @@ def test_a_removed_recording_stays_removed(world: World, complete: bool) -> None
     if complete:
         tape.upload(1)
         tape.finish()
-    world.do(table.DELETE_RECORDING, ById(tape.id))
+    world.do(table.DELETE_RECORDING, RemoveRecording(tape.id, "old"))
     again = recordings.StartRecording(tape.id, tape.start)
     world.do(table.START_RECORDING, again, tape.host)
     progress = world.do(table.RECORDING_PROGRESS, ById(tape.id), tape.host)
@@ -331,11 +332,11 @@ def test_what_runs_is_not_removed(world: World) -> None:
     tape = Tape(world)
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), tape.host)
     with pytest.raises(Conflict, match="tele sessions kill"):
-        world.do(table.DELETE_RECORDING, ById(tape.id))
+        world.do(table.DELETE_RECORDING, RemoveRecording(tape.id, "old"))
     assert [each.id for each in world.do(table.LIST_SESSIONS, Paged()).items] == [tape.id]
     ended = recordings.UpdateRecording(tape.id, ended=now(world.clock))
     world.do(table.UPDATE_RECORDING, ended, tape.host)
-    world.do(table.DELETE_RECORDING, ById(tape.id))
+    world.do(table.DELETE_RECORDING, RemoveRecording(tape.id, "old"))
     assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
 
 
@@ -355,10 +356,10 @@ def test_a_removal_and_its_event_are_one(world: World) -> None:
 
     world.backend.commit = fails  # type: ignore[method-assign]
     with pytest.raises(StorageFull):
-        world.do(table.DELETE_RECORDING, ById(tape.id))
+        world.do(table.DELETE_RECORDING, RemoveRecording(tape.id, "old"))
     world.backend.commit = commit  # type: ignore[method-assign]
     (row,) = world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items
     assert row.id == tape.id
-    world.do(table.DELETE_RECORDING, ById(tape.id))
+    world.do(table.DELETE_RECORDING, RemoveRecording(tape.id, "old"))
     assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
     assert [e.session_id for e in world.events("recording.delete")] == [tape.id]

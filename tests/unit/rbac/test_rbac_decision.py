@@ -302,7 +302,7 @@ def test_conditions_that_mislead_are_refused(labels: dict[str, tuple[str, ...]])
         Rule(("event",), ("delete",)),
         Rule(("role",), ("create",)),
         Rule(("event", "authority"), ("list",)),
-        Rule(("token", "recording"), ("list", "update")),
+        Rule(("token", "session"), ("list", "update")),
         Rule(("*",), ("update", "sing")),
     ],
 )

@@ -27,8 +27,7 @@ from tele.auth.members import Members
 from tele.auth.presence import Hosts
 from tele.auth.recording_search import received_at
 from tele.auth.recordings import Recordings
-from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, TeleError, quoted
-from tele.interfaces import Delete, Put
+from tele.errors import AccessDenied, InvalidInput, NotFound, TeleError, quoted
 from tele.log import make_logger
 from tele.model.access import Reason
 from tele.model.api import recordings as api
@@ -86,7 +85,6 @@ class RecordingOperations:
             handler(table.GET_RECORDING, self.get_recording),
             handler(table.GET_CHUNK, self.get_chunk),
             handler(table.GET_INDEX, self.get_index),
-            handler(table.DELETE_RECORDING, self.delete_recording),
         )
 
     # -- hosts ------------------------------------------------------------------------
@@ -253,18 +251,9 @@ class RecordingOperations:
         """Return one recording, with its manifest."""
         row = await self._readable(request.id, caller)
         await self._note_access(row, caller)
-        return await self._recordings.details(row, await self._state(row))
-
-    async def _state(self, row: Recording) -> RecordingState:
-        if row.complete:
-            return RecordingState.COMPLETE
-        if row.incomplete:
-            return RecordingState.INCOMPLETE
-        if row.ended is not None:
-            return RecordingState.ENDED
-        online = self._hosts.is_online(*row.recorded_by)
-        running = online and await self._recordings.sessions.is_running(row.id)
-        return RecordingState.RUNNING if running else RecordingState.UNFINISHED
+        return await self._recordings.details(
+            row, await state_of(row, self._recordings, self._hosts)
+        )
 
     async def get_chunk(self, request: api.GetChunk, caller: Caller) -> Octets:
         """Return one chunk."""
@@ -291,18 +280,15 @@ class RecordingOperations:
             raise NotFound("this auth makes no indexes of recordings")
         return await indexes.part(row, request.start, request.end, request.if_range)
 
-    async def delete_recording(self, request: ById, caller: Caller) -> Nothing:
-        """Remove a recording, in the commit that appends the event of it."""
-        row = await self._recordings.get(request.id)
-        if await self._state(row) is RecordingState.RUNNING:
-            # The session would run on without being listed, so that it could not be ended.
-            raise Conflict(
-                f"session {row.id} is running: end it first (tele sessions kill {row.id}), or wait"
-            )
-        event = self._journal.event("recording.delete", caller, session_id=row.id, of_user=row.user)
 
-        async def commit(changes: Sequence[Put | Delete]) -> None:
-            await self._journal.append(event, changes={event.id: changes})
-
-        await self._recordings.delete(row, commit)
-        return Nothing()
+async def state_of(row: Recording, recordings: Recordings, hosts: Hosts) -> RecordingState:
+    """Return the state of a recording, as auth knows it now."""
+    if row.complete:
+        return RecordingState.COMPLETE
+    if row.incomplete:
+        return RecordingState.INCOMPLETE
+    if row.ended is not None:
+        return RecordingState.ENDED
+    online = hosts.is_online(*row.recorded_by)
+    running = online and await recordings.sessions.is_running(row.id)
+    return RecordingState.RUNNING if running else RecordingState.UNFINISHED

@@ -328,13 +328,3 @@ GET_INDEX = Operation(
     cost=4,
     ranges=True,
 )
-
-DELETE_RECORDING = Operation(
-    "delete_recording",
-    "DELETE",
-    "/v1/recordings/{id}",
-    ById,
-    Nothing,
-    (Permitted("recording", "delete"),),
-    "Remove a recording; the audit keeps that it was there",
-)

@@ -23,6 +23,12 @@ from tele.model.api.hosts import DELETE_HOST as DELETE_HOST
 from tele.model.api.hosts import LIST_HOSTS as LIST_HOSTS
 from tele.model.api.hosts import REPORT_HOST_PROBES as REPORT_HOST_PROBES
 from tele.model.api.hosts import WATCH_HOSTS as WATCH_HOSTS
+from tele.model.api.keeping import DELETE_RECORDING as DELETE_RECORDING
+from tele.model.api.keeping import HOLD_RECORDING as HOLD_RECORDING
+from tele.model.api.keeping import LIST_HOLDS as LIST_HOLDS
+from tele.model.api.keeping import LIST_STUCK as LIST_STUCK
+from tele.model.api.keeping import RELEASE_RECORDING as RELEASE_RECORDING
+from tele.model.api.keeping import RETRY_RECORDING as RETRY_RECORDING
 from tele.model.api.locks import DELETE_LOCK as DELETE_LOCK
 from tele.model.api.locks import GET_LOCK as GET_LOCK
 from tele.model.api.locks import LIST_LOCKS as LIST_LOCKS
@@ -37,7 +43,6 @@ from tele.model.api.members import WATCH_STATE as WATCH_STATE
 from tele.model.api.operation import Operation
 from tele.model.api.proxying import CERTIFY_TARGET as CERTIFY_TARGET
 from tele.model.api.proxying import MINT_SESSION as MINT_SESSION
-from tele.model.api.recordings import DELETE_RECORDING as DELETE_RECORDING
 from tele.model.api.recordings import FINISH_RECORDING as FINISH_RECORDING
 from tele.model.api.recordings import GET_CHUNK as GET_CHUNK
 from tele.model.api.recordings import GET_INDEX as GET_INDEX

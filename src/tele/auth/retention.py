@@ -1,0 +1,200 @@
+"""Which recordings are too old, or too many, and are removed by auth itself?
+
+Invariants:
+
+* A recording that is held, or still open, is never removed: a session that runs, or a node that is
+  away, does not lose what it has not sent.
+* Age is auth's own: the time that passed since it learnt of a session, not what a node says. A
+  clock that is set forward removes nothing for a day.
+* Over the size the oldest go first. Each removal is an event, with the rule.
+* One auth of a store does it at a time, in steps between which other calls run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
+
+from tele.auth.journal import Journal
+from tele.auth.recording_search import INDEX, received_at, stamp_of
+from tele.auth.recordings import Recordings
+from tele.errors import Conflict, NotFound, TeleError, Unavailable
+from tele.interfaces import Delete, IBackend, Put
+from tele.log import make_logger
+from tele.loop import now
+from tele.model.codec import format_duration
+from tele.model.session import Recording
+
+log = make_logger(__name__)
+
+LEASE: Final = "/recordings/retention"
+#: How often recordings are looked at.
+CHECK_SECONDS: Final = 600.0
+#: How long no other auth of this store does it.
+LEADS_FOR: Final = timedelta(seconds=2 * CHECK_SECONDS)
+#: Rows that are read with one call, and the wait after it.
+STEP: Final = 200
+_PAUSE: Final = 0.02
+#: Recordings that are removed in one round, for each rule.
+ROUND_LIMIT: Final = 2000
+#: How long nothing is removed after the clock was set forward.
+AFTER_STEP: Final = 86400.0
+#: A clock that was set forward by less changes nothing.
+STEP_IGNORED: Final = 3600.0
+
+
+@frozen
+class RetentionRules:
+    """``max_age`` since auth learnt of a session, and bytes of all recordings; 0 is no limit."""
+
+    max_age: timedelta = timedelta(0)
+    max_size: int = 0
+
+    @property
+    def are_set(self) -> bool:
+        """Whether anything is ever removed."""
+        return bool(self.max_age or self.max_size)
+
+
+class Retention:
+    """Removes recordings by ``rules``. ``owner`` is the id of this auth."""
+
+    def __init__(
+        self,
+        rules: RetentionRules,
+        backend: IBackend,
+        clock: IReactorTime,
+        recordings: Recordings,
+        journal: Journal,
+        owner: str,
+    ) -> None:
+        self._rules = rules
+        self._backend = backend
+        self._clock = clock
+        self._recordings = recordings
+        self._journal = journal
+        self._owner = owner.encode()
+        self._timer: IDelayedCall | None = None
+        self._round: Deferred[None] | None = None
+        self._not_before = 0.0
+
+    def start(self) -> None:
+        """Look now, and then again and again, if there is a rule."""
+        if self._rules.are_set:
+            self._begin()
+
+    async def stop(self) -> None:
+        """End a round that runs."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._round is not None:
+            ended: Deferred[None] = Deferred()
+            self._round.addBoth(lambda _: ended.callback(None))
+            self._round.cancel()
+            await ended
+
+    def clock_was_set(self, seconds: float) -> None:
+        """The wall clock was set forward by ``seconds``: what is too old now may not be."""
+        if seconds > STEP_IGNORED:
+            self._not_before = self._clock.seconds() + AFTER_STEP
+            log.warn("retention waits since the clock was set forward", seconds=AFTER_STEP)
+
+    def _begin(self) -> None:
+        self._timer = self._clock.callLater(CHECK_SECONDS, self._begin)
+        if self._round is not None or self._clock.seconds() < self._not_before:
+            return
+        self._round = Deferred.fromCoroutine(self._look())
+        self._round.addBoth(self._ended)
+
+    def _ended(self, _: object) -> None:
+        self._round = None
+
+    async def _look(self) -> None:
+        try:
+            if not await self._lead():
+                return
+            if self._rules.max_age:
+                await self._by_age(now(self._clock) - self._rules.max_age)
+            if self._rules.max_size:
+                await self._by_size(self._rules.max_size)
+        except CancelledError:
+            return
+        except Unavailable as error:
+            log.warn("retention could not remove recordings", reason=str(error))
+        except Exception:
+            log.failure("retention failed")
+
+    async def _lead(self) -> bool:
+        """Whether this auth does it, and not another one on this store."""
+        item = await self._backend.get(LEASE)
+        if item is not None and item.value != self._owner:
+            return False
+        revision = 0 if item is None else item.revision
+        try:
+            await self._backend.commit(Put(LEASE, self._owner, revision, LEADS_FOR))
+        except Conflict:
+            return False
+        return True
+
+    async def _by_age(self, oldest: datetime) -> None:
+        rule = f"older than {format_duration(self._rules.max_age)}"
+        removed = 0
+        async for row in self._rows(INDEX + stamp_of(oldest)):
+            if received_at(row) < oldest and await self._remove(row, rule):
+                removed += 1
+                if removed == ROUND_LIMIT:
+                    return
+
+    async def _by_size(self, most: int) -> None:
+        end = INDEX[:-1] + "0"
+        size = sum([row.size async for row in self._rows(end)])
+        if size <= most:
+            return
+        rule = f"all recordings have more than {most >> 20:,} MiB"
+        removed = 0
+        async for row in self._rows(end):
+            if await self._remove(row, rule):
+                size -= row.size
+                removed += 1
+            if size <= most or removed == ROUND_LIMIT:
+                return
+
+    async def _rows(self, end: str) -> AsyncIterator[Recording]:
+        """Give recordings up to the key ``end`` of the index, the oldest first."""
+        start = INDEX
+        while items := await self._backend.range(start, end, STEP):
+            start = items[-1].key + "\0"
+            ids = [item.key.removeprefix(INDEX).partition("-")[2] for item in items]
+            for row in await self._recordings.find_many(ids):
+                yield row
+            await deferLater(self._clock, _PAUSE)
+
+    async def _remove(self, row: Recording, rule: str) -> bool:
+        """Remove a recording; returns whether it may be, and is gone."""
+        if not (row.complete or row.incomplete):
+            return False
+        event = self._journal.event(
+            "recording.expire", session_id=row.id, of_user=row.user, reason=rule, size=row.size,
+            login=row.login,
+        )  # fmt: skip
+
+        async def commit(changes: Sequence[Put | Delete]) -> None:
+            await self._journal.append(event, changes={event.id: changes})
+
+        try:
+            await self._recordings.delete(row, commit)
+        except Unavailable:
+            raise  # of the archive or the store: for others, too
+        except (Conflict, NotFound):
+            return False  # it is held
+        except TeleError as error:
+            log.warn("retention could not remove a recording", id=row.id, reason=str(error))
+            return False
+        return True
