@@ -60,6 +60,7 @@ WORK: dict[str, str] = {
     "list_sessions": "one's own: a look-up for each; with a rule: all that run are read",
     "list_recordings": "a page of 1,000, a look-up for each",
     "get_recording": "two look-ups, the names of its chunks, its manifest",
+    "get_recording_keys": "three look-ups, each data key is opened",
     "get_chunk": "two look-ups, one file of 8 MiB at most",
     "get_index": "two look-ups, a part of one file of 160 MiB at most",
     "delete_recording": "its files are removed, or its objects in the bucket; three commits",

@@ -344,11 +344,14 @@ class RecorderSurroundings(Surroundings):
     """``sign`` returns an SSH signature blob by the host's key, ``host_certificate`` a line.
 
     ``authority`` is auth, called as this host. All three work after the host has joined.
+    ``recipients`` returns the X25519 public keys of those who may open recordings; if there are
+    none, recordings are not sealed.
     """
 
     authority: IAuthority
     sign: Callable[[bytes], bytes]
     host_certificate: Callable[[], str]
+    recipients: Callable[[], tuple[bytes, ...]] = tuple
 
 
 class IFactory(Interface):

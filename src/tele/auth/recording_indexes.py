@@ -65,6 +65,10 @@ class Unindexed:
     reason: str = ""
 
 
+class _Sealed(BadRecording):
+    """The archive must not have what a sealed recording shows."""
+
+
 class RecordingIndexes:
     """Makes the indexes of ``archive``; ``find(id)`` returns a recording's row.
 
@@ -205,6 +209,8 @@ class RecordingIndexes:
             await self._make(entry.name, terminal)
         except NotFound:
             await self._gone(entry.name)
+        except _Sealed as error:
+            await self._again(entry.name, Unindexed(ATTEMPTS, None, str(error)))
         except (TeleError, OSError) as error:
             await self._again(entry.name, evolve(claimed, reason=str(error)[:500]))
         else:
@@ -239,6 +245,8 @@ class RecordingIndexes:
         if MANIFEST not in names:
             raise BadRecording("it was closed without a manifest")
         manifest = decode(Manifest, await self._archive.get(recording_id, MANIFEST))
+        if manifest.keys:
+            raise _Sealed("it is sealed, and its index would not be")
         missing = {each.number for each in manifest.chunks if chunk_name(each.number) not in names}
         made = await self._indexer.make(
             self._archive, recording_id, manifest.chunks, missing, chunk_name, terminal

@@ -50,6 +50,7 @@ from tele.auth.recording_claims import (
 )
 from tele.auth.recording_indexes import INDEX as INDEX_BLOB
 from tele.auth.recording_indexes import RecordingIndexes
+from tele.auth.recording_keys import KeysOfRecording, RecordingKeys
 from tele.auth.recording_search import INDEX, OF_USER, received_at, search, stamp_of
 from tele.auth.repository import Repository
 from tele.auth.running_sessions import Running, RunningSessions
@@ -65,12 +66,21 @@ from tele.model.api.recordings import (
 )
 from tele.model.codec import decode, encode
 from tele.model.identity import HostIdentity
-from tele.model.session import Manifest, Recording, RecordingStart, RecordingState, Session
+from tele.model.session import (
+    Manifest,
+    Recording,
+    RecordingStart,
+    RecordingState,
+    Session,
+    WrappedKey,
+)
 from tele.recording.proof import check_start
 
 ROWS: Final = "/recordings/rows/"
 OPEN: Final = "/recordings/open/"
 REMOVED: Final = "/recordings/removed/"
+#: The archive's name of the wrapped data keys.
+WRAPPED: Final = "keys"
 
 
 class Recordings:
@@ -83,7 +93,9 @@ class Recordings:
         now: Callable[[], datetime],
         host_authorities: Callable[[], Collection[bytes]],
         indexes: RecordingIndexes | None = None,
+        keys: RecordingKeys | None = None,
     ) -> None:
+        self.keys = keys or RecordingKeys(backend)
         self._backend = backend
         self._archive = archive
         self._now = now
@@ -97,9 +109,17 @@ class Recordings:
 
     # -- hosts ------------------------------------------------------------------------
     async def start(
-        self, host: HostIdentity, recording_id: str, start: RecordingStart, name: str
+        self,
+        host: HostIdentity,
+        recording_id: str,
+        start: RecordingStart,
+        name: str,
+        keys: Sequence[WrappedKey] = (),
     ) -> bool:
-        """Register a recording on ``host``, called ``name``; returns whether it is new."""
+        """Register a recording on ``host``, called ``name``; returns whether it is new.
+
+        ``keys`` are its wrapped data keys.
+        """
         check_claims(host, recording_id, start)
         if await self.find(recording_id) is None:
             if await self._was_removed(host, recording_id):
@@ -140,11 +160,17 @@ class Recordings:
                 check_start(known, start, start.node)
             except BadRecording as error:
                 raise Conflict(f"the recording was started before: {error}") from None
+            await self._add_keys(known, keys)
             if known.incomplete:
                 await self.reopen(session)
             return False
+        await self.keys.add(recording_id, keys)
         self.sessions.started(session)
         return True
+
+    async def _add_keys(self, row: Recording, keys: Sequence[WrappedKey]) -> None:
+        if keys and not await self._is_closed(row):
+            await self.keys.add(row.id, keys)
 
     async def reopen(self, session: Session) -> None:
         """Reopen a recording that auth closed while its node was away, unless it has a manifest."""
@@ -230,6 +256,12 @@ class Recordings:
                 return False
         check_manifest(manifest, row, host.cluster, self._host_authorities(), self._now())
         size = await check_chunks(self._archive, manifest, missing)
+        if manifest.keys:
+            # So that the archive has all that a recovery key needs. What is wrapped later is in
+            # the store alone.
+            keys = KeysOfRecording(await self.keys.wrapped(manifest.id))
+            with suppress(Conflict):
+                await self._archive.put(manifest.id, WRAPPED, encode(keys))
         await self._archive.put(manifest.id, MANIFEST, data)
         incomplete = lost_chunks(missing)
 
@@ -347,7 +379,8 @@ class Recordings:
         index = IndexState.READY if INDEX_BLOB in names else IndexState.NONE
         if index is IndexState.NONE and self.indexes is not None:
             index, _ = await self.indexes.state(row.id)
-        return RecordingDetails(row, len(numbers), manifest, state, missing, problem, index)
+        keys = await self.keys.wrapped(row.id)
+        return RecordingDetails(row, len(numbers), manifest, state, missing, problem, index, keys)
 
     async def chunk(self, row: Recording, number: int) -> bytes:
         """Return one chunk's bytes."""
@@ -366,6 +399,7 @@ class Recordings:
         await commit(
             [
                 self._rows.delete(row.id),
+                self.keys.removal(row.id),
                 self.holds.end_of_removal(row.id),
                 *(Delete(key) for key in (open_key(row), *_index_keys(row))),
                 *(() if self.indexes is None else self.indexes.forget(row.id)),

@@ -13,6 +13,7 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,7 @@ from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
 from tele.auth.proxy_messages import ProxyMessages
 from tele.auth.recording_indexes import RecordingIndexes
+from tele.auth.recording_keys import RECIPIENTS, RecordingEncryption, RecordingKeys
 from tele.auth.recordings import Recordings, uploading_archive
 from tele.auth.repository import Repository
 from tele.auth.retention import Retention, RetentionRules
@@ -108,7 +110,7 @@ class AuthService(Service):
     where the account that runs auth, and root, may call the API without a certificate. ``lock`` is
     released when everything is closed. ``session_end_after`` is how long a node may be offline
     before auth ends its sessions, ``recording_limits`` how much of the archive recordings may take,
-    ``retention`` which of them auth removes itself.
+    ``retention`` which of them auth removes itself, ``encryption`` for whom they are sealed.
     ``ready`` fires with the port when auth serves, or fails with a :class:`TeleError`. ``suite`` is
     that of a new cluster's CAs, and required of existing ones. ``recording`` holds until the
     resource of the cluster is written. Raises :class:`InvalidInput` if it is not supported.
@@ -134,6 +136,7 @@ class AuthService(Service):
         session_end_after: timedelta = END_AFTER,
         recording_limits: RecordingLimits | None = None,
         retention: RetentionRules | None = None,
+        encryption: RecordingEncryption | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
@@ -160,6 +163,7 @@ class AuthService(Service):
         self._recording_limits = recording_limits or RecordingLimits()
         self._retention_rules = retention or RetentionRules()
         self._retention: Retention | None = None
+        self._keys = RecordingKeys(backend, host_id, encryption)
         self._entropy = entropy
         self._parts: Collaborators | None = None
         self._server: ApiServer | None = None
@@ -218,6 +222,7 @@ class AuthService(Service):
         await parts.users.ensure_presets()
         await parts.hosts.start()
         await parts.members.start()
+        await self._keys.start()
         await parts.state.start()
         parts.settings.compare(self._recording)
         await parts.passwords.warm_up()
@@ -226,6 +231,8 @@ class AuthService(Service):
         if new:
             await authority.emit("cluster.create", LOCAL, name=self._cluster)
         parts.disk.start(authority.emit)
+        self._keys.wrap_for(lambda: parts.state.recipients)
+        parts.state.on_change(partial(self._recipients_changed, parts.state))
         await self._start_archive(authority)
         if parts.recordings.indexes is not None:
             parts.recordings.indexes.start()
@@ -267,6 +274,10 @@ class AuthService(Service):
 
         await uploading.start(self._backend, self._host_id, report)
 
+    def _recipients_changed(self, state: State, prefix: str) -> None:
+        if prefix == RECIPIENTS:
+            self._keys.wrap_for(lambda: state.recipients)
+
     def _listen_on(self, server: ApiServer) -> int:
         host, port = self._listen
         try:
@@ -298,7 +309,9 @@ class AuthService(Service):
         disk = DiskWatch(backend, self._archive, clock)
         hosts = Hosts(backend, clock, disk_full=lambda: disk.is_full)
         members = Members(backend, hosts)
-        recordings = Recordings(backend, self._archive, self._now, lambda: host_keys)
+        recordings = Recordings(
+            backend, self._archive, self._now, lambda: host_keys, keys=self._keys
+        )
         recordings.indexes = RecordingIndexes(
             backend, self._archive, clock, Indexer(clock), recordings.find
         )
@@ -314,6 +327,7 @@ class AuthService(Service):
             hosts,
             self._now,
             self._client_keepalive,
+            self._keys.recipients,
         )
         return Collaborators(
             cluster=self._cluster,
@@ -356,6 +370,7 @@ class AuthService(Service):
         if parts is not None:
             parts.disk.stop()
             await parts.heads.stop()
+            await self._keys.stop()
             if self._retention is not None:
                 await self._retention.stop()
             if (uploading := uploading_archive(self._archive)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from tele.auth.authorities import Authorities
 from tele.auth.presence import Hosts
+from tele.auth.recording_keys import RECIPIENTS, Recipient
 from tele.auth.repository import Repository
 from tele.interfaces import Change, IBackend
 from tele.model.api.hosts import HostChanges
@@ -47,7 +48,10 @@ class State:
         hosts: Hosts,
         now: Callable[[], datetime],
         client_keepalive: timedelta = timedelta(0),
+        recipients: Callable[[Mapping[str, Recipient]], tuple[bytes, ...]] = lambda _: (),
     ) -> None:
+        self._recording_keys = recipients
+        self.recipients: dict[str, Recipient] = {}
         self._backend = backend
         self._cluster = cluster
         self._authorities = authorities
@@ -78,6 +82,7 @@ class State:
         await self._keep(SETTINGS, Cluster, self._settings)
         await self._keep(REVOKED_HOSTS, HostRevocation, self.revoked_hosts)
         await self._keep(REVOKED_USERS, UserRevocation, self.revoked_users)
+        await self._keep(RECIPIENTS, Recipient, self.recipients)
         following = self._hosts.watch(HostRole.PROXY, self._proxies_changed)
         following.addErrback(lambda failure: failure.trap(CancelledError))
         self._stops.append(following.cancel)
@@ -147,6 +152,7 @@ class State:
             revoked_hosts=tuple(v for _, v in sorted(self.revoked_hosts.items())),
             revoked_users=tuple(v for _, v in sorted(self.revoked_users.items())),
             client_keepalive=self._client_keepalive,
+            recording_keys=self._recording_keys(self.recipients),
         )
 
     def watch(self, receiver: Callable[[ClusterState], None]) -> Deferred[None]:

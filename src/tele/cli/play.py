@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
 @click.option("--at", metavar="TIME", callback=read_at, help="Begin there: 12:41, 1:02:03, 90s.")
 @click.option("--times", is_flag=True, help="Begin each line with its time; text only.")
 @click.option("--channel", type=click.IntRange(0), default=0, help="Default: the first one.")
+@click.option(
+    "--identity",
+    metavar="KEYFILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The private key that opens a sealed .tape file.",
+)
 @where_options(local=True)
 def play(
     recording: str,
@@ -48,6 +55,7 @@ def play(
     at: float | None,
     times: bool,
     channel: int,
+    identity: Path | None,
     where: Where,
 ) -> None:
     """Replay RECORDING: an id, the beginning of one, or a .tape file.
@@ -75,7 +83,7 @@ def play(
         )
     if times and form != "text":
         raise InvalidInput(f"--times is for --format text only; this is {form}")
-    with open_source(recording, where) as (source, authority):
+    with open_source(recording, where, identity) as (source, authority):
         if source.lost:
             print_notice(f"this recording is incomplete: {printable(source.lost)}")
         elif source.manifest is None:

@@ -66,6 +66,7 @@ _COLUMNS = (
         "rm": Lazy("tele.cli.recordings_keep:rm", "Remove a recording."),
         "hold": Lazy("tele.cli.recordings_keep:hold", "Hold a recording: nobody removes it."),
         "release": Lazy("tele.cli.recordings_keep:release", "End the hold of a recording."),
+        "keygen": Lazy("tele.cli.recordings_keygen:keygen", "Make a recovery key."),
         "holds": Lazy("tele.cli.recordings_keep:holds", "List recordings that are held."),
         "stuck": Lazy("tele.cli.recordings_keep:stuck", "List uploads that do not go on."),
         "retry": Lazy("tele.cli.recordings_keep:retry", "Upload a stuck recording again."),
@@ -140,18 +141,35 @@ def _beginning_with(authority: Authority, beginning: str) -> list[str]:
 
 
 @contextmanager
-def open_source(wanted: str, where: Where) -> Iterator[tuple[Source, Authority | None]]:
+def open_source(
+    wanted: str, where: Where, identity: Path | None = None
+) -> Iterator[tuple[Source, Authority | None]]:
     """Open a recording by its id, the beginning of it, or as a ``.tape`` file.
 
-    What looks like an id is an id, even if there is a file of that name.
+    What looks like an id is an id, even if there is a file of that name. ``identity`` is the file
+    of a private key that opens a sealed file.
     """
     from tele.recording.playback import from_authority, from_file
 
     with _opened(wanted, where) as (found, authority):
         if authority is None:
-            yield from_file(Path(found)), None
+            yield from_file(Path(found), _read_identity(identity)), None
+        elif identity is not None:
+            raise InvalidInput("--identity is for a .tape file; auth opens what it has itself")
         else:
             yield from_authority(authority.perform, found), authority
+
+
+def _read_identity(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    from tele.private_files import read_secret
+    from tele.tape.key_files import read_private
+
+    try:
+        return read_private(read_secret(path, "the key", pipes=True))
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
 
 
 @contextmanager

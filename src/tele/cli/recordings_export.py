@@ -43,8 +43,21 @@ def _file_name(recording_id: str) -> str:
     " line for each frame; text is what terminals showed.  [default: the ending of FILE]",
 )
 @click.option("--times", is_flag=True, help="Begin each line with its time; text only.")
+@click.option(
+    "--identity",
+    metavar="KEYFILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The private key that opens a sealed .tape file.",
+)
 @where_options(local=True)
-def export(recording: str, file: Path | None, form: str | None, times: bool, where: Where) -> None:
+def export(
+    recording: str,
+    file: Path | None,
+    form: str | None,
+    times: bool,
+    identity: Path | None,
+    where: Where,
+) -> None:
     """Write a recording to FILE (default: ID.tape); - is standard output."""
     from tele.durable_files import sync_folder
     from tele.tape.file import write_file
@@ -58,7 +71,7 @@ def export(recording: str, file: Path | None, form: str | None, times: bool, whe
         raise InvalidInput(f"--times is for --format text only; this is {form}")
     if to_stdout and form == "tape" and sys.stdout.isatty():
         raise InvalidInput("a .tape file is not for a terminal: redirect it, or give --format")
-    with open_source(recording, where) as (source, _):
+    with open_source(recording, where, identity) as (source, _):
         target = file or Path(f"{_file_name(source.id)}.{_ENDINGS.get(form, form)}")
         parts: Iterator[bytes] = (
             write_file(source.blobs())

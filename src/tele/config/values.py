@@ -23,13 +23,14 @@ from tele.config.scalars import LogForm as LogForm
 from tele.config.scalars import Network as Network
 from tele.config.scalars import Pins as Pins
 from tele.config.scalars import ProxyProtocol as ProxyProtocol
-from tele.errors import quoted
+from tele.errors import InvalidInput, quoted
 from tele.model.access import GatewayPorts
 from tele.model.addresses import Address as Address
 from tele.model.names import HOST_NAME_PATTERN
 from tele.model.resources import RecordingSettings, keepalive_problem
 from tele.model.sizes import Size as Size
 from tele.outbound.egress import EgressProxy
+from tele.tape.key_files import read_public
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 from tele.wire.key_agreement import METHODS
 
@@ -262,6 +263,32 @@ class RecordingsRetentionConfig:
     )
 
 
+def _recovery_keys_problem(keys: tuple[str, ...]) -> str:
+    for each in keys:
+        try:
+            read_public(each)
+        except InvalidInput as error:
+            return str(error)
+    return ""
+
+
+@frozen
+class RecordingEncryptionConfig:
+    """Whether recordings are sealed where they are made, so that no archive can read them."""
+
+    enabled: bool = key(
+        "Whether nodes and proxies seal new recordings. Auth opens them for those who may read"
+        " them, with the key ``recordings.key`` in its ``data_dir``.",
+        False,
+    )
+    recovery_keys: tuple[str, ...] = key(
+        "Public keys (``tele recordings keygen``) whose private keys open exported recordings"
+        " without auth.",
+        (),
+        check=_recovery_keys_problem,
+    )
+
+
 def _end_after_problem(value: timedelta) -> str:
     return "" if value >= timedelta(minutes=5) else "at least 5m"
 
@@ -316,6 +343,10 @@ class AuthConfig:
     recordings_retention: RecordingsRetentionConfig = field(
         default=RecordingsRetentionConfig(),
         metadata={"meaning": "Which recordings auth removes itself."},
+    )
+    recording_encryption: RecordingEncryptionConfig = field(
+        default=RecordingEncryptionConfig(),
+        metadata={"meaning": "Whether recordings are sealed where they are made."},
     )
     audit: tuple[Chosen, ...] = key(
         "Where audit events are sent, too: ``file:PATH`` writes JSON lines.", ()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.limits import RecordingLimits
+from tele.auth.recording_keys import RecordingEncryption
 from tele.auth.retention import RetentionRules
 from tele.auth.service import AuthService
-from tele.config.values import AuthConfig
+from tele.config.values import AuthConfig, RecordingEncryptionConfig
 from tele.data_dir import DataDirLock
+from tele.durable_files import write_file
 from tele.embed.addresses import host_name
 from tele.embed.plugins import choose
 from tele.interfaces import (
@@ -24,10 +27,15 @@ from tele.interfaces import (
 from tele.loop import make_monotonic
 from tele.membership.files import private_folder
 from tele.membership.store import host_id_in
+from tele.private_files import read_secret
+from tele.tape.key_files import private_text, read_private, read_public
+from tele.tape.sealing import KEY_SIZE
 
 #: Longer paths do not fit into a socket's address (unix(7)).
 _SOCKET_PATH_LIMIT = 107
 LOCAL_SOCKET = "auth.sock"
+#: Auth's private key that opens recordings, in data_dir.
+RECORDING_KEY = "recordings.key"
 
 
 def _remove_dead_socket(path: Path) -> None:
@@ -62,6 +70,18 @@ def auth_service(reactor: IReactorTime, config: AuthConfig, data_dir: Path) -> A
         raise
 
 
+def _encryption(config: RecordingEncryptionConfig, folder: Path) -> RecordingEncryption:
+    """Return for whom recordings are sealed. Auth's own key is made when it is first needed."""
+    path = folder / RECORDING_KEY
+    if not path.exists():
+        if not config.enabled:
+            return RecordingEncryption()
+        write_file(path, private_text(os.urandom(KEY_SIZE)).encode("ascii"), replace=False)
+    private = read_private(read_secret(path, "the key of recordings"))
+    recovery = tuple(read_public(text) for text in config.recovery_keys)
+    return RecordingEncryption(config.enabled, private, recovery)
+
+
 def _locked(
     reactor: IReactorTime, config: AuthConfig, folder: Path, lock: DataDirLock
 ) -> AuthService:
@@ -90,6 +110,7 @@ def _locked(
         retention=RetentionRules(
             config.recordings_retention.max_age, config.recordings_retention.max_size.bytes
         ),
+        encryption=_encryption(config.recording_encryption, folder),
         sinks=sinks,
         join_methods=methods,
         suite=config.signature_algorithm_suite,

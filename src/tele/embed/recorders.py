@@ -71,6 +71,7 @@ def make_recorder(
         _AsMember(member),
         lambda data: member.identity.keys.ssh.sign(data),  # noqa: PLW0108 (keys change)
         lambda: member.identity.ssh_certificate.line,
+        lambda: () if member.state is None else member.state.recording_keys,
     )
     made: IRecorder = choose(IRecorderFactory, chosen, surroundings)
     return made

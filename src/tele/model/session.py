@@ -169,6 +169,19 @@ class ChunkDigest:
 
 
 @frozen
+class WrappedKey:
+    """The data key ``number`` of a recording, for one recipient.
+
+    ``recipient`` is its X25519 public key, 32 bytes; ``data`` what
+    :func:`tele.tape.sealing.wrap` returns.
+    """
+
+    number: int
+    recipient: bytes
+    data: bytes
+
+
+@frozen
 class Manifest:
     """Closes a recording; signed by the host key of its recorder.
 

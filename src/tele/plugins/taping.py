@@ -29,6 +29,7 @@ class Taping(Service):
             surroundings.reactor,
             surroundings.sign,
             surroundings.host_certificate,
+            recipients=surroundings.recipients,
         )
         self._uploader = Uploader(self._recorder, surroundings.authority)
 

@@ -31,7 +31,7 @@ from tele.tape.verify import read_start
 #: Numbers after the manifest's last chunk that are tried if the archive has more chunks.
 _TRIED_BEYOND: Final = 16
 #: The parts of a file before its chunks, in their order.
-_BEFORE: Final = ("start", "manifest", "missing")
+_BEFORE: Final = ("start", "manifest", "missing", "keys")
 _CHUNK: Final = re.compile(r"([0-9]{8,10})\.chunk", re.ASCII)
 
 T = TypeVar("T")

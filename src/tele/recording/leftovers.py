@@ -23,6 +23,7 @@ from tele.model.session import ChunkDigest, Manifest, RecordingStart
 from tele.recording.spool import SpoolFolder, Stored, stored
 from tele.tape.layout import NO_CHUNK, Chunk, read_chunk
 from tele.tape.order import stated_ranges
+from tele.tape.verify import OpenChunk
 from tele.tape.writer import Packed, TapeWriter
 
 STOPPED: Final = "the recorder ended before the session"
@@ -121,7 +122,10 @@ class Chain:
 
 
 async def follow(
-    left: Left, there: frozenset[int], fetch: Callable[[int], Awaitable[bytes]]
+    left: Left,
+    there: frozenset[int],
+    fetch: Callable[[int], Awaitable[bytes]],
+    open_chunk: OpenChunk = read_chunk,
 ) -> Chain:
     """Return the sequence of chunks; auth has those in ``there``, and ``fetch`` reads one.
 
@@ -138,7 +142,7 @@ async def follow(
             chain.known(left.acknowledged[number], there=number in there)
         elif number in there:
             data = await fetch(number)
-            chunk = read_chunk(data, number, chain.previous)
+            chunk = open_chunk(data, number, chain.previous)
             chain.read(_here(chunk, stored(chunk, len(data))))
         elif number < top:
             chain.lost()

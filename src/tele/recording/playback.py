@@ -20,10 +20,16 @@ from attrs import frozen
 
 from tele.errors import BadRecording, InvalidInput, NotFound, quoted
 from tele.model.api.paging import ById
-from tele.model.api.recordings import GET_CHUNK, GET_RECORDING, GetChunk, RecordingDetails
+from tele.model.api.recordings import (
+    GET_CHUNK,
+    GET_RECORDING,
+    GET_RECORDING_KEYS,
+    GetChunk,
+    RecordingDetails,
+)
 from tele.model.codec import decode, encode
 from tele.model.frame import Frame, FrameKind
-from tele.model.session import Manifest, RecordingStart, RecordingState
+from tele.model.session import Manifest, RecordingStart, RecordingState, WrappedKey
 from tele.recording.proof import check_end, check_signer, check_start, claimed_name
 from tele.tape.details import is_forward
 from tele.tape.exports.cast import asciicast
@@ -31,8 +37,9 @@ from tele.tape.exports.json_lines import json_lines
 from tele.tape.exports.summary import opens_terminal
 from tele.tape.exports.text import text
 from tele.tape.file import read_file
-from tele.tape.layout import read_chunk
-from tele.tape.verify import Verdict, read_frames, read_start, verify
+from tele.tape.layout import Chunk, read_chunk
+from tele.tape.sealing import opener, unwrap
+from tele.tape.verify import OpenChunk, Verdict, read_frames, read_start, verify
 
 #: Forms of :meth:`Source.rendered`: text, JSON lines, asciicast (``cast`` is version 2).
 FORMS: Final = ("text", "json", "cast", "cast2", "cast3")
@@ -43,11 +50,19 @@ Perform = Callable[[Any, Any], Any]
 
 
 @frozen
+class FileKeys:
+    """The part ``keys`` of a file: the data keys of a sealed recording, wrapped."""
+
+    wrapped: tuple[WrappedKey, ...]
+
+
+@frozen
 class Source:
     """A recording to be read. ``chunks()`` may be called again and again.
 
     ``details`` come from auth; a file has none. ``missing`` are the numbers of the chunks that are
-    known to be lost: no others may be missing.
+    known to be lost: no others may be missing. ``keys`` are the wrapped data keys of a sealed
+    recording, whose chunks ``open_chunk`` reads.
     """
 
     id: str
@@ -56,6 +71,8 @@ class Source:
     chunks: Callable[[], Iterator[bytes]]
     details: RecordingDetails | None = None
     missing: tuple[int, ...] = ()
+    keys: tuple[WrappedKey, ...] = ()
+    open_chunk: OpenChunk = read_chunk
 
     @property
     def state(self) -> RecordingState:
@@ -80,7 +97,7 @@ class Source:
 
     def frames(self) -> Iterator[Frame]:
         """Yield its frames, checked. Raises :class:`BadRecording` where it was changed."""
-        return read_frames(self.chunks(), self.manifest, self.start, self.missing)
+        return read_frames(self.chunks(), self.manifest, self.start, self.missing, self.open_chunk)
 
     def verify(self, host_authorities: Collection[bytes], cluster: str) -> Verdict:
         """Check all of it, for ``cluster`` with these host authorities (SSH key blobs).
@@ -102,7 +119,9 @@ class Source:
 
         if self.start.cluster != cluster:
             raise BadRecording(f"it is of cluster {quoted(self.start.cluster)}, not {cluster}")
-        return verify(self.chunks(), self.manifest, self.start, check_manifest, self.missing)
+        return verify(
+            self.chunks(), self.manifest, self.start, check_manifest, self.missing, self.open_chunk
+        )
 
     def rendered(self, form: str, channel: int, *, times: bool = False) -> Iterator[str]:
         """Yield the recording as one of :data:`FORMS`; channel 0 is any.
@@ -124,6 +143,8 @@ class Source:
             yield "manifest", encode(self.manifest)
         if self.missing:
             yield "missing", json.dumps(self.missing).encode("ascii")
+        if self.keys:
+            yield "keys", encode(FileKeys(self.keys))
         for number, data in zip(_numbers(self.missing), self.chunks(), strict=False):
             yield _chunk_name(number), data
 
@@ -175,25 +196,44 @@ def from_authority(perform: Perform, recording_id: str) -> Source:
             except NotFound:
                 raise BadRecording(f"chunk {number} is missing from the archive") from None
 
+    open_chunk = _opening(perform, recording_id) if details.keys else read_chunk
     if details.manifest is None and 0 in missing:
         raise NotFound("its first chunk is lost, which names the session; it cannot be read")
-    start = details.manifest.start if details.manifest is not None else _start(chunks())
+    start = details.manifest.start if details.manifest is not None else _start(chunks(), open_chunk)
     check_start(row, start, claimed_name(details.manifest))
-    return Source(recording_id, start, details.manifest, chunks, details, missing)
+    return Source(
+        recording_id, start, details.manifest, chunks, details, missing, details.keys, open_chunk
+    )
 
 
-def _start(chunks: Iterable[bytes]) -> RecordingStart:
+def _opening(perform: Perform, recording_id: str) -> OpenChunk:
+    """Return what reads sealed chunks with keys that auth opens when they are first needed."""
+    found: list[OpenChunk] = []
+
+    def open_chunk(data: bytes, number: int, previous: bytes | None) -> Chunk:
+        if not found:
+            opened = perform(GET_RECORDING_KEYS, ById(recording_id))
+            found.append(opener({key.number: key.secret for key in opened.keys}))
+        return found[0](data, number, previous)
+
+    return open_chunk
+
+
+def _start(chunks: Iterable[bytes], open_chunk: OpenChunk) -> RecordingStart:
     for data in chunks:
-        for frame in read_chunk(data, 0).frames():
+        for frame in open_chunk(data, 0, None).frames():
             return read_start(frame)
         break
     raise NotFound("nothing of this recording has arrived yet; try again in a second")
 
 
-def from_file(path: Path) -> Source:
-    """Read a ``.tape`` file. Raises :class:`InvalidInput` or :class:`BadRecording`."""
+def from_file(path: Path, identity: bytes | None = None) -> Source:
+    """Read a ``.tape`` file; ``identity`` is a private key that opens it if it is sealed.
+
+    Raises :class:`InvalidInput` or :class:`BadRecording`.
+    """
     try:
-        start, manifest, missing = _beginning(path)
+        start, manifest, missing, keys = _beginning(path)
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from None
 
@@ -201,6 +241,7 @@ def from_file(path: Path) -> Source:
         with path.open("rb") as file:
             numbers = _numbers(missing)
             before = ["start", *["manifest"] * (manifest is not None), *["missing"] * bool(missing)]
+            before += ["keys"] * bool(keys)
             for at, (name, data) in enumerate(read_file(file)):
                 if before[at : at + 1] == [name]:
                     continue
@@ -209,12 +250,24 @@ def from_file(path: Path) -> Source:
                     raise BadRecording(f"{quoted(name)} stands where {expected} has to be")
                 yield data
 
-    return Source(start.id, start, manifest, chunks, missing=missing)
+    open_chunk: OpenChunk = read_chunk
+    if identity is not None:
+        opened = unwrap(keys, identity, start.id)
+        if not opened:
+            raise InvalidInput(f"{path} is not sealed for this key")
+        open_chunk = opener(opened)
+    return Source(
+        start.id, start, manifest, chunks, missing=missing, keys=keys, open_chunk=open_chunk
+    )
 
 
-def _beginning(path: Path) -> tuple[RecordingStart, Manifest | None, tuple[int, ...]]:
+_Beginning = tuple[RecordingStart, Manifest | None, tuple[int, ...], tuple[WrappedKey, ...]]
+
+
+def _beginning(path: Path) -> _Beginning:
     manifest: Manifest | None = None
     missing: tuple[int, ...] = ()
+    keys: tuple[WrappedKey, ...] = ()
     with path.open("rb") as file:
         parts = read_file(file)
         name, data = next(parts, ("", b""))
@@ -227,9 +280,12 @@ def _beginning(path: Path) -> tuple[RecordingStart, Manifest | None, tuple[int, 
             name, data = next(parts, ("", b""))
         if name == "missing":
             missing = missing_numbers(data)
+            name, data = next(parts, ("", b""))
+        if name == "keys":
+            keys = decode(FileKeys, data).wrapped
     if manifest is not None and (manifest.start != start or manifest.id != start.id):
         raise BadRecording("the file's beginning and its manifest are of different sessions")
-    return start, manifest, missing
+    return start, manifest, missing, keys
 
 
 def missing_numbers(data: bytes) -> tuple[int, ...]:

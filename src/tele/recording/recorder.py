@@ -55,7 +55,10 @@ def sign_manifest(
 
 @implementer(IRecorder)
 class TapeRecorder:
-    """Records sessions into ``spool``; calls ``changed(id)`` when there is more to upload."""
+    """Records sessions into ``spool``; calls ``changed(id)`` when there is more to upload.
+
+    New recordings are sealed for the public keys that ``recipients()`` returns.
+    """
 
     def __init__(
         self,
@@ -64,7 +67,9 @@ class TapeRecorder:
         sign: Callable[[bytes], bytes],
         host_certificate: Callable[[], str],
         changed: Callable[[str], None] = lambda _: None,
+        recipients: Callable[[], tuple[bytes, ...]] = tuple,
     ) -> None:
+        self.recipients = recipients
         self.clock = clock
         self.changed = changed
         self.spool = spool

@@ -49,7 +49,7 @@ from tele.model.session import Manifest, RecordingStart
 from tele.recording.leftovers import Chain, Left, follow, rest, survey
 from tele.recording.recorder import TapeRecorder
 from tele.recording.spool import SpoolFolder
-from tele.tape.layout import NO_CHUNK, Chunk, read_chunk
+from tele.tape.layout import NO_CHUNK, Chunk
 from tele.tape.verify import VERSION, WITHOUT_NUMBERS, read_start
 from tele.tape.writer import TapeWriter
 from tele.workers import SerialWorker
@@ -77,7 +77,8 @@ class Recovery:
         start = await call(_start, folder)
         try:
             if start is not None:
-                await perform(START_RECORDING, StartRecording(folder.id, start))
+                keys = await call(lambda: folder.keys)
+                await perform(START_RECORDING, StartRecording(folder.id, start, keys.wrapped))
             known: RecordingProgress = await perform(RECORDING_PROGRESS, ById(folder.id))
         except NotFound:  # a session that never began
             await call(_remove, folder)
@@ -91,7 +92,7 @@ class Recovery:
             return octets.data
 
         if start is None and 0 in known.chunks:
-            start = _first(read_chunk(await fetch(0), 0))
+            start = _first(await call(folder.open_chunk, await fetch(0), 0))
         if start is None:
             ended = now(self.recorder.clock)
             given_up = UpdateRecording(folder.id, ended=ended, incomplete=GIVEN_UP)
@@ -105,7 +106,7 @@ class Recovery:
         there = frozenset(known.chunks)
         if left.manifest is not None and _is_whole(left.manifest, left, there):
             return True
-        chain = await follow(left, there, fetch)
+        chain = await follow(left, there, fetch, folder.open_chunk)
         await call(self._put_end, folder, start, left, chain)
         self.recorder.commit.soon()
         log.info("recording closed after a crash", recording_id=folder.id)
@@ -119,12 +120,15 @@ class Recovery:
         for number in _useless(left, chain):
             folder.discard_chunk(number)
         frames = chain.frames
+        keys = folder.keys
         numbered = chain.is_numbered
         if numbered is None:
             numbered = left.is_numbered is not False
         if not chain.finished:
             previous = chain.previous or NO_CHUNK
-            writer = TapeWriter(chain.next, previous, chain.sequence, numbered=numbered)
+            writer = TapeWriter(
+                chain.next, previous, chain.sequence, numbered=numbered, seal=keys.seal
+            )
             for named, data in rest(writer, start, folder, left, chain):
                 spend(partial(folder.write_chunk, named.number, data))
                 chain.digests.append(named)
@@ -146,6 +150,7 @@ class Recovery:
             recovered=True,
             host_certificate="",
             sequence=chain.sequence if numbered else 0,
+            keys=len(keys.keys),
         )
         signed = self.recorder.signed(manifest)
         spend(lambda: folder.write_manifest(signed))

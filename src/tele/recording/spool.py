@@ -2,7 +2,8 @@
 
 ``<spool>/<id>/``: ``start.json``, ``<number>.chunk`` for each chunk that auth does not have,
 ``acknowledged`` with a line for each that it has, ``manifest.json`` when it is closed,
-``interactive`` when it had a terminal. ``<spool>/.reserve`` is space for ends of sessions.
+``interactive`` when it had a terminal, ``keys.json`` with its data keys when it is sealed.
+``<spool>/.reserve`` is space for ends of sessions.
 
 All functions here may block on the disk: call them in a thread.
 
@@ -26,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tele.capacity.descriptors import spare_descriptor
 from tele.capacity.disk import DiskReserve
@@ -34,8 +35,9 @@ from tele.capacity.durable import sync_file_system
 from tele.errors import BadRecording, InvalidInput
 from tele.model.codec import decode, encode
 from tele.model.frame import Frame
-from tele.model.session import ChunkDigest, Manifest, RecordingStart
-from tele.tape.layout import Chunk, digest, read_chunk
+from tele.model.session import ChunkDigest, Manifest, RecordingStart, WrappedKey
+from tele.tape.layout import Chunk, ChunkHead, Facts, digest, read_chunk, read_head
+from tele.tape.sealing import DataKey, opener
 
 #: Space for the ends of sessions that run when the disk is full, and how much is released at once.
 RESERVE: Final = 8 << 20
@@ -47,6 +49,7 @@ _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CHUNK = re.compile(r"(\d{8})\.chunk")
 _LINE = re.compile(rb"(\d+) (\d+) ([0-9a-f]{64}) (\d+) (\d+) ([01])(?: (\d+))?\n")
 _ACKNOWLEDGED: Final = "acknowledged"
+_KEYS: Final = "keys.json"
 
 
 @frozen
@@ -78,6 +81,41 @@ def stored(chunk: Chunk, size: int) -> Stored:
     return Stored(named, frames, time, chunk.last, None if chunk.facts is None else sequence)
 
 
+def summary(head: ChunkHead, data: bytes) -> Stored:
+    """Return the summary of a sealed chunk by what its head states; its key is not here."""
+    facts = head.facts or Facts()
+    named = ChunkDigest(head.number, len(data), digest(data).hex())
+    return Stored(named, facts.frames, facts.last_time, head.last, facts.last)
+
+
+@frozen
+class SpoolKey:
+    """A data key, and what auth gets of it: the same, wrapped."""
+
+    number: int
+    secret: bytes = field(repr=False)
+    wrapped: tuple[WrappedKey, ...]
+
+
+@frozen
+class SpoolKeys:
+    """The data keys of one recording, in order of their numbers."""
+
+    keys: tuple[SpoolKey, ...] = ()
+
+    @property
+    def wrapped(self) -> tuple[WrappedKey, ...]:
+        """What auth gets."""
+        return tuple(each for key in self.keys for each in key.wrapped)
+
+    @property
+    def seal(self) -> DataKey | None:
+        """The key that further chunks are sealed with, if any are."""
+        if not self.keys:
+            return None
+        return DataKey(self.keys[-1].number, self.keys[-1].secret, os.urandom)
+
+
 class SpoolFolder:
     """One recording in the spool."""
 
@@ -89,10 +127,12 @@ class SpoolFolder:
         """The recording's id."""
         return self.path.name
 
-    def create(self, start: RecordingStart) -> None:
+    def create(self, start: RecordingStart, keys: SpoolKeys = SpoolKeys()) -> None:
         """Make the folder. After OSError there is none."""
         self.path.mkdir(mode=0o700)
         try:
+            if keys.keys:
+                self._write(_KEYS, encode(keys))
             self._write("start.json", encode(start))
         except OSError:
             self.discard()
@@ -100,7 +140,7 @@ class SpoolFolder:
 
     def discard(self) -> None:
         """Remove a recording with at most its first chunk. Opens no file."""
-        for name in ("start.json", f"{0:08d}.chunk"):
+        for name in ("start.json", _KEYS, f"{0:08d}.chunk"):
             (self.path / name).unlink(missing_ok=True)
             (self.path / f".{name}").unlink(missing_ok=True)
         self.path.rmdir()
@@ -149,6 +189,21 @@ class SpoolFolder:
         return decode(RecordingStart, self._read("start.json"))
 
     @property
+    def keys(self) -> SpoolKeys:
+        """The data keys; none if it is not sealed, or they are lost. May raise OSError."""
+        try:
+            return decode(SpoolKeys, self._read(_KEYS))
+        except (FileNotFoundError, InvalidInput):
+            return SpoolKeys()
+
+    def open_chunk(self, data: bytes, number: int, previous: bytes | None = None) -> Chunk:
+        """Read a chunk of this recording. Raises :class:`BadRecording` or OSError."""
+        if not read_head(data, number).key:
+            return read_chunk(data, number, previous)
+        keys = {key.number: key.secret for key in self.keys.keys}
+        return opener(keys)(data, number, previous)
+
+    @property
     def is_closed(self) -> bool:
         """Whether the recording has its manifest."""
         return self.manifest is not None
@@ -194,7 +249,8 @@ class SpoolFolder:
         here.
         """
         if known is None:
-            known = stored(read_chunk(data, number), len(data))
+            head = read_head(data, number)
+            known = summary(head, data) if head.key else stored(read_chunk(data, number), len(data))
         self.acknowledge(known, reserve)
         self.discard_chunk(number)
         return known
@@ -270,7 +326,7 @@ class SpoolFolder:
         """Return a chunk, or None if it is missing or cannot be read."""
         try:
             data = self.chunk(number)
-            chunk = read_chunk(data, number)
+            chunk = self.open_chunk(data, number)
             return chunk, stored(chunk, len(data))
         except (FileNotFoundError, BadRecording):
             return None

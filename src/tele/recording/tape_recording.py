@@ -17,6 +17,7 @@ Invariants:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -40,9 +41,10 @@ from tele.recording.commit import FLUSH_SECONDS, GroupCommit
 from tele.recording.limit import Limit
 from tele.recording.losses import Losses
 from tele.recording.share import DiskShares
-from tele.recording.spool import Spool, SpoolFolder, Stored
+from tele.recording.spool import Spool, SpoolFolder, SpoolKey, SpoolKeys, Stored
 from tele.recording.sync import Acknowledged
 from tele.tape.layout import RAW_LIMIT
+from tele.tape.sealing import make_data_key, wrap
 from tele.tape.verify import VERSION
 from tele.tape.writer import BYTES, Packed, TapeWriter
 from tele.workers import SerialWorker
@@ -65,6 +67,8 @@ class Shared(Protocol):
     commit: GroupCommit
     #: Called with the id of a recording of which there is more to upload.
     changed: Callable[[str], None]
+    #: Returns the public keys of those who may open recordings; none: they are not sealed.
+    recipients: Callable[[], tuple[bytes, ...]]
 
     @property
     def cut_at(self) -> int:
@@ -88,7 +92,9 @@ class TapeRecording:
         self._recorder = recorder
         self._folder = folder
         self._start = start
-        self._writer = TapeWriter()
+        self._recipients = recorder.recipients()
+        self._key = make_data_key(1, os.urandom) if self._recipients else None
+        self._writer = TapeWriter(seal=self._key)
         self._held: Packed | None = None
         self._busy = False
         #: Whether the last attempt to write the held chunk failed.
@@ -119,13 +125,21 @@ class TapeRecording:
 
     def create(self) -> None:
         """In a thread: make the folder and its first chunk. After OSError there is no folder."""
-        self._folder.create(self._start)
+        self._folder.create(self._start, self._wrapped())
         try:
             self._hold(self._writer.take())
             self._write_held()
         except OSError:
             self._folder.discard()
             raise
+
+    def _wrapped(self) -> SpoolKeys:
+        """Wrap the data key for those who may open the recording."""
+        if self._key is None:
+            return SpoolKeys()
+        number, secret = self._key.number, self._key.secret
+        wrapped = tuple(wrap(number, secret, each, self._start.id) for each in self._recipients)
+        return SpoolKeys((SpoolKey(number, secret, wrapped),))
 
     @property
     def _is_full(self) -> bool:
@@ -449,4 +463,5 @@ class TapeRecording:
             recovered=False,
             host_certificate="",
             sequence=self._writer.sequence,
+            keys=0 if self._key is None else self._key.number,
         )

@@ -51,7 +51,7 @@ from tele.model.api.recordings import (
     StartRecording,
     UpdateRecording,
 )
-from tele.model.session import Manifest, RecordingStart
+from tele.model.session import Manifest, RecordingStart, WrappedKey
 from tele.recording.batch import BatchChunk
 from tele.recording.recorder import TapeRecorder
 from tele.recording.recovery import Recovery
@@ -109,6 +109,7 @@ class _Here:
     """What the spool has of one recording. ``first`` are the first chunks to upload or release."""
 
     start: RecordingStart | None
+    keys: tuple[WrappedKey, ...]
     manifest: Manifest | None
     interactive: bool
     numbers: tuple[int, ...]
@@ -120,7 +121,9 @@ def _read_spool(folder: SpoolFolder, progress: _Progress) -> _Here:
     start = None if progress.started else folder.start
     manifest = folder.manifest
     numbers = tuple(folder.numbers())
-    return _Here(start, manifest, folder.interactive, numbers, _read_chunks(folder, numbers))
+    keys = () if progress.started else folder.keys.wrapped
+    first = _read_chunks(folder, numbers)
+    return _Here(start, keys, manifest, folder.interactive, numbers, first)
 
 
 def _read_chunks(folder: SpoolFolder, numbers: Sequence[int]) -> list[BatchChunk]:
@@ -318,7 +321,7 @@ class Uploader:
             self._left.discard(folder.id)
         here: _Here = await self._call(_read_spool, folder, progress)
         if here.start is not None:
-            await perform(START_RECORDING, StartRecording(folder.id, here.start))
+            await perform(START_RECORDING, StartRecording(folder.id, here.start, here.keys))
             if await self._ask(folder.id, progress):
                 progress.started = False
                 self._recorder.refused(folder.id, "auth has closed its recording")

@@ -102,6 +102,7 @@ class ChunkExaminer:
             self._lose()
             return
         self._check_last(head)
+        self._check_key(head)
         self._previous, self._head = hashlib.sha256(data).digest(), head
         self.ended = self.ended or head.last
         self._read_frames(head, data)
@@ -263,6 +264,15 @@ class ChunkExaminer:
                 f"chunk {number}, the last that the manifest names, is not marked as the last one:"
                 " the end is missing",
                 number,
+            )
+
+    def _check_key(self, head: ChunkHead) -> None:
+        keys = 0 if self._manifest is None else self._manifest.keys
+        if self._manifest is not None and not min(keys, 1) <= head.key <= keys:
+            self._fault(
+                FaultKind.CHANGED,
+                f"chunk {head.number} has data key {head.key}, the manifest names {keys}",
+                head.number,
             )
 
     def _check_facts(self, before: Facts, head: ChunkHead, facts: Facts) -> None:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Protocol
 
 import zstandard
 from attrs import define, field, frozen
@@ -92,20 +92,48 @@ def pack_frames(frames: Iterable[Frame]) -> tuple[bytes, Facts]:
     return bytes(raw), facts
 
 
+class Seal(Protocol):
+    """Seals the chunks of a recording."""
+
+    @property
+    def number(self) -> int:
+        """The number of the data key, from 1."""
+
+    def nonce(self) -> bytes:
+        """Return 12 bytes that no other chunk was sealed with."""
+
+    def seal(self, nonce: bytes, packed: bytes, head: bytes) -> bytes:
+        """Return ``packed``, sealed; ``head`` cannot be changed afterwards either."""
+
+
+#: Opens what is after the head: number of the key, nonce, sealed bytes, head. Raises BadRecording.
+Unseal = Callable[[int, bytes, bytes, bytes], bytes]
+
+
 def pack_chunk_2(
-    raw: bytes | bytearray, facts: Facts, number: int, previous: bytes, *, last: bool
+    raw: bytes | bytearray,
+    facts: Facts,
+    number: int,
+    previous: bytes,
+    *,
+    last: bool,
+    seal: Seal | None = None,
 ) -> bytes:
-    """Compress frames of version 2 into chunk ``number``, see :func:`pack_chunk`."""
-    head = _CHUNK_HEAD.pack(MAGIC_2, LAST if last else 0, number, previous, len(raw))
-    stated = _FACTS.pack(
-        facts.first, facts.last, facts.frames, facts.first_time, facts.last_time, *_CLEAR
+    """Compress frames of version 2 into chunk ``number``, see :func:`pack_chunk`, and seal them."""
+    key, nonce = _CLEAR if seal is None else (seal.number, seal.nonce())
+    head = _CHUNK_HEAD.pack(MAGIC_2, LAST if last else 0, number, previous, len(raw)) + _FACTS.pack(
+        facts.first, facts.last, facts.frames, facts.first_time, facts.last_time, key, nonce
     )
-    return head + stated + zstandard.ZstdCompressor(level=1).compress(raw)
+    packed = zstandard.ZstdCompressor(level=1).compress(raw)
+    return head + (packed if seal is None else seal.seal(nonce, packed, head))
 
 
 @frozen
 class Chunk:
-    """One chunk, read. ``raw`` are its frames; ``facts`` are in the head of version 2."""
+    """One chunk, read. ``raw`` are its frames; ``facts`` are in the head of version 2.
+
+    ``key`` is the number of the data key that it was sealed with, or 0.
+    """
 
     number: int
     last: bool
@@ -113,6 +141,7 @@ class Chunk:
     digest: bytes
     raw: bytes = field(repr=False)
     facts: Facts | None = None
+    key: int = 0
 
     def frames(self) -> Iterator[Frame]:
         """Decode the frames; those of unknown kinds are skipped. Raises :class:`BadRecording`."""
@@ -195,10 +224,12 @@ def read_head(data: bytes, number: int) -> ChunkHead:
     return ChunkHead(its_number, last, previous, size, Facts(*facts), key)
 
 
-def read_chunk(data: bytes, number: int, previous: bytes | None = None) -> Chunk:
+def read_chunk(
+    data: bytes, number: int, previous: bytes | None = None, unseal: Unseal | None = None
+) -> Chunk:
     """Read a stored chunk that has to be ``number`` and to follow ``previous`` (None: any).
 
-    Raises :class:`BadRecording` saying what is wrong with it.
+    A sealed one needs ``unseal``. Raises :class:`BadRecording` saying what is wrong with it.
     """
     if len(data) < _CHUNK_HEAD.size:
         raise BadRecording(f"chunk {number} is cut off")
@@ -213,19 +244,30 @@ def read_chunk(data: bytes, number: int, previous: bytes | None = None) -> Chunk
         )
     if size > RAW_LIMIT + DATA_LIMIT:
         raise BadRecording(f"chunk {number} claims to be larger than any chunk")
-    facts = _read_facts(data, flags, number) if magic == MAGIC_2 else None
-    packed = data[_CHUNK_HEAD.size + (0 if facts is None else _FACTS.size) :]
+    if magic == MAGIC:
+        facts, packed, key = None, data[_CHUNK_HEAD.size :], 0
+    else:
+        facts, packed, key = _read_version_2(data, flags, number, unseal)
     raw = _unpack(packed, size, number)
-    return Chunk(number, bool(flags & LAST), its_previous, digest(data), raw, facts)
+    return Chunk(number, bool(flags & LAST), its_previous, digest(data), raw, facts, key)
 
 
-def _read_facts(data: bytes, flags: int, number: int) -> Facts:
-    if len(data) < _CHUNK_HEAD.size + _FACTS.size:
+def _read_version_2(
+    data: bytes, flags: int, number: int, unseal: Unseal | None
+) -> tuple[Facts, bytes, int]:
+    """Return what the head states, the compressed frames and the number of their key."""
+    size = _CHUNK_HEAD.size + _FACTS.size
+    if len(data) < size:
         raise BadRecording(f"chunk {number} is cut off")
     *facts, key, nonce = _FACTS.unpack_from(data, _CHUNK_HEAD.size)
-    if flags & ~LAST or (key, nonce) != _CLEAR:
+    packed = data[size:]
+    if flags & ~LAST or (not key and nonce != _CLEAR[1]):
         raise BadRecording(f"chunk {number} is sealed, or of a newer version")
-    return Facts(*facts)
+    if key:
+        if unseal is None:
+            raise BadRecording(f"chunk {number} is sealed, and its key is not here")
+        packed = unseal(key, nonce, packed, data[:size])
+    return Facts(*facts), packed, key
 
 
 def _unpack(packed: bytes, size: int, number: int) -> bytes:

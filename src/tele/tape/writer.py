@@ -23,6 +23,7 @@ from tele.tape.layout import (
     FRAME_HEAD_2,
     NO_CHUNK,
     Facts,
+    Seal,
     digest,
     pack_chunk,
     pack_chunk_2,
@@ -48,19 +49,25 @@ class Taken:
 
 
 def _pack(
-    parts: Sequence[bytes], facts: Facts | None, number: int, previous: bytes, last: bool
+    parts: Sequence[bytes],
+    facts: Facts | None,
+    number: int,
+    previous: bytes,
+    last: bool,
+    seal: Seal | None,
 ) -> Packed:
     raw = b"".join(parts)
     if facts is None:
         chunk = pack_chunk(raw, number, previous, last=last)
     else:
-        chunk = pack_chunk_2(raw, facts, number, previous, last=last)
+        chunk = pack_chunk_2(raw, facts, number, previous, last=last, seal=seal)
     return ChunkDigest(number, len(chunk), digest(chunk).hex()), chunk
 
 
 class TapeWriter:
     """Writes one recording. ``previous``, ``number`` and ``sequence``, the last number of a frame,
     continue after existing chunks. Without ``numbered`` frames have no numbers (version 1).
+    ``seal`` seals each chunk of numbered frames.
     """
 
     def __init__(
@@ -70,7 +77,9 @@ class TapeWriter:
         sequence: int = 0,
         *,
         numbered: bool = True,
+        seal: Seal | None = None,
     ) -> None:
+        self._seal = seal
         self._raw: list[bytes] = []
         self._size = 0
         self._facts = Facts()
@@ -145,7 +154,7 @@ class TapeWriter:
         self._frames_before = self.frames
         self.finished = last
         stated = facts if self.is_numbered else None
-        return partial(_pack, raw, stated, self.number, self._previous, last)
+        return partial(_pack, raw, stated, self.number, self._previous, last, self._seal)
 
     def packed(self, packed: Packed) -> None:
         """Continue after this chunk."""

@@ -29,12 +29,13 @@ from tele.model.api.recordings import (
 )
 from tele.model.frame import Frame, FrameKind
 from tele.model.identity import HostRole
-from tele.model.session import Manifest, RecordingStart
+from tele.model.session import Manifest, RecordingStart, WrappedKey
 from tele.recording.batch import BatchChunk, refused, unpack_chunks
 from tele.recording.playback import Source
 from tele.recording.recorder import TapeRecorder
 from tele.recording.spool import Spool, SpoolFolder
 from tele.recording.upload import Uploader
+from tele.tape.sealing import opener, unwrap
 from tele.tape.verify import Verdict, read_frames
 
 HOST_ID = "5b8b6f2e-6a0c-4c8e-9a53-2f7d5d2d9a22"
@@ -66,6 +67,8 @@ class Place:
         self.syncs = 0
         self.spool = Spool(folder, self._synced)
         self.changes: list[str] = []
+        #: For whom recordings are sealed.
+        self.recipients: tuple[bytes, ...] = ()
         self.recorder = self.restarted()
 
     def _synced(self, _: int) -> None:
@@ -74,8 +77,9 @@ class Place:
     def restarted(self) -> TapeRecorder:
         """Return the recorder of another process, which knows nothing of those before."""
         return TapeRecorder(
-            self.spool, self.clock, KEY.sign, lambda: CERTIFICATE.line, self.changes.append
-        )
+            self.spool, self.clock, KEY.sign, lambda: CERTIFICATE.line, self.changes.append,
+            lambda: self.recipients,
+        )  # fmt: skip
 
     def recover(self, auth: Auth) -> Uploader:
         """Another process begins, which closes and uploads what is there."""
@@ -103,14 +107,15 @@ class Place:
     def frames(self, recording_id: str) -> list[Frame]:
         folder = self.spool.folder(recording_id)
         chunks = [folder.chunk(n) for n in folder.numbers()]
-        return list(read_frames(chunks, folder.manifest, folder.start))
+        opened = folder.open_chunk
+        return list(read_frames(chunks, folder.manifest, folder.start, open_chunk=opened))
 
 
 @implementer(IAuthority)
 class Auth:
     """Auth in memory, for one recording. ``away`` or ``refuse`` make calls fail.
 
-    ``removed``: what was here of it was removed.
+    ``removed``: what was here of it was removed. ``private`` opens what is sealed.
     """
 
     def __init__(self) -> None:
@@ -127,6 +132,8 @@ class Auth:
         self.refuse: TeleError | None = None
         self.started: dict[str, RecordingStart | None] = {}
         self.running: tuple[str, ...] = ()
+        self.wrapped: tuple[WrappedKey, ...] = ()
+        self.private = b""
 
     def perform(self, operation: Any, request: Any) -> Deferred[Any]:
         self.calls.append(operation.name)
@@ -145,6 +152,7 @@ class Auth:
                 return OpenRecordings(self.running)
             case "start_recording":
                 self.started[request.id] = request.start
+                self.wrapped = self.wrapped or request.keys
             case "recording_progress":
                 if request.id not in self.started:
                     raise NotFound("no such recording")
@@ -194,7 +202,14 @@ class Auth:
             self.manifest.start,
             self.manifest,
             lambda: (chunks[number] for number in sorted(chunks)),
+            open_chunk=opener(self.keys()),
         )
+
+    def keys(self) -> dict[int, bytes]:
+        """Return the data keys of the recording."""
+        if not self.private or self.manifest is None:
+            return {}
+        return unwrap(self.wrapped, self.private, self.manifest.id)
 
     def frames(self) -> list[Frame]:
         return list(self.source().frames())

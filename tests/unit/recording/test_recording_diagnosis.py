@@ -378,7 +378,7 @@ def test_sealed_chunks_are_checked_without_a_key() -> None:
     for chunk in stored(frames(tape.start, VERSION)):
         chunks.append(sealed(chunk[:9] + previous + chunk[41:]))
         previous = digest(chunks[-1])
-    one = closed(chunks, tape, 10)
+    one = closed(chunks, tape, 10, keys=1)
 
     def found(stored_chunks: Sequence[bytes]) -> Diagnosis:
         by_number = dict(enumerate(stored_chunks))

@@ -85,6 +85,7 @@ class RecordingOperations:
             handler(table.GET_RECORDING, self.get_recording),
             handler(table.GET_CHUNK, self.get_chunk),
             handler(table.GET_INDEX, self.get_index),
+            handler(table.GET_RECORDING_KEYS, self.get_recording_keys),
         )
 
     # -- hosts ------------------------------------------------------------------------
@@ -98,7 +99,7 @@ class RecordingOperations:
         name = (await self._members.require(host)).name
         if host.role is HostRole.PROXY:
             name = await self._recordings.proxied.check_recording(host.host_id, request.start)
-        await self._recordings.start(host, request.id, request.start, name)
+        await self._recordings.start(host, request.id, request.start, name, request.keys)
         return Nothing()
 
     async def update_recording(self, request: api.UpdateRecording, caller: Caller) -> Nothing:
@@ -254,6 +255,13 @@ class RecordingOperations:
         return await self._recordings.details(
             row, await state_of(row, self._recordings, self._hosts)
         )
+
+    async def get_recording_keys(self, request: ById, caller: Caller) -> api.OpenedKeys:
+        """Open the data keys of a sealed recording for one who may read it."""
+        row = await self._readable(request.id, caller)
+        await self._note_access(row, caller)
+        keys = await self._recordings.keys.opened(row.id)
+        return api.OpenedKeys(tuple(api.OpenedKey(*each) for each in sorted(keys.items())))
 
     async def get_chunk(self, request: api.GetChunk, caller: Caller) -> Octets:
         """Return one chunk."""

@@ -117,7 +117,8 @@ class ClusterState:
     """All that nodes and proxies need to decide without asking. ``revision`` grows.
 
     ``client_keepalive`` holds where no role says another: see
-    :class:`tele.model.resources.RoleOptions`.
+    :class:`tele.model.resources.RoleOptions`. ``recording_keys`` are the X25519 public keys that
+    recordings are sealed for; none: they are not sealed.
     """
 
     cluster: str
@@ -131,6 +132,7 @@ class ClusterState:
     revoked_hosts: tuple[HostRevocation, ...] = ()
     revoked_users: tuple[UserRevocation, ...] = ()
     client_keepalive: timedelta | None = field(default=None, metadata=OMITTED)
+    recording_keys: tuple[bytes, ...] = field(default=(), metadata=OMITTED)
 
 
 @frozen

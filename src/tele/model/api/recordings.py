@@ -12,7 +12,13 @@ from tele.model.api.operation import Hosts, Nothing, Octets, Operation, Permitte
 from tele.model.api.paging import PAGE, ById
 from tele.model.bounds import OMITTED, Between
 from tele.model.identity import HostRole
-from tele.model.session import Manifest, Recording, RecordingStart, RecordingState
+from tele.model.session import (
+    Manifest,
+    Recording,
+    RecordingStart,
+    RecordingState,
+    WrappedKey,
+)
 
 #: Numbers of chunks.
 CHUNK: Final = Between(0, 9_999_999)
@@ -20,10 +26,11 @@ CHUNK: Final = Between(0, 9_999_999)
 
 @frozen
 class StartRecording:
-    """Said when the first channel opens; idempotent."""
+    """Said when the first channel opens; idempotent. ``keys`` are its data keys, wrapped."""
 
     id: str
     start: RecordingStart
+    keys: tuple[WrappedKey, ...] = field(default=(), metadata=OMITTED)
 
 
 @frozen
@@ -185,6 +192,8 @@ class IndexState(str, Enum):
 class RecordingDetails:
     """``manifest`` is None until its node has closed the recording; ``available`` counts chunks.
 
+    ``keys`` are the data keys of a sealed recording, wrapped for those who may open it.
+
     ``missing`` are numbers of chunks that ought to be there and are not, in order: those that the
     manifest names; without one, those before the last that is there. ``manifest_error`` says why a
     manifest that is there cannot be read. ``index``: whether it has one.
@@ -197,6 +206,7 @@ class RecordingDetails:
     missing: tuple[int, ...] = ()
     manifest_error: str = field(default="", metadata=OMITTED)
     index: IndexState = field(default=IndexState.NONE, metadata=OMITTED)
+    keys: tuple[WrappedKey, ...] = field(default=(), metadata=OMITTED)
 
 
 _RECORDERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
@@ -303,6 +313,33 @@ GET_RECORDING = Operation(
     (Permitted("recording", "read"), Users()),
     "One recording; without a rule, one's own",
     cost=10,
+)
+
+
+@frozen
+class OpenedKey:
+    """The data key ``number`` of a recording, as it is."""
+
+    number: int
+    secret: bytes = field(repr=False)
+
+
+@frozen
+class OpenedKeys:
+    """The data keys of a recording; none if it is not sealed."""
+
+    keys: tuple[OpenedKey, ...]
+
+
+GET_RECORDING_KEYS = Operation(
+    "get_recording_keys",
+    "GET",
+    "/v1/recordings/{id}/keys",
+    ById,
+    OpenedKeys,
+    (Permitted("recording", "read"), Users()),
+    "The keys that a sealed recording is read with; without a rule, of one's own",
+    cost=4,
 )
 
 GET_CHUNK = Operation(

@@ -47,6 +47,7 @@ from tele.model.api.recordings import FINISH_RECORDING as FINISH_RECORDING
 from tele.model.api.recordings import GET_CHUNK as GET_CHUNK
 from tele.model.api.recordings import GET_INDEX as GET_INDEX
 from tele.model.api.recordings import GET_RECORDING as GET_RECORDING
+from tele.model.api.recordings import GET_RECORDING_KEYS as GET_RECORDING_KEYS
 from tele.model.api.recordings import LIST_RECORDINGS as LIST_RECORDINGS
 from tele.model.api.recordings import OPEN_RECORDINGS as OPEN_RECORDINGS
 from tele.model.api.recordings import PUT_CHUNK as PUT_CHUNK

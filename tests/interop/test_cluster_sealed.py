@@ -1,0 +1,120 @@
+"""A cluster that seals its recordings: what is stored cannot be read, and everything else works."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tele.tape.layout import read_head
+from three_processes import BIN, Cluster, make_cluster, wait_for
+
+WORD = "a-word-that-is-sealed"
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The file of a recovery key, and its public key."""
+    file = tmp_path_factory.mktemp("recovery") / "key"
+    made = subprocess.run(
+        [str(BIN / "tele"), "recordings", "keygen", str(file)],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert file.stat().st_mode & 0o777 == 0o600
+    return file, made.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, key: tuple[Path, str]) -> Iterator[Cluster]:
+    setting = f"recording_encryption: {{enabled: true, recovery_keys: ['{key[1]}']}}"
+    made = make_cluster(tmp_path_factory.mktemp("sealed"), auth_settings=setting)
+    yield made
+    made.stop()
+
+
+def complete(cluster: Cluster, count: int) -> list[dict[str, object]]:
+    """Wait for so many complete recordings; the newest is first."""
+    found: list[dict[str, object]] = []
+
+    def there() -> bool:
+        listed = cluster.tele("recordings", "ls", "--format", "json").stdout
+        found[:] = [row for row in json.loads(listed) if row["complete"]]
+        return len(found) >= count
+
+    wait_for(there, f"{count} complete recordings", 60)
+    return found
+
+
+def chunks(cluster: Cluster, recording: str) -> list[bytes]:
+    """The chunks in auth's archive."""
+    folder = cluster.folder / "auth" / "recordings" / recording[:2] / recording
+    return [path.read_bytes() for path in sorted(folder.glob("*.chunk"))]
+
+
+def test_what_auth_stores_cannot_be_read(cluster: Cluster, key: tuple[Path, str]) -> None:
+    """Played by id, verified, exported, verified again, and opened with the recovery key."""
+    cluster.ssh(cluster.host, f"echo {WORD}")
+    recording = str(complete(cluster, 1)[0]["id"])
+    stored = chunks(cluster, recording)
+    assert [read_head(data, n).key for n, data in enumerate(stored)] == [1] * len(stored)
+    assert WORD.encode() not in b"".join(stored)
+    assert WORD in cluster.tele("play", recording, "--format", "text").stdout.decode()
+    verified = cluster.tele("recordings", "verify", recording).stdout.decode()
+    assert verified.startswith("ok:")
+    assert "sealed: not opened" in verified
+    file = cluster.folder / "one.tape"
+    cluster.tele("recordings", "export", recording, str(file))
+    assert WORD.encode() not in file.read_bytes()
+    assert cluster.tele("recordings", "verify", str(file)).stdout.startswith(b"ok:")
+    closed = cluster.tele("play", str(file), "--format", "text", check=False)
+    assert closed.returncode == 1
+    assert b"sealed" in closed.stderr
+    opened = cluster.tele("play", str(file), "--format", "text", "--identity", str(key[0]))
+    assert WORD in opened.stdout.decode()
+    other = cluster.folder / "other.key"
+    cluster.tele("recordings", "keygen", str(other))
+    play = ("play", str(file), "--format", "text", "--identity", str(other))
+    wrong = cluster.tele(*play, check=False)
+    assert wrong.returncode == 2
+    assert b"not sealed for this key" in wrong.stderr
+    other.write_text("x")
+    assert cluster.tele(*play, check=False).returncode == 2
+
+
+def test_a_node_that_was_killed_completes_what_it_sealed(cluster: Cluster) -> None:
+    """Its data key is beside what it has not sent, and continues to seal."""
+    before = len(complete(cluster, 1))
+    session = subprocess.Popen(
+        ["ssh", "-F", str(cluster.ssh_config), cluster.host, f"echo {WORD}; sleep 60"],
+        env=cluster.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert session.stdout is not None
+        assert session.stdout.readline().decode().strip() == WORD
+        spool = cluster.folder / "node" / "spool"
+        wait_for(
+            lambda: any(p.read_bytes().count(b"\n") > 1 for p in spool.glob("*-*/acknowledged")),
+            "auth to have what was shown",
+        )
+        cluster.kill("node")
+    finally:
+        session.kill()
+        session.communicate()
+    cluster.start("node")
+    newest = complete(cluster, before + 1)[0]
+    recording = str(newest["id"])
+    assert all(read_head(data, n).key for n, data in enumerate(chunks(cluster, recording)))
+    assert cluster.tele("recordings", "verify", recording).stdout.startswith(b"ok:")
+    assert WORD in cluster.tele("play", recording, "--format", "text").stdout.decode()
+
+
+def test_a_key_is_not_overwritten(key: tuple[Path, str], cluster: Cluster) -> None:
+    """Keygen refuses a file that exists."""
+    content = key[0].read_bytes()
+    again = cluster.tele("recordings", "keygen", str(key[0]), check=False)
+    assert again.returncode == 2
+    assert key[0].read_bytes() == content

@@ -1,0 +1,150 @@
+"""Auth opens sealed recordings for those who may read them, and for nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from auth_world import OTHER_ID, Tape, World, result
+from tele.auth.recording_keys import Recipient, RecordingEncryption, RecordingKeys
+from tele.errors import AccessDenied, InvalidInput, NotFound
+from tele.model.api import recordings, table
+from tele.model.api.keeping import RemoveRecording
+from tele.model.api.paging import ById
+from tele.model.session import WrappedKey
+from tele.tape.sealing import public_key, wrap
+
+FIRST, SECOND, RECOVERY = (bytes([n]) * 32 for n in (1, 2, 3))
+SECRET = bytes(range(32))
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    made.parts.recordings.keys = RecordingKeys(
+        made.backend, "auth-1", RecordingEncryption(True, FIRST, (public_key(RECOVERY),))
+    )
+    yield made
+    made.stop()
+
+
+def sealed(world: World, *recipients: bytes, secret: bytes = SECRET) -> Tape:
+    """A recording whose data key is wrapped for these."""
+    tape = Tape(world)
+    keys = tuple(wrap(1, secret, public_key(each), tape.id) for each in recipients or (FIRST,))
+    again = recordings.StartRecording(tape.id, tape.start, keys)
+    world.do(table.START_RECORDING, again, tape.host)
+    return tape
+
+
+def test_who_may_read_gets_the_key(world: World) -> None:
+    """The user whose session it was, an auditor; each is an event. Others get none (attack)."""
+    tape = sealed(world)
+    for name, role in (("alice", "access"), ("bob", "access"), ("otto", "auditor")):
+        world.add_user(name, role)
+    for name, role in (("otto", "auditor"), ("bob", "access")):
+        caller = world.user(name, role)
+        if name == "bob":
+            with pytest.raises(AccessDenied):
+                world.do(table.GET_RECORDING_KEYS, ById(tape.id), caller)
+            continue
+        (key,) = world.do(table.GET_RECORDING_KEYS, ById(tape.id), caller).keys
+        assert (key.number, key.secret) == (1, SECRET)
+    assert [e.user for e in world.events("recording.access")] == ["otto"]
+    with pytest.raises(AccessDenied):
+        world.do(table.GET_RECORDING_KEYS, ById(tape.id), tape.host)
+
+
+def test_a_recording_that_is_not_sealed_has_no_keys(world: World) -> None:
+    """The same call says so."""
+    tape = Tape(world)
+    assert world.do(table.GET_RECORDING_KEYS, ById(tape.id)).keys == ()
+
+
+def test_a_key_that_was_sent_is_not_replaced(world: World) -> None:
+    """A node that was taken over later cannot make what it sent unreadable (attack)."""
+    tape = sealed(world)
+    other = wrap(1, bytes(32), public_key(FIRST), tape.id)
+    again = recordings.StartRecording(tape.id, tape.start, (other,))
+    world.do(table.START_RECORDING, again, tape.host)
+    (key,) = world.do(table.GET_RECORDING_KEYS, ById(tape.id)).keys
+    assert key.secret == SECRET
+
+
+def test_a_key_of_another_recording_is_not_opened(world: World) -> None:
+    """A node that sends it as its own does not have auth open it (attack)."""
+    victim = sealed(world)
+    (wrapped,) = result(world.parts.recordings.keys.wrapped(victim.id))
+    tape = Tape(world)
+    stolen = recordings.StartRecording(tape.id, tape.start, (wrapped,))
+    world.do(table.START_RECORDING, stolen, tape.host)
+    with pytest.raises(Exception, match="not one of this recording"):
+        world.do(table.GET_RECORDING_KEYS, ById(tape.id))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [(0, bytes(32), bytes(80)), (1, b"", bytes(80)), (1, bytes(32), b"")],
+)
+def test_what_is_no_wrapped_key_is_refused(world: World, key: tuple[int, bytes, bytes]) -> None:
+    """Neither a number below 1 nor other sizes, nor very many."""
+    tape = Tape(world)
+    for keys in ((WrappedKey(*key),), (WrappedKey(1, bytes(32), bytes(80)),) * 201):
+        with pytest.raises(InvalidInput):
+            again = recordings.StartRecording(tape.id, tape.start, keys)
+            world.do(table.START_RECORDING, again, tape.host)
+
+
+def test_without_its_key_auth_says_so(world: World) -> None:
+    """A recording that is sealed for others alone."""
+    tape = sealed(world, SECOND)
+    with pytest.raises(NotFound, match="no key for it"):
+        world.do(table.GET_RECORDING_KEYS, ById(tape.id))
+
+
+def test_the_archive_has_the_wrapped_keys(world: World) -> None:
+    """So that a recovery key opens what is left when the store is lost; they go with it."""
+    from attrs import evolve
+
+    from tele.tape.verify import to_sign
+
+    tape = sealed(world, FIRST, RECOVERY)
+    tape.upload(0, 1)
+    manifest = evolve(tape.manifest(), keys=1)
+    tape.finish(evolve(manifest, signature=tape.key.sign(to_sign(manifest))))
+    assert (tape.id, "keys") in world.archive.blobs
+    assert SECRET not in world.archive.blobs[tape.id, "keys"]
+    world.do(table.DELETE_RECORDING, RemoveRecording(tape.id, "old"))
+    assert world.archive.blobs == {}
+    assert result(world.parts.recordings.keys.wrapped(tape.id)) == ()
+
+
+def test_a_new_auth_gets_every_key_wrapped_again(world: World) -> None:
+    """By one that has it, and once; nothing is sealed again, and what it cannot open stays."""
+    tapes = [sealed(world) for _ in range(3)]
+    foreign = sealed(world, bytes([9]) * 32)
+    auths = {"auth-1": Recipient(public_key(FIRST)), OTHER_ID: Recipient(public_key(SECOND))}
+    keys = world.parts.recordings.keys
+    keys.wrap_for(lambda: auths)
+    second = RecordingKeys(world.backend, OTHER_ID, RecordingEncryption(True, SECOND))
+    for tape in tapes:
+        assert result(second.opened(tape.id)) == {1: SECRET}
+        wrapped = result(second.wrapped(tape.id))
+        assert len({each.recipient for each in wrapped}) == 3
+    assert len(result(second.wrapped(foreign.id))) == 1
+
+
+def test_recipients_are_those_of_the_state(world: World) -> None:
+    """Each auth and the recovery keys, each once; none while it is not enabled."""
+    keys = RecordingKeys(
+        world.backend, "auth-1", RecordingEncryption(True, FIRST, (public_key(RECOVERY),) * 2)
+    )
+    result(keys.start())
+    auths = {"auth-1": Recipient(public_key(FIRST))}
+    assert keys.recipients(auths) == (public_key(FIRST), public_key(RECOVERY))
+    off = RecordingKeys(world.backend, "auth-1", RecordingEncryption(False, FIRST))
+    assert off.recipients(auths) == ()
+    wrong = RecordingEncryption(True, FIRST, (bytes(32),))
+    with pytest.raises(InvalidInput):
+        result(RecordingKeys(world.backend, "x", wrong).start())
