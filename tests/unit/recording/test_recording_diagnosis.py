@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 from attrs import evolve, frozen
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proof_world import END, OTHER_ID, TRUSTED, Tape, host, perform_of
 from tele.certs.keys import PrivateKey
+from tele.errors import NotFound
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.identity import HostRole
@@ -258,6 +261,35 @@ def test_a_manifest_in_the_archive_that_cannot_be_read() -> None:
     found = diagnose(evidence_at_authority(perform, ONE.row.id), TRUSTED, "c")
     assert said(found) == [("manifest", None)]
     assert "not JSON" in found.faults[0].text
+
+
+@given(
+    number=st.integers(0, 5),
+    at=st.integers(0, 400),
+    new=st.binary(max_size=120),
+    signed=st.booleans(),
+)
+def test_any_change_of_a_chunk_is_a_fault_of_it(
+    number: int, at: int, new: bytes, signed: bool
+) -> None:
+    """Whatever bytes are changed, added or cut off: it is found, and never an error."""
+    data = ONE.chunks[number]
+    at %= len(data)
+    changed = data[:at] + new + data[at + len(new) :]
+    chunks = dict(enumerate(replaced(number, changed)))
+    row, state = (ONE.row, RecordingState.COMPLETE)
+    if not signed:
+        row, state = evolve(ONE.row, complete=False, ended=None), RecordingState.RUNNING
+    perform = perform_of(row, ONE.manifest if signed else None, chunks, state)
+    try:
+        evidence = evidence_at_authority(perform, ONE.row.id)
+    except NotFound:
+        return
+    found = diagnose(evidence, TRUSTED, "c")
+    if signed:
+        assert [fault.chunk for fault in found.faults] == ([] if changed == data else [number])
+    elif changed != data and number < 5:  # the last one could be another end
+        assert found.faults
 
 
 # -- frames ---------------------------------------------------------------------------
