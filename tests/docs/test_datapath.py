@@ -32,10 +32,41 @@ NOT_TAKEN = {
     "src/tele/recording/recovery.py": "after a crash",
     "src/tele/recording/leftovers.py": "after a crash",
     "src/tele/cli/player.py": "a replay on a terminal",
+    "src/tele/cli/positions.py": "a replay on a terminal",
+    "src/tele/cli/searching.py": "a replay on a terminal",
+    "src/tele/cli/view.py": "a replay on a terminal",
     "src/tele/terminal/emulator.py": "a replay on a terminal",
+    "src/tele/recording/follow.py": "a replay of a session that runs",
+    "src/tele/recording/seek.py": "a replay from a later time",
+    "src/tele/terminal/dump.py": "an index",
+    "src/tele/recording/capture.py": "a command without a terminal",
+    **{
+        f"src/tele/{package}/{name}.py": step
+        for package, names, step in (
+            (
+                "recording/archives/s3",
+                (
+                    "archive bucket catalogue credentials errors landing location"
+                    " packs sender transport uploads"
+                ),
+                "an archive in a bucket",
+            ),
+            ("snapshots", "builder ghostty prompts terminals text", "an index"),
+            ("tape", "index placed", "an index"),
+            ("sessions", "transfer_record", "a file transfer"),
+            (
+                "transfers",
+                "choosing content observer rsync scp sftp sftp_packets",
+                "a file transfer",
+            ),
+        )
+        for name in names.split()
+    },
 }
 #: Files of periodic work, which may run during both sessions on a slow machine.
 PERIODIC = {
+    "src/tele/audit/heads.py",
+    "src/tele/auth/heads.py",
     "src/tele/auth/issuing.py",
     "src/tele/auth/operations/certificates.py",
     "src/tele/auth/operations/hosts.py",
@@ -46,6 +77,7 @@ PERIODIC = {
     "src/tele/https/stream.py",
     "src/tele/membership/announcing.py",
     "src/tele/membership/enrolment.py",
+    "src/tele/membership/heads.py",
     "src/tele/membership/loops.py",
     "src/tele/membership/renewal.py",
     "src/tele/membership/reviewing.py",
