@@ -446,3 +446,11 @@ def test_the_end_of_a_session_that_runs_is_its_edge() -> None:
     """G goes there and pauses; the session goes on when the user does, and back is possible."""
     display, _ = running([(0.5, ["left"]), (1.0, ["G"]), (50.0, [" "])])
     assert display.now > 50
+
+
+def test_a_search_ends_at_the_edge_of_a_session_that_runs() -> None:
+    """What has not been written yet is not waited for."""
+    display, _ = running([(0.5, ["/", *"third", "\r"]), (20.0, [" "])])
+    assert "does not appear after" in display.written.decode()
+    display, _ = running([(0.5, ["/", *"first", "\r", "N"]), (20.0, [" "])])
+    assert "'first' at 0:00:01" in display.written.decode()

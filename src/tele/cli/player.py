@@ -94,6 +94,9 @@ class Player:
         for number, step in begun.steps:
             if step.edge:
                 self._at = min(self._at, step.at)  # a session that runs: the end is not there yet
+                if self._search is not None:
+                    self._give_up(self._search)  # what comes later is not waited for
+                    return True
             if self._search is not None:
                 self._look(number)
             elif step.at > self._at or number % _STEPS_BETWEEN_KEYS == 0:
