@@ -22,11 +22,12 @@ def test_kills(tmp_path: Path) -> None:
     assert kill_rounds(tmp_path, 3, random.Random(1), sessions=3)["sessions"] >= 6
 
 
-def test_recordings(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["node", "node-sync"])
+def test_recordings(tmp_path: Path, mode: str) -> None:
     """Node and auth are killed in the middle of sessions: their recordings have what was promised,
     and verify.
     """
-    assert recordings(tmp_path, 2, random.Random(1), sessions=4)["sessions"] >= 3
+    assert recordings(tmp_path, 2, random.Random(1), 3, mode)["sessions"] >= 3
 
 
 @pytest.mark.root

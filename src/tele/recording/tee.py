@@ -165,11 +165,6 @@ class ConnectionTape:
         held = self._hold is not None and self._hold.is_held
         return TapeState.HELD if held else TapeState.RUNNING
 
-    @property
-    def sync(self) -> bool:
-        """Whether output has to be at auth first."""
-        return self._hold is not None
-
     def held(self, sequence: int) -> Deferred[None] | None:
         """Return None if output up to the frame ``sequence`` may go to the client now.
 
