@@ -58,10 +58,12 @@ WORK: dict[str, str] = {
     "certify_target": "some look-ups, one signature, one commit",
     "mint_session": "some look-ups, two signatures are checked and one is made, three commits",
     "list_sessions": "one's own: a look-up for each; with a rule: all that run are read",
-    "list_recordings": "a page of 1,000, a look-up for each",
+    "list_recordings": "a page of 1,000, a look-up for each; by a command, a search as below",
     "get_recording": "two look-ups, the names of its chunks, its manifest",
     "get_recording_keys": "three look-ups, each data key is opened",
     "get_chunk": "two look-ups, one file of 8 MiB at most",
+    "search_recordings": "a search of 2 s at most in a thread, one at once for each user; a"
+    " look-up for each of 200 lines",
     "get_index": "two look-ups, a part of one file of 160 MiB at most",
     "delete_recording": "its files are removed, or its objects in the bucket; three commits",
     "hold_recording": "five look-ups, one commit",

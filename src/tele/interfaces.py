@@ -18,6 +18,7 @@ from attrs import Factory, field, frozen
 from zope.interface import Attribute, Interface
 
 from tele.model.api.operation import Operation
+from tele.model.api.search import FoundIn
 from tele.model.disk import DiskSpace
 from tele.model.event import Event
 from tele.model.frame import Frame
@@ -166,6 +167,69 @@ class IRangeArchive(IArchive):
 
         Fails with :class:`tele.errors.NotFound`.
         """
+
+
+@frozen
+class SearchedRecording:
+    """Whose recording it is, and when auth received it: what a search is limited by."""
+
+    id: str
+    user: str
+    received: datetime
+
+
+@frozen
+class SearchedLine:
+    """A line of a recording: milliseconds into the session, channel, where it was, text."""
+
+    at: int
+    channel: int
+    kind: FoundIn
+    text: str
+
+
+@frozen
+class SearchQuery:
+    """What is searched, in how many lines, after the mark of an earlier page.
+
+    ``user`` empty is of all users. ``isolated``: the answer, and the time that it takes, depend on
+    the text of that user alone. ``distinct``: at most one line of each recording.
+    """
+
+    text: str
+    limit: int
+    after: str = ""
+    user: str = ""
+    isolated: bool = False
+    distinct: bool = False
+    kinds: tuple[FoundIn, ...] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@frozen
+class SearchPage:
+    """Lines that were found, each with its recording's id; ``cut`` if it took too long."""
+
+    lines: tuple[tuple[str, SearchedLine], ...]
+    next: str = ""
+    cut: bool = False
+
+
+class ISearchIndex(Interface):
+    """The text of recordings, to search in."""
+
+    def add(recording: SearchedRecording, lines: Sequence[SearchedLine]) -> Deferred[None]:
+        """Store the lines of a recording, instead of those that are there."""
+
+    def remove(recording_id: str) -> Deferred[None]:
+        """Remove a recording; succeeds if it is not there."""
+
+    def search(query: SearchQuery, key: str) -> Deferred[SearchPage]:
+        """Return a page, newest first; ``key`` is who searches, and has a share of the work."""
+
+    def close() -> Deferred[None]:
+        """Finish what runs, then release files."""
 
 
 class IRecording(Interface):

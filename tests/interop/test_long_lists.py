@@ -113,6 +113,9 @@ def test_a_list_is_filtered(auth: LoneAuth) -> None:
     assert ids(auth, "--since", since, "--until", until) == newest[21:60]
     assert 0 < len(ids(auth, "--since", "1h")) < 70
     assert ids(auth, "--of", "nobody") == []
+    assert ids(auth, "--node", "w*1") == ids(auth, "--node", "web1")
+    assert ids(auth, "--user", "u3") == ids(auth, "--of", "u3")
+    assert ids(auth, "--command", "rm -rf") == []
 
 
 def test_the_beginning_of_an_id_is_enough(auth: LoneAuth) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Final
 
 from attrs import frozen
@@ -98,7 +99,7 @@ async def search(
         items = await backend.range(place.start, place.end, step, place.reverse)
         for item, row in zip(items, await _rows(rows, items, place, request), strict=True):
             looked += 1
-            if row is not None and _matches(row, request):
+            if row is not None and matches(row, request):
                 found.append(row)
             if len(found) == request.limit or looked == SCAN_LIMIT:
                 more = item is not items[-1] or len(items) == step
@@ -121,11 +122,19 @@ async def _rows(
     return [by_id.get(each) for each in ids]
 
 
-def _matches(row: Recording, request: ListRecordings) -> bool:
+def _is_node(row: Recording, wanted: str) -> bool:
+    """Whether ``wanted`` is the name or the id of the row's node, or a pattern of its name."""
+    return wanted in (row.node, row.node_id) or (
+        ("*" in wanted or "?" in wanted) and fnmatchcase(row.node.lower(), wanted.lower())
+    )
+
+
+def matches(row: Recording, request: ListRecordings) -> bool:
+    """Whether a row is among those that are asked for, but for its id and its commands."""
     moment = received_at(row)
     return (
         (not request.user or row.user == request.user)
-        and (not request.node or request.node in (row.node, row.node_id))
+        and (not request.node or _is_node(row, request.node))
         and (request.since is None or moment >= request.since)
         and (request.until is None or moment < request.until)
     )

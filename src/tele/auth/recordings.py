@@ -52,6 +52,7 @@ from tele.auth.recording_indexes import INDEX as INDEX_BLOB
 from tele.auth.recording_indexes import RecordingIndexes
 from tele.auth.recording_keys import KeysOfRecording, RecordingKeys
 from tele.auth.recording_search import INDEX, OF_USER, received_at, search, stamp_of
+from tele.auth.recording_texts import RecordingTexts
 from tele.auth.repository import Repository
 from tele.auth.running_sessions import Running, RunningSessions
 from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound
@@ -106,6 +107,7 @@ class Recordings:
         #: None: no indexes are made.
         self.indexes = indexes
         self.holds = Holds(backend)
+        self.texts = RecordingTexts(None, self.find_by_id)
 
     # -- hosts ------------------------------------------------------------------------
     async def start(
@@ -345,6 +347,10 @@ class Recordings:
         """Return the rows that are there."""
         return [entry.value for entry in await self._rows.get_many(ids)]
 
+    async def find_by_id(self, recording_ids: Sequence[str]) -> dict[str, Recording]:
+        """Return the rows of those that are there, by their ids."""
+        return {row.id: row for row in await self.find_many(list(dict.fromkeys(recording_ids)))}
+
     async def get(self, recording_id: str) -> Recording:
         """Return a row. Raises :class:`NotFound`."""
         row = await self.find(recording_id)
@@ -394,6 +400,7 @@ class Recordings:
         Raises :class:`Conflict` if it is held.
         """
         await self.holds.begin_removal(row.id)
+        await self.texts.remove(row.id)
         await self._archive.remove(row.id)
         await self.sessions.end(row.id)
         await commit(

@@ -40,6 +40,7 @@ from tele.auth.presence import Hosts
 from tele.auth.proxy_messages import ProxyMessages
 from tele.auth.recording_indexes import RecordingIndexes
 from tele.auth.recording_keys import RECIPIENTS, RecordingEncryption, RecordingKeys
+from tele.auth.recording_texts import RecordingTexts
 from tele.auth.recordings import Recordings, uploading_archive
 from tele.auth.repository import Repository
 from tele.auth.retention import Retention, RetentionRules
@@ -55,7 +56,7 @@ from tele.data_dir import DataDirLock
 from tele.errors import Conflict, InvalidInput, TeleError, Unavailable
 from tele.https.identity import TlsIdentity
 from tele.https.serve import ApiServer
-from tele.interfaces import IArchive, IAuditSink, IBackend, IJoinMethod
+from tele.interfaces import IArchive, IAuditSink, IBackend, IJoinMethod, ISearchIndex
 from tele.log import make_logger
 from tele.loop import Expiry, StepWatch, now
 from tele.model.addresses import Address
@@ -110,7 +111,8 @@ class AuthService(Service):
     where the account that runs auth, and root, may call the API without a certificate. ``lock`` is
     released when everything is closed. ``session_end_after`` is how long a node may be offline
     before auth ends its sessions, ``recording_limits`` how much of the archive recordings may take,
-    ``retention`` which of them auth removes itself, ``encryption`` for whom they are sealed.
+    ``retention`` which of them auth removes itself, ``encryption`` for whom they are sealed,
+    ``search`` where their text can be searched.
     ``ready`` fires with the port when auth serves, or fails with a :class:`TeleError`. ``suite`` is
     that of a new cluster's CAs, and required of existing ones. ``recording`` holds until the
     resource of the cluster is written. Raises :class:`InvalidInput` if it is not supported.
@@ -137,6 +139,7 @@ class AuthService(Service):
         recording_limits: RecordingLimits | None = None,
         retention: RetentionRules | None = None,
         encryption: RecordingEncryption | None = None,
+        search: ISearchIndex | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
@@ -147,6 +150,7 @@ class AuthService(Service):
         self._starting: Deferred[None] | None = None
         self._stopping: Deferred[None] | None = None
         self._archive = archive
+        self._search = search
         self._host_id = host_id
         self._host_name = name
         self._listen = listen
@@ -312,8 +316,9 @@ class AuthService(Service):
         recordings = Recordings(
             backend, self._archive, self._now, lambda: host_keys, keys=self._keys
         )
+        recordings.texts = RecordingTexts(self._search, recordings.find_by_id)
         recordings.indexes = RecordingIndexes(
-            backend, self._archive, clock, Indexer(clock), recordings.find
+            backend, self._archive, clock, Indexer(clock), recordings.find, recordings.texts.add
         )
         audit = AuditLog(backend, clock, self._sinks)
         host_keys = frozenset(
@@ -378,6 +383,7 @@ class AuthService(Service):
             await parts.ends.stop()
             if parts.recordings.indexes is not None:
                 await parts.recordings.indexes.stop()
+            await parts.recordings.texts.close()
             parts.state.stop()
             await parts.hosts.stop()
             await parts.audit.close()

@@ -62,6 +62,8 @@ _COLUMNS = (
         "ls": Lazy("tele.cli.recordings:ls", "List recordings, newest first."),
         "show": Lazy("tele.cli.recordings:show", "Show the details of a recording."),
         "export": Lazy("tele.cli.recordings_export:export", "Write a recording to a file."),
+        "search": Lazy("tele.cli.recordings_search:search", "Find a text in recordings."),
+        "files": Lazy("tele.cli.recordings_files:files", "List the files that a session copied."),
         "verify": Lazy("tele.cli.recordings_verify:verify", "Check that a recording is unchanged."),
         "rm": Lazy("tele.cli.recordings_keep:rm", "Remove a recording."),
         "hold": Lazy("tele.cli.recordings_keep:hold", "Hold a recording: nobody removes it."),
@@ -73,29 +75,39 @@ _COLUMNS = (
     },
 )
 def recordings() -> None:
-    """List, show, export, verify, hold and remove recordings."""
+    """List, show, search, export, verify, hold and remove recordings."""
 
 
 @click.command()
-@click.option("--of", callback=not_empty, metavar="USER", help="Only recordings of this user.")
-@click.option("--node", callback=not_empty, help="Only recordings of this node, by name or id.")
+@click.option(
+    "--user",
+    "--of",
+    "of",
+    callback=not_empty,
+    metavar="USER",
+    help="Only recordings of this user.",
+)
+@click.option("--node", callback=not_empty, help="Only of this node: a name, an id, or 'web*'.")
+@click.option("--command", callback=not_empty, help="Only with a command that has this text.")
 @click.option("--since", metavar="TIME", callback=read_moment, help="A time, or how long ago: 1h.")
 @click.option("--until", metavar="TIME", callback=read_moment, help="A time, or how long ago.")
 @click.option("--limit", type=click.IntRange(0), default=0, help="How many of the newest; 0: all.")
 @format_option("names")
-@where_options(local=True)
+@where_options(local=True, user=False)
 def ls(
     of: str | None,
     node: str | None,
     since: datetime | None,
     until: datetime | None,
+    command: str | None,
     limit: int,
     form: str,
     where: Where,
 ) -> None:
     """List recordings, newest first: all of them, or your own, as your roles allow.
 
-    The order, --since and --until use the time when auth learnt of a session.
+    The order, --since and --until use the time when auth learnt of a session. --command finds
+    closed recordings that have an index.
     """
     from tele.model.api.recordings import LIST_RECORDINGS, ListRecordings
 
@@ -103,7 +115,13 @@ def ls(
 
         def ask(after: str, size: int) -> Any:
             request = ListRecordings(
-                size, after, user=of or "", node=node or "", since=since, until=until
+                size,
+                after,
+                user=of or "",
+                node=node or "",
+                since=since,
+                until=until,
+                command=command or "",
             )
             return authority.perform(LIST_RECORDINGS, request)
 

@@ -28,6 +28,8 @@ from tele.loop import make_monotonic
 from tele.membership.files import private_folder
 from tele.membership.store import host_id_in
 from tele.private_files import read_secret
+from tele.store.search import SqliteSearch
+from tele.store.sqlite import SqliteBackend
 from tele.tape.key_files import private_text, read_private, read_public
 from tele.tape.sealing import KEY_SIZE
 
@@ -36,6 +38,8 @@ _SOCKET_PATH_LIMIT = 107
 LOCAL_SOCKET = "auth.sock"
 #: Auth's private key that opens recordings, in data_dir.
 RECORDING_KEY = "recordings.key"
+#: The text of recordings, in data_dir.
+SEARCH_FILE = "recordings-text.sqlite"
 
 
 def _remove_dead_socket(path: Path) -> None:
@@ -91,10 +95,14 @@ def _locked(
     archive = choose(IArchiveFactory, config.recordings, surroundings)
     sinks = [choose(IAuditSinkFactory, each, surroundings) for each in config.audit]
     methods = [choose(IJoinMethodFactory, each, surroundings) for each in config.join_methods]
+    backend = choose(IBackendFactory, config.store, surroundings)
+    # Other stores are shared by auths on several machines, each with a part of the text.
+    searchable = isinstance(backend, SqliteBackend)
     return AuthService(
         reactor,
         cluster=config.cluster_name,
-        backend=choose(IBackendFactory, config.store, surroundings),
+        backend=backend,
+        search=SqliteSearch(folder / SEARCH_FILE, reactor) if searchable else None,
         archive=archive,
         host_id=host_id_in(folder),
         name=host_name(),

@@ -34,6 +34,7 @@ from tele.model.api import recordings as api
 from tele.model.api import table
 from tele.model.api.operation import Nothing, Octets
 from tele.model.api.paging import ById
+from tele.model.api.search import SearchRecordings, SearchResult
 from tele.model.identity import Caller, HostIdentity, HostRole
 from tele.model.session import Recording, RecordingState
 from tele.recording.batch import BatchChunk, refused, unpack_chunks
@@ -43,6 +44,8 @@ log = make_logger(__name__)
 
 #: Reads of one recording by one login session within so many seconds are one access.
 ACCESS_SECONDS: Final = 600.0
+#: Recordings of a page that are found by a command: each is an access.
+COMMAND_PAGE: Final = 100
 #: Numbers of lost chunks that an event names.
 MISSING_SHOWN: Final = 100
 
@@ -86,6 +89,7 @@ class RecordingOperations:
             handler(table.GET_CHUNK, self.get_chunk),
             handler(table.GET_INDEX, self.get_index),
             handler(table.GET_RECORDING_KEYS, self.get_recording_keys),
+            handler(table.SEARCH_RECORDINGS, self.search_recordings),
         )
 
     # -- hosts ------------------------------------------------------------------------
@@ -217,7 +221,43 @@ class RecordingOperations:
             since = await self._authorizer.since(caller)
             since = since if request.since is None else max(since, request.since)
             request = evolve(request, user=own, since=since)
+        if request.command:
+            return await self._with_command(request, caller)
         return await self._recordings.list(request)
+
+    async def _with_command(self, request: api.ListRecordings, caller: Caller) -> api.RecordingList:
+        """List by a command: what was typed is content, for which listing is not enough."""
+        own = await self._authorizer.visible_user(caller, "recording", "read")
+        if own is not None and request.user not in ("", own):
+            raise AccessDenied(
+                f"denied: the commands of {quoted(request.user)} need a rule for recording",
+                Reason.RULE.value,
+            )
+        begun = None if own is None else await self._authorizer.since(caller)
+        limit = min(request.limit, COMMAND_PAGE)
+        rows, mark = await self._recordings.texts.with_command(
+            request, own, begun, limit, user_caller(caller).user
+        )
+        for row in rows:
+            await self._note_access(row, caller)
+        return api.RecordingList(tuple(rows), mark)
+
+    async def search_recordings(self, request: SearchRecordings, caller: Caller) -> SearchResult:
+        """Find a text in recordings; each recording of which a line is shown counts as read."""
+        own = await self._authorizer.visible_user(caller, "recording", "read")
+        if own is not None and request.user not in ("", own):
+            raise AccessDenied(
+                f"denied: searching in recordings of {quoted(request.user)} needs a rule for"
+                " recording",
+                Reason.RULE.value,
+            )
+        begun = None if own is None else await self._authorizer.since(caller)
+        result, rows = await self._recordings.texts.search(
+            request, own, begun, user_caller(caller).user
+        )
+        for row in rows:
+            await self._note_access(row, caller)
+        return result
 
     async def _readable(self, recording_id: str, caller: Caller) -> Recording:
         row = await self._recordings.get(recording_id)

@@ -10,7 +10,7 @@ from attrs import field, frozen
 
 from tele.model.api.operation import Hosts, Nothing, Octets, Operation, Permitted, Users
 from tele.model.api.paging import PAGE, ById
-from tele.model.bounds import OMITTED, Between
+from tele.model.bounds import OMITTED, AtMost, Between
 from tele.model.identity import HostRole
 from tele.model.session import (
     Manifest,
@@ -130,8 +130,9 @@ class OpenRecordings:
 class ListRecordings:
     """Recordings, newest first, optionally filtered; those of ``id``, the beginning of one, by id.
 
-    ``node`` is a name or an id. ``since`` and ``until`` count by when auth received them. A page
-    may have fewer than ``limit``, or none, and still say how to go on.
+    ``node`` is a name, an id, or a pattern with ``*`` and ``?``; ``command`` a part of a command
+    that was run, of closed recordings that have an index. ``since`` and ``until`` count by when
+    auth received them. A page may have fewer than ``limit``, or none, and still say how to go on.
     """
 
     limit: int = field(default=200, validator=PAGE)
@@ -141,6 +142,7 @@ class ListRecordings:
     node: str = ""
     since: datetime | None = None
     until: datetime | None = None
+    command: str = field(default="", validator=AtMost(200))
 
 
 @frozen
