@@ -22,7 +22,7 @@ from tele.snapshots.terminals import MakeTerminal, Terminal
 from tele.snapshots.text import TextCollector
 from tele.tape import index as tape
 from tele.tape.details import STREAMS, details, terminal
-from tele.tape.index import KEYFRAME_BYTES, KEYFRAME_TIME, MARK_LIMIT, MarkKind
+from tele.tape.index import KEYFRAME_TIME, MARK_LIMIT, MarkKind
 from tele.tape.layout import Chunk
 from tele.tape.placed import placed_frames
 
@@ -32,9 +32,9 @@ CHANNELS: Final = 10_000
 RESIZES: Final = 100_000
 MARKS: Final = 50_000
 KEYFRAMES: Final = 500_000
-#: Output after which the next keyframe is due: with the frame in which that happens it is less than
-#: :data:`tele.tape.index.KEYFRAME_BYTES`.
-_DUE: Final = KEYFRAME_BYTES - 64 * 1024
+#: Output after which the next keyframe is due. With the frame in which that happens it is less than
+#: :data:`tele.tape.index.KEYFRAME_BYTES`; and tele's own terminal draws it in some 20 ms.
+_DUE: Final = 96 * 1024
 #: Bytes of states that a recording with hardly any output may have.
 STATES_FREE: Final = 16 * 1024 * 1024
 STATES_LIMIT: Final = 96 * 1024 * 1024
