@@ -34,6 +34,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -231,8 +232,8 @@ def measure(config: Path, node: Node, size: int, seeks: int) -> dict[str, Any]:
     moments = [dice.uniform(1, seekable.length) for _ in range(seeks)]
     for moment in moments:
         assert any("nginx" in "".join(line.texts) for line in reach(seekable, moment).lines)
-    found["seek_ms"] = spread([timed(lambda: reach(seekable, at)) for at in moments])
-    found["range_ms"] = spread([timed(lambda: by_range(local, seekable, at)) for at in moments])
+    found["seek_ms"] = spread([timed(partial(reach, seekable, at)) for at in moments])
+    found["range_ms"] = spread([timed(partial(by_range, local, seekable, at)) for at in moments])
     found["command_ms"] = spread([command(config, recording_id, at) for at in moments[:5]])
     middle = seekable.length / 2
     found["linear_ms"] = round(timed(lambda: linear(local, recording_id, middle)) * 1000)
@@ -248,9 +249,11 @@ def main() -> None:
     parser.add_argument("--seeks", type=int, default=40)
     said = parser.parse_args()
     os.environ.pop("TELE_USER", None)
-    with tempfile.TemporaryDirectory(prefix="tele-replay-") as name:
-        with auth(Path(name), 0) as (config, node):
-            json.dump(measure(config, node, said.size << 20, said.seeks), sys.stdout, indent=1)
+    with (
+        tempfile.TemporaryDirectory(prefix="tele-replay-") as name,
+        auth(Path(name), 0) as (config, node),
+    ):
+        json.dump(measure(config, node, said.size << 20, said.seeks), sys.stdout, indent=1)
     print()
 
 
