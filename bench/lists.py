@@ -12,7 +12,7 @@ rows        how many it printed
 beside_ms   how long a small request takes at most (and in the 95th of 100) while eight clients
             read the list, page after page; ``quiet_ms`` is the same while no client does
 
-and for ``recordings show PREFIX`` how long it takes.
+and for ``recordings show PREFIX`` how long it takes, and for pages of recordings with ``filters``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -299,6 +300,19 @@ def measure(config: Path, node: Node, rows: int, only: Sequence[str]) -> dict[st
             continue
         node.announce()
         found[name] = one_list(config, local, name, operation, request)
+    if not only or "filters" in only:
+        since = datetime.now(UTC) - timedelta(days=2)
+        wanted = {
+            "node": recordings.ListRecordings(node="web7*"),
+            "no_node": recordings.ListRecordings(node="db*"),
+            "user_node": recordings.ListRecordings(user="user7", node="web*"),
+            "since": recordings.ListRecordings(since=since, node="web*"),
+            "command": recordings.ListRecordings(command="rm -rf"),
+        }
+        found["filters"] = {
+            name: best(partial(local.perform, table.LIST_RECORDINGS, request))
+            for name, request in wanted.items()
+        }
     if not only or "show" in only:
         page = local.perform(table.LIST_RECORDINGS, recordings.ListRecordings())
         prefix = page.items[-1].id[:13]
