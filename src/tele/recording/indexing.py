@@ -12,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,11 @@ CPU_PER_MIB: Final = {"ghostty": 1, "own": 20}
 #: A process that takes so many times its CPU seconds is killed.
 TIMES: Final = 10
 _LINE_LIMIT: Final = 1000
+#: Runs the program with the paths of this one: isolated, Python ignores ``PYTHONPATH``.
+_BEGIN: Final = (
+    "import runpy, sys; sys.path[:] = sys.argv.pop().split(chr(10));"
+    " runpy.run_module('tele.snapshots.program', run_name='__main__', alter_sys=True)"
+)
 
 
 @frozen
@@ -69,6 +75,11 @@ def library() -> str:
     return "ghostty" if find_spec("pyghostty") is not None else "own"
 
 
+def _paths() -> str:
+    """Return where modules are found, without the current folder."""
+    return "\n".join(path for path in sys.path if os.path.isabs(path))
+
+
 class _Process:
     """The process; every method is called in one thread, but :meth:`kill`."""
 
@@ -76,7 +87,7 @@ class _Process:
         self._result: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (see close)
         try:
             self._process = subprocess.Popen(  # noqa: S603  (this program)
-                [sys.executable, "-I", "-m", "tele.snapshots.program", terminal, str(cpu_seconds)],
+                [sys.executable, "-I", "-c", _BEGIN, terminal, str(cpu_seconds), _paths()],
                 stdin=subprocess.PIPE,
                 stdout=self._result,
                 stderr=subprocess.DEVNULL,
