@@ -172,6 +172,8 @@ def auth(folder: Path, rows: int) -> Iterator[tuple[Path, Node]]:
         with (folder / "auth.log").open("ab") as log:
             process = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log)
         wait_listening(port, process)
+        while not (folder / "data" / "auth.sock").exists():  # it is the second to be there
+            time.sleep(0.01)
         return process
 
     def stop(process: subprocess.Popen[bytes]) -> None:

@@ -70,6 +70,12 @@ class S3World:
         data: bytes = self.reactor.wait(self.archive.get(recording_id, name))
         return data
 
+    def get_range(self, recording_id: str, name: str, start: int, end: int) -> bytes:
+        """Read a part of a blob."""
+        part = self.archive.get_range(recording_id, name, start, end)
+        data: bytes = self.reactor.wait(part)
+        return data
+
     def names(self, recording_id: str) -> dict[str, int]:
         """Return the blobs with their sizes."""
         return dict(self.reactor.wait(self.archive.names(recording_id)))

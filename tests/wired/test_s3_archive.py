@@ -102,6 +102,10 @@ def test_what_comes_after_the_manifest_is_another_generation(world: S3World, swi
     assert before < after
     assert f"{ID[:2]}/{ID}/catalogue-2.json" in after
     assert world.get(ID, "index") == b"seek"
+    assert world.get_range(ID, "index", 1, 3) == b"ee"
+    assert world.get_range(ID, "index", 2, 99) == b"ek"
+    assert world.get_range(ID, "index", 4, 99) == b""
+    assert world.get_range(ID, "00000000.chunk", 1, 3) == b"ir"
 
 
 def test_removal_leaves_nothing_in_the_bucket(world: S3World, swift: Swift) -> None:

@@ -28,6 +28,7 @@ from tele.interfaces import IBackend, Item
 from tele.model.api.recordings import ListRecordings, RecordingList
 from tele.model.names import NAME_PATTERN
 from tele.model.session import Recording, Session
+from tele.store.batches import get_many
 
 INDEX: Final = "/recordings/index/"
 OF_USER: Final = "/recordings/of/"
@@ -37,6 +38,8 @@ STEP: Final = 200
 SCAN_LIMIT: Final = 5000
 
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
+#: Names that JSON does not escape.
+_PLAIN_NODE = re.compile(r"[A-Za-z0-9._*?-]+", re.ASCII)
 _BEGINNING = re.compile(r"[0-9a-f-]{1,36}", re.ASCII)
 
 
@@ -97,7 +100,8 @@ async def search(
     looked = 0
     while True:
         items = await backend.range(place.start, place.end, step, place.reverse)
-        for item, row in zip(items, await _rows(rows, items, place, request), strict=True):
+        read = await _rows(backend, rows, items, place, request)
+        for item, row in zip(items, read, strict=True):
             looked += 1
             if row is not None and matches(row, request):
                 found.append(row)
@@ -111,15 +115,36 @@ async def search(
 
 
 async def _rows(
-    rows: Repository[Recording], items: Sequence[Item], place: _Place, request: ListRecordings
+    backend: IBackend,
+    rows: Repository[Recording],
+    items: Sequence[Item],
+    place: _Place,
+    request: ListRecordings,
 ) -> list[Recording | None]:
     """Return the row of each item, or None if it cannot match."""
     if not place.reverse:
         return [rows.read(item).value for item in items]
     ids = [item.key.removeprefix(place.prefix).partition("-")[2] for item in items]
     wanted = [each for each in ids if each.startswith(request.id)]
-    by_id = {entry.name: entry.value for entry in await rows.get_many(wanted)}
+    node = _node_in_json(request.node)
+    stored = await get_many(backend, [rows.prefix + each for each in wanted])
+    by_id = {
+        entry.name: entry.value
+        for item in stored
+        if item is not None and (node is None or node.search(item.value))
+        for entry in (rows.read(item),)
+    }
     return [by_id.get(each) for each in ids]
+
+
+def _node_in_json(wanted: str) -> re.Pattern[bytes] | None:
+    """Return what a row of such a node has in its JSON: most rows need not be decoded then."""
+    if not _PLAIN_NODE.fullmatch(wanted):
+        return None
+    parts = (re.escape(each) for each in re.split(r"([*?])", wanted.lower()))
+    any_of = {re.escape("*"): '[^"]*', re.escape("?"): '[^"]'}
+    text = "".join(any_of.get(each, each) for each in parts)
+    return re.compile(f'"node(?:_id)?":"{text}"'.encode("ascii"), re.IGNORECASE)
 
 
 def _is_node(row: Recording, wanted: str) -> bool:

@@ -22,14 +22,13 @@ from tele.interfaces import (
     IAuditSinkFactory,
     IBackendFactory,
     IJoinMethodFactory,
+    ISearchIndex,
     Surroundings,
 )
 from tele.loop import make_monotonic
 from tele.membership.files import private_folder
 from tele.membership.store import host_id_in
 from tele.private_files import read_secret
-from tele.store.search import SqliteSearch
-from tele.store.sqlite import SqliteBackend
 from tele.tape.key_files import private_text, read_private, read_public
 from tele.tape.sealing import KEY_SIZE
 
@@ -86,6 +85,18 @@ def _encryption(config: RecordingEncryptionConfig, folder: Path) -> RecordingEnc
     return RecordingEncryption(config.enabled, private, recovery)
 
 
+def _search(config: AuthConfig, folder: Path, reactor: IReactorTime) -> ISearchIndex | None:
+    """Return where the text of recordings is searched.
+
+    Stores other than SQLite are shared by auths on several machines: each would have a part.
+    """
+    if config.store.partition(":")[0] != "sqlite":
+        return None
+    from tele.store.search import SqliteSearch
+
+    return SqliteSearch(folder / SEARCH_FILE, reactor)
+
+
 def _locked(
     reactor: IReactorTime, config: AuthConfig, folder: Path, lock: DataDirLock
 ) -> AuthService:
@@ -96,13 +107,11 @@ def _locked(
     sinks = [choose(IAuditSinkFactory, each, surroundings) for each in config.audit]
     methods = [choose(IJoinMethodFactory, each, surroundings) for each in config.join_methods]
     backend = choose(IBackendFactory, config.store, surroundings)
-    # Other stores are shared by auths on several machines, each with a part of the text.
-    searchable = isinstance(backend, SqliteBackend)
     return AuthService(
         reactor,
         cluster=config.cluster_name,
         backend=backend,
-        search=SqliteSearch(folder / SEARCH_FILE, reactor) if searchable else None,
+        search=_search(config, folder, reactor),
         archive=archive,
         host_id=host_id_in(folder),
         name=host_name(),

@@ -30,13 +30,12 @@ from tele.errors import BadRecording, Unavailable
 from tele.interfaces import IArchive
 from tele.model.session import ChunkDigest
 from tele.snapshots.program import BAD_RECORDING, CHUNK_HEAD, OUTPUT_LIMIT, RESULT_HEAD, TEXT_LIMIT
+from tele.tape.examine import OpenChunk
 from tele.tape.index import Index, read_index
 from tele.tape.layout import Chunk, read_chunk
 from tele.text import printable
 from tele.workers import SerialWorker
 
-#: Reads a stored chunk that has to be of this number and to follow that digest (None: any).
-OpenChunk = Callable[[bytes, int, bytes | None], Chunk]
 #: CPU seconds of the process: for each recording, and for each MiB of it, by terminal.
 CPU_SECONDS: Final = 60
 CPU_PER_MIB: Final = {"ghostty": 1, "own": 20}

@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 from attrs import frozen
@@ -21,12 +21,12 @@ from tele.model.api.recordings import GET_CHUNK, GET_INDEX, GetChunk, GetIndex, 
 from tele.model.frame import Frame
 from tele.model.session import Manifest
 from tele.recording.playback import Perform, Source, Step, schedule
+from tele.tape.examine import OpenChunk
 from tele.tape.index import HEAD_SIZE, Index, Mark, read_index, read_state, tables_end
-from tele.tape.layout import Chunk, read_chunk
+from tele.tape.layout import read_chunk
 from tele.tape.placed import placed_frames
 
 SECOND: Final = 1_000_000_000
-OpenChunk = Callable[[bytes, int, bytes | None], Chunk]
 
 
 @frozen
