@@ -90,7 +90,7 @@ def _search(config: AuthConfig, folder: Path, reactor: IReactorTime) -> ISearchI
 
     Stores other than SQLite are shared by auths on several machines: each would have a part.
     """
-    if config.store.partition(":")[0] != "sqlite":
+    if config.store.kind != "sqlite":
         return None
     from tele.store.search import SqliteSearch
 
