@@ -72,7 +72,8 @@ class _Sealed(BadRecording):
 class RecordingIndexes:
     """Makes the indexes of ``archive``; ``find(id)`` returns a recording's row.
 
-    ``made(row, index)`` is called with each index before it counts as made.
+    ``made(row, index)`` is called with each index before it counts as made, ``removed(id)`` if the
+    recording was removed meanwhile.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class RecordingIndexes:
         indexer: Indexer,
         find: Callable[[str], Awaitable[Recording | None]],
         made: Callable[[Recording, MadeIndex], Awaitable[None]] | None = None,
+        removed: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._backend = backend
         self._archive = archive
@@ -90,6 +92,7 @@ class RecordingIndexes:
         self._indexer = indexer
         self._find = find
         self._made = made
+        self._removed = removed
         self._waiting = Repository(backend, WAITING, Unindexed)
         self._failed = Repository(backend, FAILED, Unindexed)
         self._wakeup = Wakeup(clock)
@@ -257,5 +260,7 @@ class RecordingIndexes:
             await self._archive.put(recording_id, INDEX, made.blob)
         if await self._find(recording_id) is None:
             await self._archive.remove(recording_id)
+            if self._removed is not None:
+                await self._removed(recording_id)
             raise NotFound("the recording was removed")
         log.info("index made", recording=recording_id, terminal=terminal, **describe(made))

@@ -318,8 +318,9 @@ class AuthService(Service):
         )
         recordings.texts = RecordingTexts(self._search, recordings.find_by_id)
         recordings.indexes = RecordingIndexes(
-            backend, self._archive, clock, Indexer(clock), recordings.find, recordings.texts.add
-        )
+            backend, self._archive, clock, Indexer(clock), recordings.find, recordings.texts.add,
+            recordings.texts.remove,
+        )  # fmt: skip
         audit = AuditLog(backend, clock, self._sinks)
         host_keys = frozenset(
             parse_line(k) for k in authorities[AuthorityKind.HOST].trusted.ssh_public_keys

@@ -54,7 +54,7 @@ def searching(world: World, tmp_path: Path) -> Iterator[Searching]:
     recordings.texts = RecordingTexts(made, recordings.find_many)
     recordings.indexes = RecordingIndexes(
         world.backend, world.archive, world.clock, Indexer(world.clock), recordings.find,
-        recordings.texts.add,
+        recordings.texts.add, recordings.texts.remove,
     )  # fmt: skip
     recordings.indexes.start()
     yield made
@@ -187,6 +187,23 @@ def test_a_removed_recording_is_not_found(world: World, searching: Searching) ->
     line = SearchedLine(0, 1, FoundIn.OUTPUT, "needle left over")
     result(searching.add(kept, [line]))
     assert search(world, "needle") == []
+
+
+def test_a_recording_that_is_removed_while_its_text_is_stored_leaves_none(
+    world: World, searching: Searching
+) -> None:
+    """Its lines arrive after it was removed: they do not stay on the disk."""
+    add, row = searching.add, {}
+
+    async def late(recording: SearchedRecording, lines: list[SearchedLine]) -> None:
+        world.do(table.DELETE_RECORDING, ById(recording.id))
+        await add(recording, lines)
+        row["id"] = recording.id
+
+    searching.add = late  # type: ignore[method-assign]
+    session(world, "alice", "needle")
+    found = searching.connection.execute("SELECT count(*) FROM lines").fetchone()
+    assert (row != {}, found) == (True, (0,))
 
 
 def test_what_cannot_be_searched_is_refused(world: World, searching: Searching) -> None:
