@@ -14,11 +14,12 @@ from tele.errors import NotFound
 from tele.model.api.operation import Operation, Permitted
 from tele.model.api.table import OPERATIONS
 
-#: Operations by which a user reads what is in a recording.
+#: Operations by which a user reads what is in one recording; tests of the search have the other.
 READING = [
     operation
     for operation in OPERATIONS.values()
-    if any(
+    if "id" in operation.path_fields
+    and any(
         isinstance(who, Permitted) and (who.resource, who.verb) == ("recording", "read")
         for who in operation.who
     )
