@@ -36,9 +36,10 @@ from tele.tape.layout import Chunk, read_chunk
 from tele.text import printable
 from tele.workers import SerialWorker
 
-#: CPU seconds of the process: for each recording, and for each MiB of it, by terminal.
+#: CPU seconds of the process: for each recording, and by terminal for each chunk of it, which has
+#: about 2 MiB of frames however small it is packed.
 CPU_SECONDS: Final = 60
-CPU_PER_MIB: Final = {"ghostty": 1, "own": 20}
+CPU_PER_CHUNK: Final = {"ghostty": 4, "own": 40}
 #: A process that takes so many times its CPU seconds is killed.
 TIMES: Final = 10
 _LINE_LIMIT: Final = 1000
@@ -193,8 +194,7 @@ class Indexer:
         Raises :class:`BadRecording` for one that cannot be read, :class:`Unavailable` where another
         attempt may succeed, and what the archive raises.
         """
-        size = sum(chunk.size for chunk in chunks)
-        cpu = CPU_SECONDS + CPU_PER_MIB[terminal] * 8 * (size // (1024 * 1024) + 1)
+        cpu = CPU_SECONDS + CPU_PER_CHUNK[terminal] * len(chunks)
         try:
             process = await self._worker.call(_Process, terminal, cpu)
         except OSError as error:

@@ -18,6 +18,7 @@ from tele.model.api.keeping import RemoveRecording
 from tele.model.api.paging import ById
 from tele.model.api.recordings import GetIndex, IndexState
 from tele.model.frame import FrameKind
+from tele.recording import indexing
 from tele.recording.indexing import Indexer, MadeIndex
 from tele.tape.index import HEAD_SIZE, read_index, tables_end
 
@@ -213,3 +214,21 @@ def test_the_blob_is_not_a_chunk(world: World, making: Making) -> None:
     details = world.do(table.GET_RECORDING, ById(tape.id))
     assert (details.available, details.missing) == (len(tape.chunks), ())
     assert details.recording.size == sum(map(len, tape.chunks))
+
+
+def test_a_recording_that_packs_well_gets_its_time(
+    world: World, making: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU that the process may use is by the chunks, not by how small they are packed."""
+    given: list[int] = []
+    begin = indexing._Process.__init__
+
+    def noted(process: Any, terminal: str, cpu_seconds: int) -> None:
+        given.append(cpu_seconds)
+        begin(process, terminal, cpu_seconds)
+
+    monkeypatch.setattr(indexing._Process, "__init__", noted)
+    tape = session(world)
+    tape.finish()
+    each = indexing.CPU_PER_CHUNK[making.terminals[0]]
+    assert given == [indexing.CPU_SECONDS + each * len(tape.chunks)]
