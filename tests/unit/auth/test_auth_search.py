@@ -15,7 +15,7 @@ from tele.auth.recording_texts import RecordingTexts, around
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.interfaces import SearchedLine, SearchedRecording, SearchPage, SearchQuery
 from tele.model.api import table
-from tele.model.api.paging import ById
+from tele.model.api.keeping import RemoveRecording
 from tele.model.api.recordings import ListRecordings
 from tele.model.api.roles import PutRole
 from tele.model.api.search import FoundIn, SearchRecordings
@@ -51,7 +51,7 @@ class Searching:
 def searching(world: World, tmp_path: Path) -> Iterator[Searching]:
     made: Any = Searching(tmp_path / "text.sqlite")
     recordings = world.parts.recordings
-    recordings.texts = RecordingTexts(made, recordings.find_many)
+    recordings.texts = RecordingTexts(made, recordings.find_by_id)
     recordings.indexes = RecordingIndexes(
         world.backend, world.archive, world.clock, Indexer(world.clock), recordings.find,
         recordings.texts.add, recordings.texts.remove,
@@ -182,7 +182,7 @@ def test_a_removed_recording_is_not_found(world: World, searching: Searching) ->
     """Its text goes with it; a text that is left over shows nothing either."""
     tape = session(world, "alice", "needle")
     kept = SearchedRecording(tape.id, "alice", tape.start.started)
-    world.do(table.DELETE_RECORDING, ById(tape.id))
+    world.do(table.DELETE_RECORDING, RemoveRecording(tape.id, "test"))
     assert search(world, "needle") == []
     line = SearchedLine(0, 1, FoundIn.OUTPUT, "needle left over")
     result(searching.add(kept, [line]))
@@ -196,7 +196,7 @@ def test_a_recording_that_is_removed_while_its_text_is_stored_leaves_none(
     add, row = searching.add, {}
 
     async def late(recording: SearchedRecording, lines: list[SearchedLine]) -> None:
-        world.do(table.DELETE_RECORDING, ById(recording.id))
+        world.do(table.DELETE_RECORDING, RemoveRecording(recording.id, "test"))
         await add(recording, lines)
         row["id"] = recording.id
 
@@ -215,7 +215,7 @@ def test_what_cannot_be_searched_is_refused(world: World, searching: Searching) 
         SearchRecordings("x" * 201)
     with pytest.raises(InvalidInput, match="mark"):
         search(world, "needle", after="1 OR 1")
-    world.parts.recordings.texts = RecordingTexts(None, world.parts.recordings.find_many)
+    world.parts.recordings.texts = RecordingTexts(None, world.parts.recordings.find_by_id)
     with pytest.raises(Unavailable, match="sqlite"):
         search(world, "needle")
 
