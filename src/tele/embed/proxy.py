@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tele._version import VERSION
 from tele.config.values import (
+    Chosen,
     HttpsCertConfig,
     ProxyConfig,
     ProxyProtocol,
@@ -21,6 +22,7 @@ from tele.embed.hosts import (
     open_store,
     ssh_algorithms,
 )
+from tele.embed.recorders import make_recorder
 from tele.errors import InvalidInput
 from tele.https.file_certificate import FileCertificate
 from tele.loop import make_monotonic, now
@@ -97,6 +99,7 @@ def _locked_proxy(
         presence=lambda: presence,
         network=network(dialer),
     )
+    recorder = make_recorder(reactor, data_dir, HostRole.PROXY, member, Chosen("tape"))
     serving = ProxyService(
         reactor,
         member=member,
@@ -108,5 +111,6 @@ def _locked_proxy(
         shutdown_grace=config.shutdown_grace.total_seconds(),
         proxy_protocol=required,
         https=https,
+        recorder=recorder,
     )
-    return HostService(member, serving, lock=lock)
+    return HostService(member, serving, recorder, lock)

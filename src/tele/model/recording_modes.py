@@ -47,9 +47,9 @@ PROXY_SYNC: Final = "proxy-sync"
 TAPE_2: Final = "tape-2"
 
 #: What nodes of this version can do.
-NODE_FEATURES: Final[tuple[str, ...]] = (NODE_SYNC,)
+NODE_FEATURES: Final[tuple[str, ...]] = (NODE_SYNC, PROXY)
 #: What proxies of this version can do.
-PROXY_FEATURES: Final[tuple[str, ...]] = ()
+PROXY_FEATURES: Final[tuple[str, ...]] = (PROXY,)
 FEATURES: Final[Mapping[HostRole, tuple[str, ...]]] = {
     HostRole.NODE: NODE_FEATURES,
     HostRole.PROXY: PROXY_FEATURES,

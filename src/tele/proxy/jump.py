@@ -24,10 +24,9 @@ from tele.membership.reviewing import Review
 from tele.model import access
 from tele.model.api.members import ClusterState
 from tele.proxy.audit import JumpAudit
-from tele.proxy.jump_avatar import JumpAvatar, JumpContext
+from tele.proxy.jump_avatar import HostRoute, JumpAvatar, JumpContext
 from tele.proxy.user_limits import UserUsage
 from tele.rbac.policy import Policy
-from tele.routing.dialer import NodeDialer
 from tele.routing.finder import NodeFinder
 from tele.routing.index import NodeIndex
 
@@ -48,7 +47,7 @@ class JumpHost:
         policy: Callable[[], Policy],
         index: NodeIndex,
         has_tunnel: Callable[[str], bool],
-        dialer: NodeDialer,
+        dialer: HostRoute,
         audit: JumpAudit,
         usage: UserUsage,
     ) -> None:

@@ -35,12 +35,21 @@ from tele.model.identity import UserIdentity
 from tele.model.presence import Host
 from tele.proxy.jump_session import JumpSession
 from tele.proxy.user_limits import UserUsage
-from tele.routing.dialer import NodeDialer
 from tele.routing.finder import NodeFinder
 from tele.tunnel.relayed_channels import MemberAvatar
 
 #: Nodes that the log line about the end of a connection names.
 LOGGED_NODES_LIMIT: Final = 16
+
+
+class HostRoute(Protocol):
+    """How clients are connected to hosts; see :class:`tele.routing.dialer.NodeDialer`."""
+
+    def open(self, host: Host, remote_addr: tuple[str, int], **channel: Any) -> Deferred[Channel]:
+        """Return a channel to ``host``."""
+
+    def connect(self, host: Host, remote_addr: tuple[str, int]) -> Deferred[StreamEnd]:
+        """Return a stream to ``host``."""
 
 
 class JumpConnection(Protocol):
@@ -59,7 +68,7 @@ class JumpContext:
 
     clock: IReactorTime
     finder: NodeFinder
-    dialer: NodeDialer
+    dialer: HostRoute
     usage: UserUsage
     denied: Callable[[JumpAvatar, str, AccessDenied], None]
     logged_out: Callable[[JumpAvatar], None]

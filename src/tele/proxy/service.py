@@ -14,9 +14,11 @@ from tele.admission.limits import Limits
 from tele.conch.server.credentials import Trust, make_portal
 from tele.conch.server.drain import Drain, has_channels
 from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
+from tele.conch.server.settings import ServerSettings
 from tele.conch.server.transport import SSHServerTransport
 from tele.conch.transport.exchange import HostKeys
 from tele.errors import Unavailable
+from tele.interfaces import IRecorder
 from tele.log import make_logger
 from tele.loop import now
 from tele.membership.audit_reporter import AuditReporter
@@ -30,6 +32,7 @@ from tele.proxy.auth_reach import AuthEndpoints
 from tele.proxy.jump import JumpHost
 from tele.proxy.port import PortSettings, descriptors, listen_for_clients
 from tele.proxy.realm import ProxyRealm
+from tele.proxy.terminating.service import Terminating
 from tele.proxy.user_limits import UserUsage, user_limits
 from tele.reactor import Reactor
 from tele.routing.peers import PeerAvatar
@@ -54,8 +57,8 @@ class ProxyService(Service):
     ``listen_at`` is (host, port), port 0 for any; ``auth`` are auth's addresses, and ``dialer``
     connects to them. ``algorithms`` are offered to SSH clients. ``shutdown_grace`` is how many
     seconds users have to end their sessions when it stops. ``proxy_protocol`` and ``https`` are
-    explained at :class:`PortSettings`. ``ready`` fires with the port when it serves, or fails with
-    a :class:`tele.errors.TeleError`.
+    explained at :class:`PortSettings`. ``recorder`` takes part in sessions that end here.
+    ``ready`` fires with the port when it serves, or fails with a :class:`tele.errors.TeleError`.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class ProxyService(Service):
         shutdown_grace: float = 0.0,
         proxy_protocol: bool = False,
         https: IOpenSSLServerConnectionCreator | None = None,
+        recorder: IRecorder | None = None,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
         self.port: int | None = None
@@ -80,6 +84,8 @@ class ProxyService(Service):
         self._auth = AuthEndpoints(dialer or Dialer(reactor), auth)
         self._limits = limits
         self._algorithms = algorithms
+        self._recorder = recorder
+        self._usage = UserUsage(user_limits(descriptors()))
         self._shutdown_grace = shutdown_grace
         self._drain = Drain(reactor, self._present, _has_user_channels)
         self._reporter = AuditReporter(reactor, member)
@@ -87,6 +93,7 @@ class ProxyService(Service):
         self._router: Router | None = None
         self._ssh: SSHServerFactory | None = None
         self._jump: JumpHost | None = None
+        self._terminating: Terminating | None = None
         self._listening: IListeningPort | None = None
         self._checks = LoopingCall(self._check)
         self._checks.clock = reactor
@@ -108,7 +115,10 @@ class ProxyService(Service):
         self._drain.force()
 
     def _present(self) -> Collection[SSHServerTransport]:
-        return () if self._ssh is None else self._ssh.present
+        """All connections; those that end here before those that they came on."""
+        if self._ssh is None or self._terminating is None:
+            return ()
+        return [*self._terminating.present, *self._ssh.present]
 
     async def stopService(self) -> None:
         """Accept no more connections, and let sessions end until a deadline."""
@@ -120,11 +130,15 @@ class ProxyService(Service):
             await maybeDeferred(listening.stopListening)
         if self._ssh is not None:
             self._ssh.stopFactory()
+        if self._terminating is not None:
+            self._terminating.stop_accepting()
         if self._router is not None:
             self._router.drain()
         await self._drain.start(self._shutdown_grace, "the proxy is shutting down")
         if self._jump is not None:
             self._jump.stop()
+        if self._terminating is not None:
+            self._terminating.stop()
         if self._router is not None:
             self._router.close()
 
@@ -132,9 +146,12 @@ class ProxyService(Service):
         member = self._member
         await member.ready()
         router = self._router = Router(self._reactor, member, self._audit.duplicate)
-        jump = self._jump = self._make_jump_host(router)
+        terminating = self._terminating = self._make_terminating(router)
+        jump = self._jump = self._make_jump_host(router, terminating)
         ssh = self._ssh = self._make_ssh(router, jump)
         member.on_change(self._member_changed)
+        router.on_nodes_changed(terminating.review)
+        member.report_sessions(lambda: terminating.admission.sessions)
         jump.check()
         listening = self._listening = listen_for_clients(
             self._reactor, self._settings, member, ssh, self._auth, router
@@ -147,7 +164,16 @@ class ProxyService(Service):
                  address=str(Address(self._settings.host, port)))  # fmt: skip
         return port
 
-    def _make_jump_host(self, router: Router) -> JumpHost:
+    def _make_terminating(self, router: Router) -> Terminating:
+        settings = ServerSettings(
+            self._limits or Limits(), self._algorithms or ServerAlgorithms(), self._shutdown_grace
+        )
+        return Terminating(
+            self._reactor, self._member, router, self._reporter, self._usage, self._recorder,
+            settings,
+        )  # fmt: skip
+
+    def _make_jump_host(self, router: Router, terminating: Terminating) -> JumpHost:
         member = self._member
         return JumpHost(
             self._reactor,
@@ -155,9 +181,9 @@ class ProxyService(Service):
             lambda: member.policy,
             router.index,
             lambda host_id: router.tunnels.get(host_id) is not None,
-            router.dialer,
+            terminating.route,
             self._audit,
-            UserUsage(user_limits(descriptors())),
+            self._usage,
         )
 
     def _make_ssh(self, router: Router, jump: JumpHost) -> SSHServerFactory:
@@ -200,6 +226,8 @@ class ProxyService(Service):
         """The cluster's state or our identity has changed: end what is refused now."""
         if not self.running or self._router is None:
             return
+        if self._terminating is not None:
+            self._terminating.review()
         if self._jump is not None:
             self._jump.check()
         self._end_refused()

@@ -24,8 +24,14 @@ from attrs import frozen
 from twisted.conch.error import ConchError
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from tele.conch.connection.channel import Channel
 from tele.conch.connection.connection import SSHConnection
@@ -34,9 +40,11 @@ from tele.errors import TeleError, Unreachable
 from tele.log import make_logger
 from tele.model.api.members import Proxy
 from tele.model.presence import Host
+from tele.outbound.dialer import hand_over
 from tele.routing.direct import dial_server
 from tele.routing.peers import Peers
 from tele.routing.plan import Direct, PeerProxy, Route, ThisTunnel, routes
+from tele.sockets.direct import peer_address
 from tele.tunnel.acceptor import Tunnels
 from tele.tunnel.messages import ClientAddress
 from tele.tunnel.relayed_channels import OPEN_SECONDS, open_client_splice, open_client_stream
@@ -93,6 +101,46 @@ class _StreamOpener:
         return open_client_stream(connection, client, name, StreamEnd())
 
 
+@frozen
+class _ProtocolOpener:
+    """Connects the protocol that ``factory`` makes."""
+
+    factory: IProtocolFactory
+
+    def over_stream(self, stream: StreamEnd) -> IProtocol:
+        protocol = self._build()
+        transport, early = stream.release()
+        hand_over(transport, protocol, early)
+        transport.resumeProducing()
+        return protocol
+
+    def over_ssh(
+        self, connection: SSHConnection, client: ClientAddress, name: str
+    ) -> Deferred[IProtocol]:
+        return open_client_stream(connection, client, name, self._build())
+
+    def _build(self) -> IProtocol:
+        protocol = self.factory.buildProtocol(peer_address(("", 0)))
+        if protocol is None:
+            raise Unreachable("the connection is no longer needed")
+        return protocol
+
+
+@implementer(IStreamClientEndpoint)
+@frozen(eq=False)
+class NodeEndpoint:
+    """Connects to the SSH server of ``host`` for a client at ``remote_addr``, on any route."""
+
+    dialer: NodeDialer
+    host: Host
+    remote_addr: tuple[str, int]
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See ``IStreamClientEndpoint``."""
+        opener = _ProtocolOpener(protocolFactory)
+        return self.dialer.open_with(self.host, self.remote_addr, opener)
+
+
 class NodeDialer:
     """Connects clients to nodes.
 
@@ -138,15 +186,14 @@ class NodeDialer:
 
         Fails with :class:`Unreachable`, or with the node's own ``ConchError``; can be cancelled.
         """
-        return self._with_timeout(host, remote_addr, _ChannelOpener(channel))
+        return self.open_with(host, remote_addr, _ChannelOpener(channel))
 
     def connect(self, host: Host, remote_addr: tuple[str, int]) -> Deferred[StreamEnd]:
         """Return a stream to ``host``. Fails as :meth:`open` does."""
-        return self._with_timeout(host, remote_addr, _StreamOpener())
+        return self.open_with(host, remote_addr, _StreamOpener())
 
-    def _with_timeout(
-        self, host: Host, remote_addr: tuple[str, int], opener: Opener[T]
-    ) -> Deferred[T]:
+    def open_with(self, host: Host, remote_addr: tuple[str, int], opener: Opener[T]) -> Deferred[T]:
+        """Return what ``opener`` makes of a connection to ``host``. Fails as :meth:`open` does."""
         client = ClientAddress(host.id, remote_addr)
         opening = Deferred.fromCoroutine(self._open(host, client, opener))
         opening.addTimeout(OPEN_SECONDS, self._clock)

@@ -74,5 +74,6 @@ class NodeFinder:
         ports = {Address.parse(address)[1] for address in host.addresses} | SSH_PORTS
         if port not in ports:
             raise InvalidInput(f"port {port} of {host.name} is not its SSH port")
-        # A tunnel that is here is newer than what auth knows.
-        return host if self._has_tunnel(host.id) else check_online(host)
+        # A tunnel that is here is newer than what auth knows, and so is an attempt to connect to a
+        # host that does not announce itself.
+        return host if host.sshd or self._has_tunnel(host.id) else check_online(host)

@@ -6,6 +6,7 @@ with growing pauses; a failure is logged once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -33,6 +34,8 @@ class NodeWatch:
         self._index = index
         self._known = KnownNodes(clock, member, index)
         self._failures = 0
+        #: Called after each change.
+        self.on_change: Callable[[], None] = lambda: None
         self._following: Deferred[None] | None = None
 
     def restore(self) -> None:
@@ -67,3 +70,4 @@ class NodeWatch:
         self._failures = 0
         self._index.change(changes)
         self._known.changed()
+        self.on_change()

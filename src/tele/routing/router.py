@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -17,9 +18,10 @@ from tele.membership.member import Member
 from tele.model.addresses import Address
 from tele.model.api.members import Proxy
 from tele.model.identity import HostRole
+from tele.model.presence import Host
 from tele.model.revocation import HostRevocation
 from tele.outbound.name_lookup import NameResolver
-from tele.routing.dialer import NodeDialer
+from tele.routing.dialer import NodeDialer, NodeEndpoint
 from tele.routing.index import NodeIndex
 from tele.routing.node_watch import NodeWatch
 from tele.routing.peers import CONNECT_SECONDS, Peers
@@ -31,6 +33,8 @@ from tele.tunnel.relayed_channels import OPEN_SECONDS
 #: The port of an announced address that has none, of a node and of a proxy.
 NODE_PORT: Final = 3022
 PROXY_PORT: Final = 3080
+#: The port of a registered host that has none.
+SSHD_PORT: Final = 22
 
 
 class Router:
@@ -56,6 +60,10 @@ class Router:
         #: Nodes whose connections were ended because they were removed.
         self._revoked: frozenset[HostRevocation] = frozenset()
         self._watch.restore()
+
+    def on_nodes_changed(self, observer: Callable[[], None]) -> None:
+        """Call ``observer`` whenever auth has sent changes of nodes."""
+        self._watch.on_change = observer
 
     def start(self) -> None:
         """Follow auth."""
@@ -105,6 +113,21 @@ class Router:
         identity = self._member.identity
         moment = self._member.clock.stated_seconds
         return sign_client_address(client, identity.keys.ssh, identity.ssh_certificate, moment)
+
+    def endpoint(self, host: Host, remote_addr: tuple[str, int]) -> IStreamClientEndpoint:
+        """Return the endpoint of the SSH server of ``host``, for a client at ``remote_addr``.
+
+        OpenSSH's sshd does not learn that address: it would refuse what states it.
+        """
+        if host.sshd:
+            return self.sshd_endpoint(host)
+        return NodeEndpoint(self.dialer, host, remote_addr)
+
+    def sshd_endpoint(self, host: Host) -> IStreamClientEndpoint:
+        """Return the endpoint of a registered host that runs OpenSSH's sshd."""
+        address = host.addresses[0] if host.addresses else ""
+        found = Address.parse(address, SSHD_PORT)
+        return self._names.endpoint(host.id, *found, OPEN_SECONDS)
 
     def _dial_peer(self, proxy: Proxy) -> IStreamClientEndpoint:
         address = Address.parse(proxy.peer, PROXY_PORT)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from attrs import evolve, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from tele.interfaces import IRecorder, NamedRecorder
 from tele.loop import now
 from tele.model.addresses import Address
-from tele.model.identity import HostIdentity
+from tele.model.identity import HostIdentity, HostRole
 from tele.model.session import RecordingStart
 from tele.recording.tee import ConnectionTape
 from tele.sessions.context import ConnectionContext
@@ -19,11 +20,22 @@ from tele.sessions.context import ConnectionContext
 SECOND: Final = 1_000_000_000
 
 
+@frozen
+class ProxiedHost:
+    """A host whose sessions a proxy records. ``target`` is what it is; empty: a node of tele."""
+
+    host_id: str
+    name: str
+    cluster: str
+    proxy_id: str
+    target: str = ""
+
+
 def make_tape(
     clock: IReactorTime,
     recorder: IRecorder | Sequence[NamedRecorder],
     context: ConnectionContext,
-    host: HostIdentity,
+    host: HostIdentity | ProxiedHost,
 ) -> ConnectionTape:
     """Return the tape of a connection to ``host``, as its grant says; it begins now."""
     grant = context.grant
@@ -40,6 +52,14 @@ def make_tape(
         remote_addr=str(Address(*context.remote_addr)),
         started=now(clock),
     )
+    if isinstance(host, ProxiedHost):
+        start = evolve(
+            start,
+            recorder=HostRole.PROXY,
+            recorder_id=host.proxy_id,
+            mode=grant.recording.mode.value,
+            target=host.target,
+        )
     began = clock.seconds()
     return ConnectionTape(
         recorder,

@@ -25,7 +25,7 @@ def imported(*modules: str) -> set[str]:
     ("part", "others"),
     [
         ("node", {"tele.proxy", "tele.https.serve", "twisted.web.http"}),
-        ("proxy", {"tele.node", "tele.spawner", "tele.recording"}),
+        ("proxy", {"tele.node", "tele.spawner.program", "tele.spawner.session_child"}),
         ("auth", {"tele.node.service", "tele.proxy", "tele.spawner"}),
     ],
 )

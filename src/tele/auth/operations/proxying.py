@@ -10,7 +10,8 @@ Invariants:
   valid for one login name and for minutes, permits nothing that the user's roles or certificate
   withhold, and is revoked when the user's is.
 * A proxy answers with a certificate that has the names of a host, and proves no membership.
-* Sessions end at proxies only where the cluster says so.
+* Sessions end at proxies only where the cluster says so; those of hosts that run OpenSSH's sshd
+  always do.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class ProxyingOperations:
         if host is None or member is None:
             raise NotFound("no such host, or it has not announced itself yet")
         mode = self._state.present.recording.mode
-        if not mode.by_proxies:
+        if not (mode.by_proxies or host.sshd):
             raise AccessDenied(
                 "the sessions of this host do not end at proxies: session_recording.mode is"
                 f" {mode.value}",

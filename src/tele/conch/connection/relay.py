@@ -101,6 +101,16 @@ class StreamEnd(SocketReader, Protocol):
         else:
             self.update_reading()
 
+    def release(self) -> tuple[Any, bytes]:
+        """Return the connection, which has no channel yet, and what was received from it.
+
+        Nothing of this stream is between the two from now on.
+        """
+        early, self._early = self._early, []
+        if not self._direct:
+            self.transport.unregisterProducer()
+        return self.transport, b"".join(early)
+
     # -- from the stream --------------------------------------------------------------
     def socket_readable(self, socket: sockets.socket) -> Any:
         """Read ``socket`` into packets (see :class:`DirectSocket`)."""

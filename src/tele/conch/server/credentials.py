@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import ICredentials
 from twisted.cred.portal import IRealm, Portal
@@ -37,6 +37,19 @@ class ICertificateCredentials(ICredentials):
     """Proof of the key of a certificate that was checked."""
 
 
+@frozen
+class LoginProof:
+    """What the client signed to log in, so that another can check it.
+
+    The signature is over ``exchange`` (the session identifier, RFC 4253, section 7.2), as a string,
+    and ``request``.
+    """
+
+    exchange: bytes
+    request: bytes
+    signature: bytes = field(repr=False)
+
+
 @implementer(ICertificateCredentials)
 @frozen
 class CertificateCredentials:
@@ -47,6 +60,7 @@ class CertificateCredentials:
     certificate: Certificate
     remote_addr: tuple[str, int]
     local_addr: tuple[str, int]
+    proof: LoginProof | None = None
 
 
 @implementer(ICertificateCredentials)

@@ -32,6 +32,7 @@ from tele.conch.server.credentials import (
     CertificateCredentials,
     DeniedAttempt,
     ICertificateCredentials,
+    LoginProof,
     MemberCredentials,
     Trust,
 )
@@ -269,7 +270,14 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             certificate,
             transport.remote_addr(),
             transport.local_addr(),
+            self._proof(request),
         )
+
+    def _proof(self, request: KeyRequest) -> LoginProof | None:
+        exchange = self.transport.sessionID
+        if request.signature is None or exchange is None:
+            return None
+        return LoginProof(exchange, request.signed, request.signature)
 
     def _check_member(
         self, request: KeyRequest, certificate: Certificate, trust: Trust

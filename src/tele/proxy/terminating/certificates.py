@@ -1,0 +1,149 @@
+"""With which host key does a proxy answer for a target?
+
+Auth certifies a key of the proxy with the names of the target, and nothing else of it: the
+certificate proves no membership.
+
+Invariants:
+
+* Keys and certificates are in memory only.
+* A certificate is renewed before it expires, while the present one is used. Without auth it is used
+  until it expires.
+* Many clients of a target at once wait for one certificate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Final
+
+from attrs import define, field, frozen
+from twisted.internet.interfaces import IReactorTime
+
+from tele.certs.certificate import Certificate, parse_certificate
+from tele.certs.keys import PrivateKey, parse_line
+from tele.conch.transport.exchange import HostKeys
+from tele.errors import TeleError, Unavailable
+from tele.log import make_logger
+from tele.loop import now
+from tele.single_flight import SingleFlight
+
+#: Targets whose certificates are kept.
+TARGETS_LIMIT: Final = 10_000
+#: The part of its time after which a certificate is renewed.
+RENEW_AT: Final = 2 / 3
+#: Seconds until a renewal that failed is tried again.
+AGAIN_SECONDS: Final = 30.0
+
+log = make_logger(__name__)
+
+
+@frozen
+class IssuedCertificate:
+    """The line of a host certificate, and its end."""
+
+    line: str
+    expires: datetime
+
+
+#: Given the id of a target and a public key (a line), returns a certificate of that key for the
+#: target. Raises a TeleError.
+Issue = Callable[[str, str], Awaitable[IssuedCertificate]]
+
+
+@define(eq=False)
+class TargetKey:
+    """The key for one target, and the certificate that it has now."""
+
+    private: PrivateKey
+    keys: HostKeys | None = None
+    expires: datetime | None = None
+    renew: datetime | None = None
+    #: When the last attempt to renew it failed, by the monotonic clock.
+    failed: float | None = None
+    issuing: SingleFlight[TargetKey] = field(init=False)
+
+    def host_keys(self) -> HostKeys:
+        """Return key and certificate. A connection keeps the key, also when it was forgotten."""
+        if self.keys is None:
+            raise Unavailable("there is no certificate of this target")
+        return self.keys
+
+
+class TargetCertificates:
+    """The host keys of targets.
+
+    ``generate()`` makes a private key of the type that the cluster's keys have.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, issue: Issue, generate: Callable[[], PrivateKey]
+    ) -> None:
+        self._clock = clock
+        self._issue = issue
+        self._generate = generate
+        self._kept: dict[str, TargetKey] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    async def get(self, host_id: str) -> TargetKey:
+        """Return the key for a target, with a valid certificate.
+
+        Raises :class:`Unavailable` if there is none, and auth makes none now.
+        """
+        key = self._find(host_id)
+        if key.expires is None or now(self._clock) >= key.expires:
+            return await key.issuing.call()
+        if self._is_due(key):
+            key.issuing.call().addErrback(lambda _: None)  # logged; this one is still valid
+        return key
+
+    def forget(self, host_id: str) -> None:
+        """The host is gone."""
+        self._kept.pop(host_id, None)
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._kept.clear()
+
+    def _find(self, host_id: str) -> TargetKey:
+        """Return the key for a target, which is the one used last now."""
+        key = self._kept.pop(host_id, None)
+        if key is None:
+            while len(self._kept) >= TARGETS_LIMIT:
+                del self._kept[next(iter(self._kept))]
+            made = key = TargetKey(self._generate())
+            key.issuing = SingleFlight(lambda: self._renew(host_id, made))
+        self._kept[host_id] = key
+        return key
+
+    def _is_due(self, key: TargetKey) -> bool:
+        if key.failed is not None and self._clock.seconds() - key.failed < AGAIN_SECONDS:
+            return False
+        return key.renew is not None and now(self._clock) >= key.renew
+
+    async def _renew(self, host_id: str, key: TargetKey) -> TargetKey:
+        try:
+            issued = await self._issue(host_id, key.private.public.line)
+            certificate = _read(issued, key.private)
+        except TeleError as error:
+            key.failed = self._clock.seconds()
+            log.warn("no certificate for a target", host_id=host_id, error=str(error))
+            raise Unavailable(
+                f"this proxy has no host certificate for the target now: {error}"
+            ) from None
+        moment = now(self._clock)
+        key.failed = None
+        key.expires = issued.expires
+        key.renew = moment + (issued.expires - moment) * RENEW_AT
+        key.keys = HostKeys(key.private, certificate)
+        return key
+
+
+def _read(issued: IssuedCertificate, private: PrivateKey) -> Certificate:
+    """Return the certificate, if it is one of our key. Raises :class:`TeleError`."""
+    certificate = parse_certificate(parse_line(issued.line))
+    if certificate.key.blob != private.public.blob:
+        raise Unavailable("auth certified another key than ours")
+    return certificate

@@ -1,0 +1,125 @@
+"""How does a proxy reach a target for a user, and log in there?
+
+Invariants:
+
+* The target proves that it is the host that the client asked for, before anything is sent to it: a
+  node by its membership, an OpenSSH sshd by a certificate with its name.
+* The recording says which host was reached, at which address, and with which key.
+* The user's agent is asked only if the cluster says so, and the client has forwarded it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+from attrs import frozen
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from tele.admission.limits import Limits
+from tele.certs.certificate import Certificate
+from tele.certs.check import TARGET, CheckedHost
+from tele.conch.client.target import TargetLogin, connect_target
+from tele.conch.client.transport import HostVerifier, MemberVerifier, Verifier
+from tele.errors import BadCertificate
+from tele.membership.member import Member
+from tele.model.authority import AuthorityKind
+from tele.model.frame import FrameKind
+from tele.model.identity import HostRole
+from tele.model.presence import Host
+from tele.proxy.terminating.avatar import TargetAvatar
+from tele.proxy.terminating.registration import RegisteredSession
+from tele.reactor import Reactor
+
+_NODE: Final = "the log of the node says why; is it of this version?"
+_SSHD: Final = (
+    "does TrustedUserCAKeys of its sshd name the authority of users (tele ca export --type user),"
+    " and may this login log in there?"
+)
+
+
+@frozen
+class SshdVerifier:
+    """Accepts a host that is no member, by a certificate with its name: no key of a proxy."""
+
+    names: HostVerifier
+
+    def verify(self, certificate: Certificate, at: datetime) -> CheckedHost:
+        """Return the identity of the host. Raises :class:`BadCertificate`."""
+        checked = self.names.verify(certificate, at)
+        if checked.identity is not None or TARGET in certificate.extensions:
+            raise BadCertificate("it is the certificate of a member of the cluster", "host")
+        return checked
+
+
+@frozen
+class NodeVerifier:
+    """Accepts the node ``host_id``, by its membership: not what was certified for a proxy."""
+
+    members: MemberVerifier
+    host_id: str
+
+    def verify(self, certificate: Certificate, at: datetime) -> CheckedHost:
+        """Return the identity of the host. Raises :class:`BadCertificate`."""
+        checked = self.members.verify(certificate, at)
+        if checked.identity is None or checked.identity.host_id != self.host_id:
+            raise BadCertificate("it is the certificate of another node", "host")
+        return checked
+
+
+def sshd_verifier(member: Member, host: Host) -> Verifier:
+    """Return what accepts the certificate of a registered host that runs OpenSSH's sshd."""
+    trusted = member.ssh_trust(AuthorityKind.HOST)
+    name = f"{host.name}.{member.identity.host.cluster}"
+    return SshdVerifier(HostVerifier(trusted, (host.name, name, *host.names)))
+
+
+class TargetLogins:
+    """Logs in to targets. ``endpoint(host, address)`` returns that of a host's SSH server, for a
+    client at an address.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        member: Member,
+        endpoint: Callable[[Host, tuple[str, int]], IStreamClientEndpoint],
+        limits: Limits,
+    ) -> None:
+        self._reactor = reactor
+        self._member = member
+        self._endpoint = endpoint
+        self._limits = limits
+
+    async def connect(self, avatar: TargetAvatar, session: RegisteredSession) -> Any:
+        """Return the connection of a user to their target. Raises a TeleError."""
+        host = avatar.host
+        verifier = self._verifier(host)
+        login = TargetLogin(
+            host.name,
+            avatar.grant.login,
+            verifier,
+            [await session.identity()],
+            advice=_SSHD if host.sshd else _NODE,
+            limits=self._limits,
+        )
+        endpoint = self._endpoint(host, avatar.context.remote_addr)
+        connection = await connect_target(self._reactor, endpoint, login)
+        if avatar.tape is not None:
+            avatar.tape.note(
+                0,
+                FrameKind.HOST,
+                target=host.name,
+                address=", ".join(host.addresses),
+                fingerprint=connection.transport.host_fingerprint,
+                checked=verifier is not None,
+            )
+        return connection
+
+    def _verifier(self, host: Host) -> Verifier | None:
+        if not self._member.state.recording.proxy_checks_host_keys:
+            return None
+        if host.sshd:
+            return sshd_verifier(self._member, host)
+        return NodeVerifier(self._member.verifier(HostRole.NODE), host.id)

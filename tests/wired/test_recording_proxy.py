@@ -1,0 +1,290 @@
+"""Sessions that end at a proxy, with real clients of OpenSSH and a node behind the proxy."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recording_proxy import Proxied, bytes_of, end_programs, facts, read_error, set_mode, settled
+from small_cluster import ME, SmallCluster, set_options, small_cluster
+from tele.model.api.hosts import DELETE_HOST
+from tele.model.api.locks import PUT_LOCK, PutLock
+from tele.model.api.paging import ById
+from tele.model.frame import FrameKind
+from tele.model.identity import HostRole
+from tele.model.resources import Lock, LockSpec, LockTarget, Metadata, RecordingMode
+from tele.testing import MemoryRecorder
+
+pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[SmallCluster]:
+    """A cluster with one user."""
+    with small_cluster(tmp_path) as made:
+        made.person("alice", ME)
+        yield made
+        end_programs(made)
+
+
+@pytest.fixture
+def proxied(cluster: SmallCluster) -> Proxied:
+    """A node behind a recording proxy."""
+    return Proxied(cluster)
+
+
+def start(proxied: Proxied, *args: str) -> subprocess.Popen[bytes]:
+    """Start OpenSSH's client through the proxy, and wait until its session is recorded."""
+    before = len(proxied.recorder.recordings)
+    words = proxied.cluster.jump_words("alice", proxied.proxy, "web1.small", *args)
+    process = proxied.cluster.start("ssh", *words)
+    made = proxied.recorder.recordings
+    proxied.cluster.reactor.until(
+        lambda: len(made) > before and FrameKind.OPEN in {f.kind for f in made[-1].frames}
+    )
+    return process
+
+
+def finish(proxied: Proxied, process: subprocess.Popen[bytes], seconds: float = 5.0) -> bytes:
+    """Wait for the end of a client; return its standard error."""
+    proxied.cluster.reactor.until(lambda: process.poll() is not None, seconds)
+    return read_error(proxied.cluster, process)
+
+
+def test_a_command(proxied: Proxied) -> None:
+    """The client accepts the proxy for the node, and its command runs there as without it; the
+    proxy records it, signs for the node's name, and reports it.
+    """
+    done = proxied.ssh("cat; echo err >&2; exit 3", stdin=b"in\n")
+    assert (done.stdout, done.stderr, done.returncode) == (b"in\n", b"err\n", 3)
+    recording = proxied.ended()
+    start_ = recording.start
+    assert (start_.user, start_.login, start_.node) == ("alice", ME, "web1")
+    assert start_.node_id == proxied.node.member.host_id
+    assert (start_.recorder, start_.recorder_id) == (
+        HostRole.PROXY,
+        proxied.proxy.member.host_id,
+    )
+    assert start_.mode == "proxy"
+    assert bytes_of(recording) == b"in\n"
+    assert bytes_of(recording, FrameKind.ERROR) == b"err\n"
+    (host,) = facts(recording, FrameKind.HOST)
+    assert (host["target"], host["checked"]) == ("web1", True)
+    own = proxied.node.member.identity.keys.ssh.public.fingerprint
+    assert host["fingerprint"] == own
+    (began, _) = proxied.cluster.wait_event("session.start", 2)
+    assert (began.server_id, began.fields["node"]) == (proxied.proxy.member.host_id, "web1")
+    assert began.session_id == start_.id
+    ends = proxied.cluster.wait_event("session.end", 2)
+    assert {event.fields["recorded"] for event in ends} == {True, False}
+    (of_node,) = [e for e in proxied.cluster.events("session.start") if e.fields.get("of_session")]
+    assert of_node.fields["of_session"] == start_.id
+
+
+def test_nobody_gets_around_it(proxied: Proxied) -> None:
+    """A user who connects to the node itself is refused, and told what to do (attack)."""
+    direct = proxied.cluster.ssh("alice", proxied.node, "echo in")
+    assert (direct.stdout, direct.returncode) == (b"", 255)
+    assert b"recorded by its proxies: connect through one" in direct.stderr
+    assert proxied.recorder.recordings == []
+
+
+def test_the_other_route_of_the_jump_host(proxied: Proxied) -> None:
+    """A client that names the node as a subsystem of the proxy is recorded, too."""
+    words = proxied.cluster.jump_words("alice", proxied.proxy, "web1.small")
+    config = words[1]
+    command = f"ssh -F {config} -s jump proxy:web1.small:22"
+    data = bytes(range(256)) * 4096
+    done = proxied.cluster.run(
+        "ssh", "-F", config, "-o", f"ProxyCommand={command}", "web1.small", "cat; exit 4",
+        stdin=data,
+    )  # fmt: skip
+    assert (done.stdout == data, done.returncode) == (True, 4), done.stderr
+    assert facts(proxied.ended(), FrameKind.EXIT) == [{"status": 4}]
+
+
+def test_a_node_behind_a_tunnel(cluster: SmallCluster) -> None:
+    """The proxy reaches its target as it reaches nodes: through the tunnel, too."""
+    recorder = MemoryRecorder()
+    proxy = cluster.proxy(recorder=recorder)
+    node = cluster.tunnel_node(proxy)
+    set_mode(cluster, RecordingMode.PROXY, proxy.member, node.host.member)
+    settled(cluster, proxy, "nat1")
+    done = cluster.jump("alice", proxy, "nat1.small", "echo through")
+    assert done.stdout == b"through\n", done.stderr
+    cluster.reactor.until(lambda: recorder.recordings[0].closed is not None)
+    assert bytes_of(recorder.recordings[0]) == b"through\n"
+
+
+def test_a_terminal(proxied: Proxied) -> None:
+    """A session with a terminal has the client's size, and what it shows is recorded."""
+    words = proxied.cluster.jump_words("alice", proxied.proxy, "web1.small")
+    line = f"stty rows 33 cols 99; ssh -tt {' '.join(words)} 'stty size; tty'"
+    done = proxied.cluster.run("script", "-qec", line, "/dev/null")
+    assert b"33 99" in done.stdout
+    recording = proxied.ended()
+    (opened,) = facts(recording, FrameKind.OPEN)
+    assert (opened["pty"]["columns"], opened["pty"]["rows"]) == (99, 33)
+    assert b"33 99" in bytes_of(recording)
+
+
+def test_many_commands_of_one_connection(proxied: Proxied, tmp_path: Path) -> None:
+    """Sessions of a ControlMaster are channels of one recording and of one login to the target."""
+    words = proxied.cluster.jump_words("alice", proxied.proxy, "web1.small")
+    shared = ["-o", f"ControlPath={tmp_path}/control"]
+    master = proxied.cluster.start("ssh", *shared, "-M", "-N", *words)
+    proxied.cluster.reactor.until(lambda: (tmp_path / "control").exists())
+    for number in range(5):
+        done = proxied.cluster.run("ssh", *shared, *words, f"echo {number}")
+        assert done.stdout == b"%d\n" % number, done.stderr
+    master.terminate()
+    recording = proxied.ended()
+    assert len(facts(recording, FrameKind.OPEN)) == 5
+    assert len(facts(recording, FrameKind.HOST)) == 1
+    assert bytes_of(recording) == b"0\n1\n2\n3\n4\n"
+
+
+# -- the end of access ------------------------------------------------------------------
+def lock(proxied: Proxied, target: LockTarget) -> None:
+    lock = Lock(Metadata("lock"), LockSpec(target, "enough"))
+    proxied.cluster.reactor.wait(
+        proxied.cluster.admin.perform(PUT_LOCK, PutLock("lock", lock, force=True))
+    )
+
+
+@pytest.mark.parametrize("what", ["user", "role", "login", "host_id", "session", "login_session"])
+def test_a_lock_ends_it(proxied: Proxied, what: str) -> None:
+    """Each kind of lock ends the session at the proxy within seconds, and nothing new begins."""
+    client = start(proxied, "sleep 60")
+    begun = proxied.recorder.recordings[0].start
+    values = {
+        "user": "alice", "role": "access", "login": ME, "host_id": begun.node_id,
+        "session": begun.id, "login_session": begun.login_session,
+    }  # fmt: skip
+    lock(proxied, LockTarget(**{what: values[what]}))
+    said = finish(proxied, client)
+    assert client.returncode == 255
+    assert b"locked" in said or b"ended" in said or b"closed" in said
+    assert "lock" in (proxied.ended().closed or "") or what == "session"
+    if what != "session":
+        assert proxied.ssh("echo in").stdout == b""
+
+
+def test_a_role_that_is_taken_away_ends_it(proxied: Proxied) -> None:
+    """A change of the user's role ends a session that would not be allowed any more."""
+    client = start(proxied, "sleep 60")
+    set_options(proxied.cluster, proxied.node, force_command="/bin/false")
+    again = proxied.ssh("echo in")
+    assert (again.stdout, again.returncode) == (b"", 1)
+    client.terminate()
+    finish(proxied, client)
+
+
+def test_a_host_that_is_removed_has_no_sessions(proxied: Proxied) -> None:
+    """They end within seconds, at the node or at the proxy, and so do their recordings."""
+    client = start(proxied, "sleep 60")
+    host_id = proxied.node.member.host_id
+    proxied.cluster.reactor.wait(proxied.cluster.admin.perform(DELETE_HOST, ById(host_id)))
+    finish(proxied, client)
+    assert client.returncode in (254, 255)  # the node ends its part, too
+    assert proxied.ended().closed
+
+
+def test_a_mode_that_is_changed_holds_for_new_sessions(proxied: Proxied) -> None:
+    """A session goes on as it began, whichever way the mode is changed."""
+    cluster, members = proxied.cluster, (proxied.node.member, proxied.proxy.member)
+    through = start(proxied, "sleep 3; echo done")
+    set_mode(cluster, RecordingMode.NODE, *members)
+    direct = cluster.start(
+        "ssh", *cluster.jump_words("alice", proxied.proxy, "web1.small", "sleep 3; exit 7")
+    )
+    cluster.wait_event("session.start", 3)
+    assert len(proxied.recorder.recordings) == 1
+    set_mode(cluster, RecordingMode.PROXY, *members)
+    for client, status in ((direct, 7), (through, 0)):
+        finish(proxied, client, 20)
+        assert client.returncode == status
+    assert proxied.ssh("echo in").stdout == b"in\n"
+    assert bytes_of(proxied.ended(2)) == b"in\n"
+    assert bytes_of(proxied.recorder.recordings[0]) == b"done\n"
+
+
+# -- refusals ---------------------------------------------------------------------------
+def test_without_auth_nothing_begins(proxied: Proxied) -> None:
+    """Auth has to register a session: without it the user is told so. What runs goes on."""
+    client = start(proxied, "sleep 8; exit 6")
+    proxied.cluster.stop_auth()
+    refused = proxied.ssh("echo in")
+    assert (refused.stdout, refused.returncode) == (b"", 255)
+    assert b"begins when auth has registered it" in refused.stderr
+    finish(proxied, client, 30)
+    assert client.returncode == 6
+    proxied.cluster.start_auth()
+    proxied.cluster.reactor.until(lambda: proxied.ssh("echo in").stdout == b"in\n")
+
+
+def test_another_host_at_its_address_is_refused(cluster: SmallCluster) -> None:
+    """A node that has the address of another one, or an impostor, gets no login (attack)."""
+    proxied = Proxied(cluster)
+    other = cluster.node(name="web2")
+    host = proxied.proxy.service.router.index.get(proxied.node.member.host_id)
+    assert host is not None
+    proxied.node.service._presence.addresses = (f"127.0.0.1:{other.port}",)
+    proxied.node.member.announce_soon()
+
+    def moved() -> bool:
+        known = proxied.proxy.service.router.index.get(host.id)
+        return known is not None and known.addresses == (f"127.0.0.1:{other.port}",)
+
+    cluster.reactor.until(moved)
+    done = proxied.ssh("echo in")
+    assert (done.stdout, done.returncode != 0) == (b"", True)
+    assert b"another node" in done.stderr, done.stderr
+    assert proxied.ended().frames[-1].kind is FrameKind.CLOSE
+
+
+def test_a_client_that_does_not_say_where_it_logs_in(proxied: Proxied) -> None:
+    """A client whose login is not bound to the host is refused with the reason (attack)."""
+    program = """
+import asyncio, asyncssh, sys
+async def main():
+    key = asyncssh.load_keypairs([(sys.argv[1], sys.argv[1] + "-cert.pub")])
+    async with asyncssh.connect("127.0.0.1", int(sys.argv[2]), username=sys.argv[3],
+            client_keys=key, known_hosts=None, config=None) as jump:
+        try:
+            await jump.connect_ssh("web1.small", 22, username=sys.argv[3], client_keys=key,
+                known_hosts=None, config=None)
+        except asyncssh.Error as error:
+            print("refused", error)
+        else:
+            print("in")
+asyncio.run(main())
+"""
+    folder = proxied.cluster.folder / "people"
+    words = (str(folder / "alice"), str(proxied.proxy.port), ME)
+    done = proxied.cluster.run(sys.executable, "-c", program, *words)
+    assert b"in" not in done.stdout.split()
+    denied = proxied.cluster.wait_event("auth.denied")
+    assert any("8.9" in event.error for event in denied)
+    assert proxied.recorder.recordings == []
+
+
+# -- the proxy stops --------------------------------------------------------------------
+def test_a_proxy_that_stops_lets_sessions_end(cluster: SmallCluster) -> None:
+    """New ones are refused while it waits for those that run."""
+    proxied = Proxied(cluster, shutdown_grace=30.0)
+    client = start(proxied, "sleep 2; echo done; exit 5")
+    stopping: list[Any] = []
+    from twisted.internet.defer import Deferred
+
+    Deferred.fromCoroutine(proxied.proxy.service.stopService()).addBoth(stopping.append)
+    finish(proxied, client, 20)
+    assert client.returncode == 5
+    cluster.reactor.until(lambda: bool(stopping))
+    assert bytes_of(proxied.ended()) == b"done\n"
