@@ -58,7 +58,8 @@ def test_every_key_of_the_configuration_is_read(place: str, name: str) -> None:
 
     ``version`` is read by its check, and decides what all others mean.
     """
-    used = attributes_read("embed", "tap", "cli", "plugins", "node", "auth", "conch", "model")
+    parts = ("auth", "node", "proxy")
+    used = attributes_read("embed", "tap", "cli", "plugins", "conch", "model", *parts)
     assert name in used or place == "version", f"{place} is accepted and never read"
 
 

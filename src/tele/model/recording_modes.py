@@ -36,6 +36,17 @@ class RecordingMode(str, Enum):
         return self in (RecordingMode.PROXY, RecordingMode.PROXY_SYNC)
 
 
+class ProxyLogin(str, Enum):
+    """With what a proxy that ends users' SSH logs in to a host that runs OpenSSH's sshd.
+
+    ``certificate``: one that auth makes for the session. ``agent``: the user's own certificate, by
+    the agent that the client forwards.
+    """
+
+    CERTIFICATE = "certificate"
+    AGENT = "agent"
+
+
 #: What the name of a feature is.
 FEATURE: Final = re.compile(r"[a-z][a-z0-9-]{0,31}", re.ASCII)
 #: A node pauses a session's output until auth has it; a proxy likewise.

@@ -11,7 +11,7 @@ from attrs import Factory, asdict, field, fields, frozen
 
 from tele.model.bounds import OMITTED, AtMost, Between, OneOf
 from tele.model.names import NAME
-from tele.model.recording_modes import MODES
+from tele.model.recording_modes import MODES, ProxyLogin
 from tele.model.recording_modes import RecordingMode as RecordingMode
 from tele.model.sizes import Size
 
@@ -146,13 +146,6 @@ def mode_problem(mode: RecordingMode) -> str:
     return f"this version supports {', '.join(each.value for each in MODES)}"
 
 
-def host_keys_problem(checked: bool) -> str:
-    """Return why this value of ``proxy_checks_host_keys`` is not supported, or nothing."""
-    if checked or any(mode.by_proxies for mode in MODES):
-        return ""
-    return "host keys are always checked; leave this key out"
-
-
 def sync_end_problem(value: timedelta) -> str:
     """Return what is wrong with a value of ``sync_end_after``, or nothing."""
     return "" if timedelta(seconds=5) <= value <= timedelta(days=1) else "from 5s to 1d"
@@ -170,16 +163,20 @@ class RecordingSettings:
     ``sync_end_after``: in a sync mode a session that waits so long for auth is ended. Of what a
     command without a terminal writes and reads, each stream's first ``capture_head`` and last
     ``capture_tail`` bytes are kept.
+
+    Of hosts that run OpenSSH's sshd: whether proxies accept only those with a host certificate of
+    the cluster, and with what proxies log in there.
     """
 
     mode: RecordingMode = field(
         default=RecordingMode.NODE, metadata={"check": mode_problem, "values": MODES}
     )
-    proxy_checks_host_keys: bool = field(default=True, metadata={"check": host_keys_problem})
+    proxy_checks_host_keys: bool = True
     # Hosts of an older version do not know these keys: they are left out while nobody set them.
     sync_end_after: timedelta = field(
         default=timedelta(minutes=5), metadata={**OMITTED, "check": sync_end_problem}
     )
+    proxy_login: ProxyLogin = field(default=ProxyLogin.CERTIFICATE, metadata=OMITTED)
     capture_head: Size = field(
         default=Size(1 << 20), metadata={**OMITTED, "check": capture_problem}
     )
@@ -192,7 +189,6 @@ class RecordingSettings:
         """Why these settings are not supported, or nothing."""
         for name, wrong in (
             (f"mode {self.mode.value}", mode_problem(self.mode)),
-            ("proxy_checks_host_keys false", host_keys_problem(self.proxy_checks_host_keys)),
             ("sync_end_after", sync_end_problem(self.sync_end_after)),
             ("capture_head", capture_problem(self.capture_head)),
             ("capture_tail", capture_problem(self.capture_tail)),

@@ -159,6 +159,7 @@ class ProxyService(Service):
         address: Any = listening.getHost()
         port = self.port = int(address.port)
         router.start()
+        terminating.start()
         self._checks.start(CHECK_SECONDS, now=False)
         log.info("proxy is serving", cluster=member.identity.host.cluster,
                  address=str(Address(self._settings.host, port)))  # fmt: skip

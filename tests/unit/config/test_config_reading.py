@@ -26,7 +26,7 @@ from tele.config.values import (
 )
 from tele.embed.hosts import limits_of, penalty_rules, ssh_algorithms
 from tele.errors import ConfigError
-from tele.model.recording_modes import MODES
+from tele.model.recording_modes import MODES, ProxyLogin
 from tele.model.resources import RecordingMode
 
 WORKING = ", ".join(mode.value for mode in MODES)
@@ -404,10 +404,16 @@ def test_a_recording_mode_that_nothing_does_is_refused(mode: str) -> None:
     assert f"{mode}: this version supports {WORKING}" in problem
 
 
-def test_host_keys_cannot_be_left_unchecked() -> None:
-    """What is always so may be said; that it shall not be so is refused."""
-    (problem,) = problems(auth("  session_recording: {proxy_checks_host_keys: false}"))
-    assert "proxy_checks_host_keys: False: host keys are always checked" in problem
+def test_what_proxies_do_at_hosts_with_sshd() -> None:
+    """Whether they check host keys, and with what they log in."""
+    given = "{proxy_checks_host_keys: false, proxy_login: agent}"
+    config = read(auth(f"  session_recording: {given}")).config
+    assert config.auth is not None
+    settings = config.auth.session_recording
+    assert settings is not None
+    assert (settings.proxy_checks_host_keys, settings.proxy_login) == (False, ProxyLogin.AGENT)
+    (problem,) = problems(auth("  session_recording: {proxy_login: password}"))
+    assert "expected one of certificate, agent" in problem
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,12 @@ class TargetAvatar(SessionAvatar):
         made = self._made_forwards
         return made is not None and bool(made.agent_forwarded)
 
+    @property
+    def agent_requested(self) -> bool:
+        """Whether the client has said that it forwards its agent."""
+        made = self._made_forwards
+        return made is not None and bool(made.agent_requested)
+
     def make_forwards(self, records: ForwardRecords) -> RemoteForwards:
         """See :class:`SessionAvatar`."""
         return RemoteForwards(

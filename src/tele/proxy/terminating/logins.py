@@ -10,7 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -20,14 +20,17 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from tele.admission.limits import Limits
 from tele.certs.certificate import Certificate
 from tele.certs.check import TARGET, CheckedHost
-from tele.conch.client.target import TargetLogin, connect_target
+from tele.conch.client.agent import Agent, open_agent
+from tele.conch.client.target import LoginIdentity, TargetLogin, connect_target
 from tele.conch.client.transport import HostVerifier, MemberVerifier, Verifier
-from tele.errors import BadCertificate
+from tele.errors import AccessDenied, BadCertificate
+from tele.loop import now
 from tele.membership.member import Member
 from tele.model.authority import AuthorityKind
 from tele.model.frame import FrameKind
 from tele.model.identity import HostRole
 from tele.model.presence import Host
+from tele.model.recording_modes import ProxyLogin
 from tele.proxy.terminating.avatar import TargetAvatar
 from tele.proxy.terminating.registration import RegisteredSession
 from tele.reactor import Reactor
@@ -95,17 +98,19 @@ class TargetLogins:
     async def connect(self, avatar: TargetAvatar, session: RegisteredSession) -> Any:
         """Return the connection of a user to their target. Raises a TeleError."""
         host = avatar.host
-        verifier = self._verifier(host)
-        login = TargetLogin(
-            host.name,
-            avatar.grant.login,
-            verifier,
-            [await session.identity()],
-            advice=_SSHD if host.sshd else _NODE,
-            limits=self._limits,
-        )
+        verifier = self.verifier(host)
         endpoint = self._endpoint(host, avatar.context.remote_addr)
-        connection = await connect_target(self._reactor, endpoint, login)
+        if self.by_agent(host):
+            agent = await self._agent(avatar)
+            try:
+                identities = await self._of_agent(avatar, agent)
+                login = self._login(avatar, verifier, identities)
+                connection = await connect_target(self._reactor, endpoint, login)
+            finally:
+                agent.close()
+        else:
+            login = self._login(avatar, verifier, [await session.identity()])
+            connection = await connect_target(self._reactor, endpoint, login)
         if avatar.tape is not None:
             avatar.tape.note(
                 0,
@@ -117,9 +122,51 @@ class TargetLogins:
             )
         return connection
 
-    def _verifier(self, host: Host) -> Verifier | None:
-        if not self._member.state.recording.proxy_checks_host_keys:
-            return None
+    def _login(
+        self, avatar: TargetAvatar, verifier: Verifier | None, identities: Sequence[LoginIdentity]
+    ) -> TargetLogin:
+        return TargetLogin(
+            avatar.host.name,
+            avatar.grant.login,
+            verifier,
+            identities,
+            advice=_SSHD if avatar.host.sshd else _NODE,
+            limits=self._limits,
+        )
+
+    def by_agent(self, host: Host) -> bool:
+        """Whether the user's own agent logs in to ``host``. Nodes accept auth's certificates only,
+        while proxies record.
+        """
+        return host.sshd and self._member.state.recording.proxy_login is ProxyLogin.AGENT
+
+    async def _agent(self, avatar: TargetAvatar) -> Agent:
+        if not avatar.agent_requested:
+            raise AccessDenied(
+                f"{avatar.host.name} is logged in to with your agent, which is not forwarded: use"
+                " ssh -A, or ForwardAgent yes",
+                "agent",
+            )
+        return await open_agent(self._reactor, avatar.conn)
+
+    async def _of_agent(self, avatar: TargetAvatar, agent: Agent) -> Sequence[LoginIdentity]:
+        login = avatar.grant.login
+        trusted = self._member.ssh_trust(AuthorityKind.USER)
+        found = await agent.identities(login, trusted, now(self._reactor))
+        if not found:
+            raise AccessDenied(
+                f"your agent has no certificate of this cluster for login {login} that is valid"
+                " now: tele login",
+                "agent",
+            )
+        return found
+
+    def verifier(self, host: Host) -> Verifier | None:
+        """Return what accepts ``host``; None: its key is not checked, as the cluster says.
+
+        Nodes are members, and always prove it.
+        """
         if host.sshd:
-            return sshd_verifier(self._member, host)
+            checks = self._member.state.recording.proxy_checks_host_keys
+            return sshd_verifier(self._member, host) if checks else None
         return NodeVerifier(self._member.verifier(HostRole.NODE), host.id)

@@ -28,6 +28,7 @@ from tele.conch.client.transport import AwaitedTransport, One, Verifier
 from tele.errors import TeleError
 from tele.log import make_logger
 from tele.model.presence import Host
+from tele.routing.direct import dial_server
 
 #: Each host is probed once in so many seconds.
 PERIOD_SECONDS: Final = 30.0
@@ -62,11 +63,18 @@ class _ProbeTransport(AwaitedTransport):
         self.loseConnection()
 
 
-async def probe(clock: IReactorTime, endpoint: IStreamClientEndpoint, verifier: Verifier) -> None:
+async def probe(
+    clock: IReactorTime, endpoint: IStreamClientEndpoint, verifier: Verifier | None
+) -> None:
     """Return if the server at ``endpoint`` proves that it is the expected one.
 
-    Raises a :class:`TeleError`, or what the endpoint fails with.
+    Without ``verifier`` it is enough that it is an SSH server. Raises a :class:`TeleError`, or what
+    the endpoint fails with.
     """
+    if verifier is None:
+        stream = await dial_server(endpoint, b"")
+        stream.transport.abortConnection()
+        return
     transport = _ProbeTransport(clock, verifier, Protocol, None)
     ready = transport.ready()
     try:

@@ -10,7 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from twisted.internet.defer import Deferred
 
@@ -27,6 +27,7 @@ from tele.membership.member import Member
 from tele.membership.ssh_trust import SSHTrust
 from tele.model.access import Denied, Grant, Reason
 from tele.model.addresses import Address
+from tele.model.api.hosts import REPORT_HOST_PROBES, HostProbe, ReportHostProbes
 from tele.model.api.proxying import (
     CERTIFY_TARGET,
     MINT_SESSION,
@@ -40,6 +41,7 @@ from tele.model.resources import RecordingMode
 from tele.proxy.terminating.avatar import TargetAvatar
 from tele.proxy.terminating.certificates import IssuedCertificate, TargetCertificates
 from tele.proxy.terminating.logins import TargetLogins
+from tele.proxy.terminating.probes import Probed, Probes, probe
 from tele.proxy.terminating.realm import TargetRealm
 from tele.proxy.terminating.registration import Minted, RegisteredSession
 from tele.proxy.terminating.route import TerminatingRoute
@@ -88,6 +90,13 @@ class Terminating:
             server,
             lambda _, attempt: audit.denied(attempt),
         )
+        self._probes = Probes(
+            reactor,
+            lambda: [host for host in router.index if host.sshd],
+            self._probe,
+            self._report,
+        )
+        self._router = router
         #: How clients reach hosts.
         self.route = TerminatingRoute(reactor, router.dialer, self._servers, self._ends_here)
 
@@ -122,9 +131,22 @@ class Terminating:
         hosts = [self._index.get(host_id) for host_id in sorted(used)]
         return [None if host is None else (host.id, dict(host.labels)) for host in hosts]
 
+    def start(self) -> None:
+        """Probe hosts that do not announce themselves."""
+        self._probes.start()
+
+    async def _probe(self, host: Host) -> None:
+        endpoint, verifier = self._router.sshd_endpoint(host), self._logins.verifier(host)
+        await probe(self._reactor, endpoint, verifier)
+
+    async def _report(self, found: Sequence[Probed]) -> None:
+        items = tuple(HostProbe(each.host_id, not each.problem, each.problem) for each in found)
+        await self._member.authority.perform(REPORT_HOST_PROBES, ReportHostProbes(items))
+
     def stop_accepting(self) -> None:
         """Sessions go on; no connection begins any more."""
         self._servers.stop()
+        self._probes.stop()
 
     def stop(self) -> None:
         """All connections are closed."""
@@ -163,7 +185,7 @@ class Terminating:
 
         session = RegisteredSession(session_id, credentials, self._reactor, mint, self._new_key)
         try:
-            await session.register(certificate=True)
+            await session.register(certificate=not self._logins.by_agent(host))
         except (Unreachable, Unavailable) as error:
             raise Unavailable(
                 f"a session through this proxy begins when auth has registered it: {error}"
