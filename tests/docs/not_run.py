@@ -6,6 +6,7 @@ from typing import Final
 
 _INSTALLS = "it installs software; .ci/run installs the wheel in a clean environment and uses it"
 _SYSTEMD = "systemd does not run here; tests/cli/test_cli_services.py checks the units"
+_SSHD = "it is about a machine's own sshd; tests/interop/test_recording_proxy_sshd.py does the same"
 #: How lines begin that run the tests themselves, or programs of theirs that take minutes.
 TESTS_AND_MEASURES: Final = (
     "sh tests/run",
@@ -21,6 +22,9 @@ COMMANDS_NOT_RUN: Final = {
     "systemctl daemon-reload": _SYSTEMD,
     "systemctl enable --now tele-auth": _SYSTEMD,
     "journalctl -u tele-node -f": _SYSTEMD,
+    "tele ca export --type user --format openssh > tele-users.pub": _SSHD,
+    "tele ca sign-host ssh_host_ed25519_key.pub --principal db-legacy --ttl 8760h": _SSHD,
+    "tele nodes add db-legacy --address 10.0.0.9:22 --labels env=legacy": _SSHD,
     "tele completion fish | source": "fish is not installed; tests/cli checks the script",
 }
 #: Blocks that are neither commands nor a configuration of tele, by page and how they begin.
@@ -29,6 +33,8 @@ OTHER_BLOCKS: Final = {
     ("docs/howto/plugins.rst", "# myproject/tele/plugins/syslog_sink.py"): (
         "a module; tests/cli/test_cli_embed.py uses plugins of this shape"
     ),
+    ("docs/howto/sshd-fleet.rst", "HostCertificate "): "a part of sshd's configuration",
+    ("docs/howto/sshd-fleet.rst", "session:root@db-legacy"): "a file of sshd",
     ("docs/howto/egress.rst", "[Service]"): "a part of a unit of systemd",
     ("docs/howto/proxies.rst", "listen tele"): (
         "HAProxy's configuration; tests/interop/test_balancers.py runs HAProxy with one"

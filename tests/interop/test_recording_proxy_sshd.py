@@ -1,0 +1,300 @@
+"""Stock OpenSSH clients through the recording proxy to a plain sshd, and what is recorded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sshd_fleet import NAME, SSHD, Fleet, fleet
+from three_processes import BIN, Cluster, free_port, wait_for
+
+pytestmark = [
+    pytest.mark.skipif(SSHD is None, reason="sshd is not installed"),
+    pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed"),
+    pytest.mark.root,
+]
+
+
+@pytest.fixture(scope="module")
+def machine(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A machine with sshd."""
+    folder = tmp_path_factory.mktemp("machine") / "sshd"
+    with fleet(cluster, folder) as made:
+        yield made
+
+
+def of_kind(frames: list[Any], kind: str) -> list[Any]:
+    return [frame for frame in frames if frame["frame"] == kind]
+
+
+class Recorded:
+    """What the recording holds that is made within the block: whole, and verified."""
+
+    def __init__(self, machine: Fleet) -> None:
+        self.machine = machine
+        self.frames: list[Any] = []
+        self.text = ""
+        self.row: Any = None
+
+    def __enter__(self) -> Recorded:
+        self._before = len(self.machine.recordings())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is not None:
+            return
+        self.row = self.machine.recorded(self._before + 1)
+        self.machine.verified(self.row["id"])
+        self.frames = self.machine.frames(self.row["id"])
+        self.text = self.machine.text(self.row["id"])
+
+
+def test_a_command(machine: Fleet) -> None:
+    """Both streams, the input and the exit status are those of the machine; its host is named."""
+    with Recorded(machine) as kept:
+        done = machine.ssh("cat; echo err >&2; exit 3", stdin=b"in\n", check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (3, b"in\n", b"err\n")
+    assert (kept.row["target"], kept.row["recorder"]) == ("openssh", "proxy")
+    assert "in\n" in kept.text
+    (host,) = of_kind(kept.frames, "host")
+    assert (host["target"], host["checked"]) == (NAME, True)
+    key = (machine.folder / "host.pub").read_text()
+    shown = subprocess.run(
+        ["ssh-keygen", "-lf", "-"], input=key, capture_output=True, text=True, check=True
+    )
+    assert host["fingerprint"] in shown.stdout
+
+
+def test_a_terminal(machine: Fleet) -> None:
+    """It has the client's size, follows a change of it, and is recorded as it showed."""
+    program = f"ssh -tt -F {machine.cluster.ssh_config} {machine.host}"
+    inner = "stty size; trap 'stty size; exit 0' WINCH; echo ready; sleep 20 & wait"
+    script = (
+        "import os, pty, sys, time, struct, fcntl, termios\n"
+        "pid, master = pty.fork()\n"
+        "if pid == 0: os.execvp('sh', ['sh', '-c', sys.argv[1]])\n"
+        "fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack('HHHH', 33, 99, 0, 0))\n"
+        "seen = b''\n"
+        "while b'ready' not in seen: seen += os.read(master, 4096)\n"
+        "fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack('HHHH', 40, 100, 0, 0))\n"
+        "try:\n"
+        "    while data := os.read(master, 4096): seen += data\n"
+        "except OSError: pass\n"
+        "sys.stdout.buffer.write(seen)\n"
+    )
+    with Recorded(machine) as kept:
+        done = subprocess.run(
+            [sys.executable, "-c", script, f'sleep 0.5; {program} "{inner}"'],
+            env=machine.cluster.environment, capture_output=True, timeout=60, check=True,
+        )  # fmt: skip
+        assert b"40 100" in done.stdout
+    assert of_kind(kept.frames, "resize")[-1]["columns"] == 100
+    assert "40 100" in kept.text
+
+
+def test_a_signal(machine: Fleet) -> None:
+    """A command that is killed is told from one that succeeded, in the recording, too."""
+    with Recorded(machine) as kept:
+        assert machine.ssh("kill -TERM $$", check=False).returncode == 255
+    assert of_kind(kept.frames, "exit")[0]["signal"] == "TERM"
+
+
+@pytest.mark.parametrize("flags", [(), ("-O",)], ids=["sftp", "legacy"])
+def test_scp(machine: Fleet, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """A file is copied there and back unchanged, by both protocols."""
+    data = os.urandom(3_000_000)
+    (tmp_path / "up").write_bytes(data)
+    there = tmp_path / "there"
+    client = machine.cluster.client
+    with Recorded(machine):
+        client("scp", *flags, "-q", str(tmp_path / "up"), f"{machine.host}:{there}")
+    assert there.read_bytes() == data
+    with Recorded(machine) as kept:
+        client("scp", *flags, "-q", f"{machine.host}:{there}", str(tmp_path / "down"))
+    assert (tmp_path / "down").read_bytes() == data
+    opened = of_kind(kept.frames, "open")[0]
+    assert opened["command"] == "sftp" if not flags else "scp -f" in opened["command"]
+
+
+def test_sftp(machine: Fleet, tmp_path: Path) -> None:
+    """Listing, making directories, upload, download, renaming and removal."""
+    (tmp_path / "up").write_bytes(b"content")
+    batch = tmp_path / "batch"
+    batch.write_text(
+        f"mkdir {tmp_path}/d\nput {tmp_path}/up {tmp_path}/d/x\n"
+        f"rename {tmp_path}/d/x {tmp_path}/d/y\nls {tmp_path}/d\n"
+        f"get {tmp_path}/d/y {tmp_path}/got\nrm {tmp_path}/d/y\n"
+    )
+    with Recorded(machine) as kept:
+        machine.cluster.client("sftp", "-b", str(batch), machine.host)
+    assert (tmp_path / "got").read_bytes() == b"content"
+    assert not (tmp_path / "d" / "y").exists()
+    assert of_kind(kept.frames, "open")[0]["command"] == "sftp"
+
+
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
+def test_rsync(machine: Fleet, tmp_path: Path) -> None:
+    """A folder is copied."""
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "a").write_text("a" * 100_000)
+    shell = f"ssh -F {machine.cluster.ssh_config}"
+    with Recorded(machine) as kept:
+        subprocess.run(
+            ["rsync", "-a", "-e", shell, f"{tmp_path}/from/", f"{machine.host}:{tmp_path}/to/"],
+            env=machine.cluster.environment, check=True, timeout=60,
+        )  # fmt: skip
+    assert (tmp_path / "to" / "a").read_text() == "a" * 100_000
+    assert of_kind(kept.frames, "open")[0]["command"].startswith("rsync --server")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_git(machine: Fleet, tmp_path: Path) -> None:
+    """A repository is cloned and pushed to."""
+    shell = {"GIT_SSH_COMMAND": f"ssh -F {machine.cluster.ssh_config}"}
+    environment = {**machine.cluster.environment, **shell}
+
+    def git(*words: str) -> bytes:
+        author = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(
+            ["git", *author, *words], env=environment, capture_output=True, check=True, timeout=60
+        ).stdout
+
+    git("init", "-q", "--bare", f"{tmp_path}/there.git")
+    with Recorded(machine):
+        git("clone", "-q", f"{machine.host}:{tmp_path}/there.git", f"{tmp_path}/here")
+    git("-C", f"{tmp_path}/here", "commit", "-q", "--allow-empty", "-m", "first")
+    with Recorded(machine) as kept:
+        git("-C", f"{tmp_path}/here", "push", "-q", "origin", "HEAD:refs/heads/main")
+    assert b"first" in git("-C", f"{tmp_path}/there.git", "log", "--oneline", "main")
+    assert "git-receive-pack" in of_kind(kept.frames, "open")[0]["command"]
+
+
+@pytest.mark.skipif(not (BIN / "ansible").exists(), reason="Ansible is not installed")
+def test_ansible(machine: Fleet, tmp_path: Path) -> None:
+    """Ansible runs a module there, over one connection that it keeps."""
+    (tmp_path / "hosts").write_text(
+        f"{machine.host} ansible_ssh_common_args='-F {machine.cluster.ssh_config}'"
+        f" ansible_python_interpreter={sys.executable}\n"
+    )
+    environment = {
+        **machine.cluster.environment, "HOME": str(tmp_path), "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_SSH_ARGS": f"-o ControlMaster=auto -o ControlPath={tmp_path}/%C"
+        " -o ControlPersist=2s",
+    }  # fmt: skip
+    words = ["-i", str(tmp_path / "hosts"), "all", "-m", "command", "-a", "echo from-ansible"]
+    with Recorded(machine) as kept:
+        done = subprocess.run(
+            [BIN / "ansible", *words], env=environment, capture_output=True, timeout=120,
+            check=True,
+        )  # fmt: skip
+        assert b"from-ansible" in done.stdout
+    assert len(of_kind(kept.frames, "open")) > 3
+    assert len(of_kind(kept.frames, "host")) == 1
+
+
+def test_many_commands_of_one_connection(machine: Fleet, tmp_path: Path) -> None:
+    """Sessions of a ControlMaster are one recording, with each of their commands."""
+    shared = ("-o", f"ControlPath={tmp_path}/c", "-o", "ControlMaster=auto")
+    with Recorded(machine) as kept:
+        for number in range(20):
+            done = machine.cluster.ssh(
+                *shared, "-o", "ControlPersist=60", machine.host, f"echo {number}"
+            )
+            assert done.stdout == b"%d\n" % number
+        machine.cluster.ssh(*shared, "-O", "exit", machine.host, check=False)
+    commands = [frame["command"] for frame in of_kind(kept.frames, "open")]
+    assert commands == [f"echo {number}" for number in range(20)]
+
+
+def test_forwards(machine: Fleet, tmp_path: Path) -> None:
+    """Ports are forwarded in both directions and by SOCKS; who, where to and how much is kept."""
+    (tmp_path / "file").write_text("served")
+    web, local, remote, socks = (free_port() for _ in range(4))
+    server = subprocess.Popen(
+        [sys.executable, "-m", "http.server", str(web), "--bind", "127.0.0.1"],
+        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    words = [
+        "-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{local}:127.0.0.1:{web}",
+        "-R", f"{remote}:127.0.0.1:{web}", "-D", f"127.0.0.1:{socks}",
+    ]  # fmt: skip
+
+    def fetched(*options: str) -> bytes:
+        line = ["curl", "-s", "-m", "10", *options]
+        return subprocess.run(line, capture_output=True, check=False).stdout
+
+    try:
+        with Recorded(machine) as kept:
+            client = subprocess.Popen(
+                ["ssh", "-F", str(machine.cluster.ssh_config), *words, machine.host],
+                env=machine.cluster.environment,
+            )
+            try:
+                here = f"http://127.0.0.1:{local}/file"
+                wait_for(lambda: fetched(here) == b"served", "the forward")
+                assert fetched(f"http://127.0.0.1:{remote}/file") == b"served"
+                through = ("--socks5", f"127.0.0.1:{socks}")
+                assert fetched(*through, f"http://127.0.0.1:{web}/file") == b"served"
+            finally:
+                client.terminate()
+                client.wait()
+    finally:
+        server.terminate()
+        server.wait()
+    forwarded = {frame.get("forward") for frame in of_kind(kept.frames, "open")}
+    assert {"direct-tcpip", "forwarded-tcpip"} <= forwarded
+    assert any(frame["received"] for frame in of_kind(kept.frames, "close"))
+
+
+def test_the_agent_onward(machine: Fleet, tmp_path: Path) -> None:
+    """The client's agent is there for programs on the machine."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{tmp_path}/key"], check=True
+    )
+    line = (
+        f"eval $(ssh-agent) >/dev/null; ssh-add -q {tmp_path}/key;"
+        f" ssh -A -F {machine.cluster.ssh_config} {machine.host} ssh-add -l;"
+        " kill $SSH_AGENT_PID"
+    )
+    with Recorded(machine) as kept:
+        done = subprocess.run(
+            ["sh", "-c", line], env=machine.cluster.environment, capture_output=True, timeout=60,
+            check=True,
+        )  # fmt: skip
+        assert b"ED25519" in done.stdout, done.stderr
+    assert "auth-agent" in {frame.get("kind") for frame in of_kind(kept.frames, "forward")}
+
+
+def test_a_proxy_that_is_killed(machine: Fleet) -> None:
+    """After kill -9 of the proxy in the middle of a session, what the session showed until a second
+    before is uploaded and verifies.
+    """
+    cluster, before = machine.cluster, len(machine.recordings())
+    mark = f"killed-{time.time_ns()}"
+    client = subprocess.Popen(
+        ["ssh", "-tt", "-F", str(cluster.ssh_config), machine.host, f"echo {mark}; sleep 60"],
+        env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert client.stdout is not None
+        assert mark.encode() in client.stdout.readline()
+        time.sleep(2.0)
+        cluster.kill("proxy")
+        client.wait(30)
+    finally:
+        client.kill()
+        client.communicate()
+        cluster.start("proxy")
+    row = machine.recorded(before + 1)
+    machine.verified(row["id"])
+    assert mark in machine.text(row["id"])
+    wait_for(lambda: machine.ssh("true", check=False).returncode == 0, "ssh to work again", 60)
