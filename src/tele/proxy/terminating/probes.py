@@ -6,8 +6,8 @@ time to time, as far as its proof of its key, and tells auth.
 Invariants:
 
 * Nothing is sent to a host but a key exchange; nobody logs in.
-* So many probes run at once, each for a limited time, and the probes of all hosts are spread over
-  the period: a fleet costs a proxy a few connections a second.
+* One probe of a host runs or waits, and so many run at once, each for a limited time. The probes of
+  all hosts are spread over the period: a fleet costs a proxy a few connections a second.
 * What is known is reported together; a report that fails is not repeated: the next one follows.
 """
 
@@ -33,7 +33,7 @@ from tele.routing.direct import dial_server
 #: Each host is probed once in so many seconds.
 PERIOD_SECONDS: Final = 30.0
 #: Probes at once, and how long one may take.
-AT_ONCE: Final = 32
+AT_ONCE: Final = 128
 PROBE_SECONDS: Final = 10.0
 #: How long results are gathered, and how many are reported with one call.
 GATHER_SECONDS: Final = 2.0
@@ -106,6 +106,8 @@ class Probes:
         self._dice = dice
         self._places = DeferredSemaphore(AT_ONCE)
         self._found: list[Probed] = []
+        #: Hosts whose probe runs, or waits to.
+        self._waiting: set[str] = set()
         self._running: set[Deferred[Any]] = set()
 
     def start(self) -> None:
@@ -133,12 +135,17 @@ class Probes:
         """Begin a probe of each host at a moment of its own in each period."""
         while True:
             for host in self._hosts():
-                self._run(self._later(host, self._dice() * PERIOD_SECONDS))
+                if host.id not in self._waiting:
+                    self._waiting.add(host.id)
+                    self._run(self._later(host, self._dice() * PERIOD_SECONDS))
             await deferLater(self._clock, PERIOD_SECONDS)
 
     async def _later(self, host: Host, seconds: float) -> None:
-        await deferLater(self._clock, seconds)
-        await self._places.run(lambda: Deferred.fromCoroutine(self._one(host)))
+        try:
+            await deferLater(self._clock, seconds)
+            await self._places.run(lambda: Deferred.fromCoroutine(self._one(host)))
+        finally:
+            self._waiting.discard(host.id)
 
     async def _one(self, host: Host) -> None:
         probing: Deferred[None] = Deferred.fromCoroutine(self._checked(host))

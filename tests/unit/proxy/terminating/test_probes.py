@@ -98,6 +98,7 @@ def test_a_fleet_is_probed_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(fleet.asked) == 4
     fleet.pass_time(120)
     assert len(fleet.told) > 20
+    assert len(fleet.probes._running) <= 60 + 2  # one for each host, and the two loops
     fleet.probes.stop()
     assert not fleet.clock.getDelayedCalls()
 
