@@ -34,7 +34,7 @@ from tele.proxy.tls_records import Handshake
 HANDSHAKE_SECONDS: Final = 20.0
 #: How long a relay may be idle. Longer than any call of the API takes, than auth waits for the next
 #: one, and than the pause between two keepalives of a stream.
-RELAY_IDLE_SECONDS: Final = 180.0
+RELAY_IDLE_SECONDS: Final = 360.0
 #: The pages: how long the TLS handshake, the head of a request and a pause may take.
 PAGES: Final = Limits(
     handshake=timedelta(seconds=10),
