@@ -69,6 +69,8 @@ class TargetAvatar(SessionAvatar):
         """Raise :class:`AccessDenied` if the user has too many connections already."""
         self.host = host
         self.tape = tape
+        #: The user's own agent logs in to the target.
+        self.by_agent = False
         self._user = context.grant.identity.user
         self._usage = usage
         self._slots = slots
@@ -91,7 +93,7 @@ class TargetAvatar(SessionAvatar):
 
     def make_forwards(self, records: ForwardRecords) -> RemoteForwards:
         """See :class:`SessionAvatar`."""
-        return RemoteForwards(
+        forwards = RemoteForwards(
             self._reactor,
             self.context,
             self._target,
@@ -100,6 +102,8 @@ class TargetAvatar(SessionAvatar):
             lambda: self.conn,
             self._slots,
         )
+        forwards.agent_for_login = self.by_agent
+        return forwards
 
     # -- the user's share (see tele.tunnel.relayed_channels.MemberConnection) -----------
     def may_open(self) -> str:

@@ -100,7 +100,7 @@ class TargetLogins:
         host = avatar.host
         verifier = self.verifier(host)
         endpoint = self._endpoint(host, avatar.context.remote_addr)
-        if self.by_agent(host):
+        if avatar.by_agent:
             agent = await self._agent(avatar)
             try:
                 identities = await self._of_agent(avatar, agent)

@@ -215,10 +215,12 @@ class Terminating:
 
             return RemoteTarget(self._reactor, host.name, connect)
 
-        return TargetAvatar(
+        avatar = TargetAvatar(
             self._reactor, context, host, target, self._tape(context, host), self._audit,
             self._usage, self._slots,
         )  # fmt: skip
+        avatar.by_agent = self._logins.by_agent(host)
+        return avatar
 
     def _tape(self, context: ConnectionContext, host: Host) -> ConnectionTape | None:
         if self._recorder is None or context.grant.recording.mode is RecordingMode.OFF:
