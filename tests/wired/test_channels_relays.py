@@ -497,6 +497,68 @@ def test_early_data_of_the_far_side_are_queued(world: ChannelWorld) -> None:
         ends.client_link.close()
 
 
+class Holding:
+    """An observer that lets the client have nothing for now."""
+
+    def __init__(self) -> None:
+        self.wait: Deferred[None] = Deferred()
+        self.ended: tuple[int, int] | None = None
+
+    def opened(self, number: int) -> Deferred[None]:
+        return self.wait
+
+    def refused(self, reason: Any) -> None:
+        raise AssertionError(reason)
+
+    def closed(self, sent: int, received: int) -> None:
+        self.ended = sent, received
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_what_the_client_may_not_have_yet_waits(world: ChannelWorld, allowed: bool) -> None:
+    """Data, EOF and CLOSE of the far side, until the observer allows it; if never, the channel is
+    closed without them. The other direction does not wait.
+    """
+    far, near = world.link(), world.link()
+    target: Any = Target()
+
+    def connect(request: Any, factory: Any) -> Deferred[Any]:
+        protocol = factory.buildProtocol(None)
+        protocol.makeConnection(target)
+        protocol.dataReceived(b"banner")
+        done: Deferred[Any] = Deferred()
+        done.callback(protocol)
+        return done
+
+    world.forward = connect
+    later: Deferred[Any] = Deferred()
+    near.server.avatar.channelLookup[b"direct-tcpip"] = lambda **_: later
+    observer = Holding()
+    opened = open_splice(
+        far.client.service, b"direct-tcpip", TARGET, remoteWindow=1 << 20, remoteMaxPacket=32768,
+        observer=observer,
+    )  # fmt: skip
+    client_end = near.open(ClientEnd(), TARGET)
+    far.settle()
+    opened.addCallback(later.callback)
+    near.settle()
+    client_end.write(b"up")
+    near.settle()
+    far.settle()
+    near.settle()
+    assert (target.value(), client_end.got) == (b"up", b"")
+    if allowed:
+        observer.wait.callback(None)
+    else:
+        observer.wait.errback(Unreachable("auth is away"))
+    near.settle()
+    assert client_end.got == (b"banner" if allowed else b"")
+    assert ("closed" in client_end.events) is not allowed
+    for ends in (near, far):
+        ends.client_link.close()
+    assert observer.ended is not None
+
+
 # -- protocols over channels ----------------------------------------------------------
 class Talker(Protocol):
     """Keeps what happens."""

@@ -57,6 +57,25 @@ def test_what_is_recorded(recorded: Remote) -> None:
     assert {frame.channel for frame in recorded.frames(FrameKind.OUTPUT)} == {1}
 
 
+def test_what_is_typed_is_not_recorded_by_a_proxy() -> None:
+    """It cannot see whether the terminal echoes, so it may be a password: the recording says that
+    there was input (attack). What is sent to a command is recorded if a role asks.
+    """
+    remote = Remote(records=True, recording=RecordingPlan(input=True))
+    channel = remote.run(ProgramRequest("shell", pty=PtyRequest("xterm", 80, 24)))
+    channel.write(b"password")
+    remote.settle()
+    channel.write(b"more")
+    remote.settle()
+    assert not remote.frames(FrameKind.INPUT)
+    assert len(remote.notes(FrameKind.GAP)) == 1
+    channel = remote.run(ProgramRequest("exec", b"cat"))
+    channel.write(b"words")
+    remote.settle()
+    assert [frame.data for frame in remote.frames(FrameKind.INPUT)] == [b"words"]
+    remote.close()
+
+
 def test_a_recorder_that_is_behind(recorded: Remote) -> None:
     """It stops the target, of which one window waits; nothing reaches the client that was not
     observed, and nothing is lost.

@@ -12,68 +12,17 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from attrs import define, field
-from twisted.internet.defer import Deferred, succeed
-from zope.interface import implementer
+from attrs import define
 
 from small_cluster import ME, SmallCluster, SmallNode, small_cluster
-from tele.interfaces import IRecorder, ISyncRecording
-from tele.model.frame import Frame, FrameKind
+from sync_recorder import SyncRecorder
+from tele.model.frame import FrameKind
 from tele.model.resources import RecordingMode, RecordingSettings
-from tele.model.session import RecordingStart
-from tele.recording.sync import Acknowledged
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
 
 END_AFTER = timedelta(seconds=5)
-
-
-@implementer(ISyncRecording)
-@define(eq=False)
-class Recording:
-    """A recording of which auth has what the test says, or all with ``away`` false."""
-
-    recorder: Recorder
-    frames: list[Frame] = field(factory=list)
-    known: Acknowledged = field(factory=Acknowledged)
-    paused: bool = False
-
-    def write(self, frame: Frame) -> None:
-        self.frames.append(frame)
-        if not self.recorder.away:
-            self.known.advance(frame.sequence)
-
-    def synced(self, sequence: int) -> Deferred[None]:
-        return self.known.wait(sequence)
-
-    def when_resumed(self, callback: Any) -> None:
-        callback()
-
-    def close(self, reason: str, sequence: int = 0) -> Deferred[None]:
-        return succeed(None)
-
-    def kinds(self, kind: FrameKind) -> bytes:
-        return b"".join(f.data for f in self.frames if f.kind is kind)
-
-
-@implementer(IRecorder)
-@define(eq=False)
-class Recorder:
-    """Keeps frames. While ``away``, auth gets none of them."""
-
-    away: bool = False
-    recordings: list[Recording] = field(factory=list)
-
-    def open(self, start: RecordingStart) -> Deferred[Any]:
-        self.recordings.append(Recording(self))
-        return succeed(self.recordings[-1])
-
-    def come_back(self) -> None:
-        """Auth gets all that there is."""
-        self.away = False
-        for each in self.recordings:
-            each.known.advance(each.frames[-1].sequence)
 
 
 @define
@@ -82,7 +31,7 @@ class World:
 
     cluster: SmallCluster
     node: SmallNode
-    recorder: Recorder
+    recorder: SyncRecorder
     folder: Path
 
     def ssh(self, *words: str) -> tuple[subprocess.Popen[bytes], Path]:
@@ -108,7 +57,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     """A cluster in the mode node-sync; a session that waits for long ends after some seconds."""
     with small_cluster(tmp_path / "cluster") as cluster:
         cluster.person("alice", ME)
-        recorder = Recorder()
+        recorder = SyncRecorder()
         node = cluster.node(recorder=recorder)
         assert cluster.auth is not None
         assert cluster.auth._parts is not None

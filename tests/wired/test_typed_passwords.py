@@ -94,7 +94,7 @@ def test_a_password_is_not_recorded(world: World, prompt: str) -> None:
     assert not any(PASSWORD.encode() in f.data for f in world.recorder.frames)
     gaps = [json.loads(f.data) for f in world.recorder.frames if f.kind is FrameKind.GAP]
     assert [(gap["lost"], gap["reason"]) for gap in gaps] == [
-        ({}, "input is not recorded while the terminal does not echo")
+        ({}, "input of a terminal is not recorded unless the terminal is known to echo")
     ]
 
 

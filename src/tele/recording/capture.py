@@ -72,6 +72,16 @@ class Capture:
         while pieces and self._size - len(pieces[0]) >= tail:
             self._size -= len(pieces.popleft())
 
+    @property
+    def is_beyond_head(self) -> bool:
+        """Whether something has passed that was not recorded as it did."""
+        return self.count > self._limits.head
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256, in hex, of what has passed so far."""
+        return self._hash.hexdigest()
+
     def end(self) -> Captured:
         """Return what the stream was."""
         last = b"".join(self._pieces)

@@ -24,7 +24,7 @@ from tele.model.session import Launched
 from tele.recording.capture import Capture, CaptureLimits
 from tele.recording.tee import ConnectionTape
 
-NOT_SHOWN: Final = "input is not recorded while the terminal does not echo"
+NOT_SHOWN: Final = "input of a terminal is not recorded unless the terminal is known to echo"
 #: The streams of a program, as frames of CAPTURE name them.
 _STREAMS: Final = {
     FrameKind.OUTPUT: "output",
@@ -58,6 +58,8 @@ class ProgramTap:
             if tape.record_input:
                 recorded.append(FrameKind.INPUT)
             self._captures = {kind: Capture(limits) for kind in recorded}
+        #: Up to where the SHA-256 of a stream was recorded while it passed.
+        self._captured: dict[FrameKind, int] = {}
         #: Whether it was told that there is input that is not recorded.
         self._hidden = False
         #: Bytes of files that passed.
@@ -78,7 +80,21 @@ class ProgramTap:
         return self._tape.holds
 
     def hold(self) -> Deferred[None] | None:
-        """Hold what was recorded so far: None if it may reach the client now."""
+        """Hold what was recorded so far: None if it may reach the client now.
+
+        Of output that is not recorded itself the SHA-256 is at auth first.
+        """
+        for kind, capture in self._captures.items():
+            if capture.is_beyond_head and capture.count != self._captured.get(kind):
+                self._captured[kind] = capture.count
+                self._tape.note(
+                    self._channel,
+                    FrameKind.CAPTURE,
+                    stream=_STREAMS[kind],
+                    bytes=capture.count,
+                    sha256=capture.sha256,
+                    so_far=True,
+                )
         return self._tape.held(self._tape.number)
 
     def on_notice(self, callback: Callable[[str], None]) -> Callable[[], None]:

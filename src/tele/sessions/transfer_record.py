@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -51,15 +52,29 @@ class TransferRecords:
             launched,
             lambda transfer: self._transferred(channel, transfer),
             lambda reason: self._unread(channel, reason),
+            partial(self._opened, channel) if self._holds else None,
         )
 
-    def _transferred(self, channel: int, transfer: Transfer) -> None:
+    @property
+    def _holds(self) -> bool:
+        """Whether what passes has to be at auth before the client gets it."""
+        return self._tape is not None and self._tape.holds
+
+    def _opened(self, channel: int, transfer: Transfer) -> None:
+        """A file was opened: that has to be at auth before its content passes."""
+        self._note(channel, transfer)
+
+    def _note(self, channel: int, transfer: Transfer) -> dict[str, Any]:
         fields: dict[str, Any] = {
             name: cut(value) if isinstance(value, str) else value
             for name, value in transfer.fields.items()
         }
         if self._tape is not None:
             self._tape.note(channel, FrameKind.TRANSFER, **fields)
+        return fields
+
+    def _transferred(self, channel: int, transfer: Transfer) -> None:
+        fields = self._note(channel, transfer)
         left_out = self._limiter.admit(self._clock.seconds())
         if left_out is None:
             return

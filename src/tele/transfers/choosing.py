@@ -11,13 +11,15 @@ from tele.transfers.scp import ScpReader, arguments
 from tele.transfers.sftp import SftpReader
 
 
-def observer_of(launched: Launched, report: Report, broken: Broken) -> Observer:
+def observer_of(
+    launched: Launched, report: Report, broken: Broken, opened: Report | None = None
+) -> Observer:
     """Return what reports the transfers of ``launched``, a program without a terminal.
 
     What a command line says is used for paths, and to know rsync; SFTP and scp are told by what
-    passes.
+    passes. ``opened`` is told of files when they are opened by SFTP.
     """
-    sftp = SftpReader(report)
+    sftp = SftpReader(report, opened)
     if launched.files:
         return Guarded([sftp], broken, certain=True)
     command = launched.command.decode("utf-8", "replace")

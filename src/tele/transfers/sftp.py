@@ -113,9 +113,11 @@ class _Request:
 class SftpReader:
     """Reads both directions of SFTP; see :class:`tele.transfers.observer.Reader`."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, opened: Report | None = None) -> None:
+        """``opened`` is told of files when they are opened, too: before their content passes."""
         self.recognized = False
         self._report = report
+        self._opened = opened
         self._begun = False
         self._requests: deque[_Request] = deque()
         self._files: dict[bytes, _File] = {}
@@ -195,6 +197,8 @@ class SftpReader:
         if flags & _APPENDING:
             file.written.spoil("it was appended to the file")
 
+        op, direction = ("write", UPLOAD) if flags & _WRITING else ("read", DOWNLOAD)
+
         def replied(status: int | None, rest: Fields | None) -> None:
             if rest is None:
                 for transfer in file.transfers(_result(status)):
@@ -209,8 +213,9 @@ class SftpReader:
                 raise Unreadable("more open files than are kept")
             self._keep(file.path)
             self._files[handle] = file
+            if self._opened is not None:
+                self._opened(Transfer("sftp", "open", path, direction=direction, mode=mode))
 
-        op, direction = ("write", UPLOAD) if flags & _WRITING else ("read", DOWNLOAD)
         transfer = Transfer("sftp", op, path, direction=direction, bytes=0, mode=mode)
         self._expect(_Request(number, replied, transfer))
 

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from session_world import FakeAudit, context
+from sync_recorder import SyncRecorder
 from tele.model.frame import FrameKind
 from tele.model.session import Launched
 from tele.recording.tee import ConnectionTape
@@ -33,10 +34,10 @@ DENIED = string(b"\x65" + bytes(4) + struct.pack(">I", 3))
 class World:
     """A connection with a recording, or without one."""
 
-    def __init__(self, *, recorded: bool = True, strict: bool = True) -> None:
+    def __init__(self, *, recorded: bool = True, strict: bool = True, sync: bool = False) -> None:
         self.clock = Clock()
         self.audit = FakeAudit()
-        self.recorder = MemoryRecorder()
+        self.recorder: Any = SyncRecorder() if sync else MemoryRecorder()
         self.context = context()
         self.tape: ConnectionTape | None = None
         if recorded:
@@ -45,6 +46,8 @@ class World:
                 make_start(self.clock, self.context),
                 lambda: 0,
                 strict=strict,
+                sync=sync,
+                clock=self.clock,
             )
             Deferred.fromCoroutine(self.tape.ready())
             self.tape.on_loss(lambda name, why: self.audit.emit("lost", self.context, why=why))
@@ -76,6 +79,22 @@ def test_an_event_says_what_the_frame_says() -> None:
     assert world.audit.events == [
         ("sftp", {**frame, "channel": 3, "error": "permission denied"}),
     ]
+
+
+def test_an_open_file_is_recorded_if_output_waits_for_it() -> None:
+    """In a mode where output waits for auth, it has the name before the client gets content."""
+    opening = string(b"\3" + bytes(4) + string(b"/x") + struct.pack(">II", 1, 0))
+    handle = string(b"\x66" + bytes(4) + string(b"h"))
+    for sync in (True, False):
+        world = World(sync=sync)
+        observer = world.records.observe(FILE_SERVER, 1)
+        for view in (INIT, opening):
+            observer.input(memoryview(view))
+        for view in (VERSION, handle):
+            observer.output(memoryview(view))
+        told = world.frames(FrameKind.TRANSFER)
+        assert [(each["op"], each["path"]) for each in told] == ([("open", "/x")] if sync else [])
+        assert world.audit.events == []
 
 
 def test_events_are_limited_and_frames_are_not() -> None:

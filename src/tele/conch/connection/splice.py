@@ -15,11 +15,15 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from tele.conch.connection.backlog import Backlog
 from tele.conch.connection.channel import Channel
 from tele.conch.connection.channel_connection import ChannelConnection
 from tele.conch.connection.relay import RelayObserver
+from tele.log import make_logger
+
+log = make_logger(__name__)
 
 
 class SplicedChannel(Channel):
@@ -34,6 +38,8 @@ class SplicedChannel(Channel):
         self.passed = 0
         #: Is told what happens, if this half is the client's: what it has sent went to the stream.
         self.observer: RelayObserver | None = None
+        #: What its peer has sent waits: the client may not have it yet.
+        self._waits = False
 
     def data_view(self, view: memoryview) -> None:
         """Send data on; what is queued is credited when it has left."""
@@ -44,7 +50,7 @@ class SplicedChannel(Channel):
         self._pass_on(view, code)
 
     def _pass_on(self, view: memoryview, code: int | None) -> None:
-        if self.other.id is None:
+        if self.other.id is None or self._waits:
             self._early.append(view, code)
             return
         self.passed += len(view)
@@ -53,6 +59,8 @@ class SplicedChannel(Channel):
 
     def _pass_on_early(self) -> None:
         """The other half is open: pass on what came before."""
+        if self._waits:
+            return
         early = self._early
         while early:
             view, code = early.first(self.localMaxPacket)
@@ -65,19 +73,37 @@ class SplicedChannel(Channel):
         if self.remoteClosed:
             self.other.loseConnection()
 
+    def _observe_open(self) -> None:
+        """Tell the observer; what is for this half's peer waits as long as it says."""
+        wait = None if self.observer is None else self.observer.opened(self.id)
+        if wait is not None:
+            self.other._waits = True
+            wait.addCallbacks(self._may_pass, self._must_not)
+
+    def _may_pass(self, _: None) -> None:
+        self.other._waits = False
+        if self.is_open:
+            self.other._pass_on_early()
+
+    def _must_not(self, failure: Failure) -> None:
+        """The connection ends."""
+        if self.is_open:
+            log.info("forward closed", error=failure.getErrorMessage())
+            self.loseConnection()
+
     def queue_sent(self, count: int) -> None:
         """What was queued here came from the other half's peer: give credit."""
         self.other.consumed(count)
 
     def eofReceived(self) -> None:
         """The peer sent EOF: pass it on."""
-        if self.other.id is not None:
+        if self.other.id is not None and not self._waits:
             self.other.send_eof()
 
     def closed(self) -> None:
         """This half is closed: close the other one after what it has to send."""
         super().closed()
-        if self.other.id is not None:
+        if self.other.id is not None and not self._waits:
             self.other.loseConnection()
         if self.observer is not None:
             self.observer.closed(self.passed, self.other.passed)
@@ -88,8 +114,7 @@ class NearHalf(SplicedChannel):
 
     def channelOpen(self, specificData: bytes) -> None:
         """The channel is open."""
-        if self.observer is not None:
-            self.observer.opened(self.id)
+        self._observe_open()
         self.other._pass_on_early()
 
     def openFailed(self, reason: Any) -> None:
@@ -118,8 +143,7 @@ class FarHalf(SplicedChannel):
             self.observer = None
             self.loseConnection()
         else:
-            if self.observer is not None:
-                self.observer.opened(self.id)
+            self._observe_open()
             self.opened.callback(self.other)
 
     def openFailed(self, reason: Any) -> None:

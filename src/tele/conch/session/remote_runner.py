@@ -123,6 +123,8 @@ class RemoteRunner:
         program = self._program
         if program.tap is not None:
             program.tap.input(view)
+            if program.tap.wants_typed:
+                program.tap.typed_hidden()  # whether the terminal echoes is not seen from here
         queued = program.send_view(view)
         self._channel.consumed(len(view) - queued)
 

@@ -47,7 +47,8 @@ def _open(fields: dict[str, Any]) -> str:
 
 
 def _transfer(fields: dict[str, Any]) -> str:
-    what = fields.get("direction") or fields.get("op")
+    op = fields.get("op")
+    what = op if op == "open" else fields.get("direction") or op
     path = _text(fields.get("path"))
     if fields.get("to"):
         path = f"{path} to {_text(fields['to'])}"
@@ -61,7 +62,7 @@ def _transfer(fields: dict[str, Any]) -> str:
 
 
 def _capture(fields: dict[str, Any]) -> str:
-    if not fields.get("bytes"):
+    if not fields.get("bytes") or fields.get("so_far"):
         return ""
     return f"{_text(fields.get('stream'))}: " + _joined(
         _count(fields.get("bytes")), _named("sha256", fields.get("sha256"))
