@@ -150,6 +150,24 @@ def test_many_commands_of_one_connection(proxied: Proxied, tmp_path: Path) -> No
     assert bytes_of(recording) == b"0\n1\n2\n3\n4\n"
 
 
+def test_windows_count_for_the_user(proxied: Proxied) -> None:
+    """Those of the client's connection, and of the connection to the target, together."""
+    process = start(proxied, "sleep 60")
+    terminating: Any = proxied.proxy.service._terminating
+    (transport,) = terminating.present
+    avatar: Any = transport.avatar
+    proxied.cluster.reactor.until(lambda: avatar._target.current is not None)
+    sides = (transport.service, avatar._target.current)
+    windows = [each.localWindowSize for side in sides for each in side.channels.values()]
+    assert len(windows) == 2
+    used: Any = proxied.proxy.service._present()
+    through = [each.service for each in used if each is not transport]
+    windows += [each.localWindowSize for side in through for each in side.channels.values()]
+    assert avatar.window_budget.taken == sum(windows)
+    process.kill()
+    finish(proxied, process)
+
+
 # -- the end of access ------------------------------------------------------------------
 def lock(proxied: Proxied, target: LockTarget) -> None:
     lock = Lock(Metadata("lock"), LockSpec(target, "enough"))

@@ -22,6 +22,7 @@ from tele.certs.certificate import Certificate
 from tele.certs.check import TARGET, CheckedHost
 from tele.conch.client.agent import Agent, open_agent
 from tele.conch.client.target import LoginIdentity, TargetLogin, connect_target
+from tele.conch.client.target_connection import TargetConnection
 from tele.conch.client.transport import HostVerifier, MemberVerifier, Verifier
 from tele.errors import AccessDenied, BadCertificate
 from tele.loop import now
@@ -131,6 +132,7 @@ class TargetLogins:
             verifier,
             identities,
             advice=_SSHD if avatar.host.sshd else _NODE,
+            connection=lambda: TargetConnection(avatar.window_budget),
             limits=self._limits,
         )
 
