@@ -60,7 +60,7 @@ TAPE_2: Final = "tape-2"
 #: What nodes of this version can do.
 NODE_FEATURES: Final[tuple[str, ...]] = (NODE_SYNC, PROXY)
 #: What proxies of this version can do.
-PROXY_FEATURES: Final[tuple[str, ...]] = (PROXY,)
+PROXY_FEATURES: Final[tuple[str, ...]] = (PROXY, PROXY_SYNC)
 FEATURES: Final[Mapping[HostRole, tuple[str, ...]]] = {
     HostRole.NODE: NODE_FEATURES,
     HostRole.PROXY: PROXY_FEATURES,
