@@ -6,7 +6,6 @@ from typing import Final
 
 _INSTALLS = "it installs software; .ci/run installs the wheel in a clean environment and uses it"
 _SYSTEMD = "systemd does not run here; tests/cli/test_cli_services.py checks the units"
-_SSHD = "it is about a machine's own sshd; tests/interop/test_recording_proxy_sshd.py does the same"
 #: How lines begin that run the tests themselves, or programs of theirs that take minutes.
 TESTS_AND_MEASURES: Final = (
     "sh tests/run",
@@ -22,9 +21,6 @@ COMMANDS_NOT_RUN: Final = {
     "systemctl daemon-reload": _SYSTEMD,
     "systemctl enable --now tele-auth": _SYSTEMD,
     "journalctl -u tele-node -f": _SYSTEMD,
-    "tele ca export --type user --format openssh > tele-users.pub": _SSHD,
-    "tele ca sign-host ssh_host_ed25519_key.pub --principal db-legacy --ttl 8760h": _SSHD,
-    "tele nodes add db-legacy --address 10.0.0.9:22 --labels env=legacy": _SSHD,
     "tele completion fish | source": "fish is not installed; tests/cli checks the script",
 }
 #: Blocks that are neither commands nor a configuration of tele, by page and how they begin.

@@ -37,6 +37,7 @@ PAGES_RUN = {
     "docs/howto/services.rst",
     "docs/howto/add-node.rst",
     "docs/howto/verify.rst",
+    "docs/howto/sshd-fleet.rst",
 }
 
 
@@ -278,6 +279,41 @@ def test_services_and_tunnels(tmp_path: Path) -> None:
         it.run("tele users add dana --role editor --config /etc/tele/auth.yaml", "auth")
         for line in lines_of("docs/howto/offboarding.rst", "# ", "# "):
             it.run(line.removeprefix("# "), "auth")
+
+
+def test_a_machine_with_sshd(tmp_path: Path) -> None:
+    """The page on machines that keep their sshd, by the administrator of a cluster of one machine
+    and on a machine without tele: what was done there is recorded, and nobody gets in directly.
+    """
+    page = "docs/howto/sshd-fleet.rst"
+    with world(tmp_path, **{"one": "", "db-legacy": ""}) as it:
+        machine = it.machines["db-legacy"]
+        it.run("tele up --detach", "one")
+        machine.run("mkdir -p /run/sshd; rm -f /etc/ssh/ssh_host_*; ssh-keygen -A")
+        public = machine.run("cat /etc/ssh/ssh_host_ed25519_key.pub")
+        it.machines["one"].write("/home/root/ssh_host_ed25519_key.pub", public)
+        it.words["10.0.0.9:22"] = "10.0.0.1:2222"
+        texts = [block.text for block in of_page(page)]
+        for line in lines_of(page):
+            if line.startswith("tele nodes add"):
+                for name in ("tele-users.pub", "ssh_host_ed25519_key-cert.pub"):
+                    machine.write(f"/etc/ssh/{name}", it.run(f"cat {name}", "one"))
+                (lines,) = (text for text in texts if text.startswith("HostCertificate"))
+                (principal,) = (text for text in texts if text.startswith("session:"))
+                machine.run("mkdir /etc/ssh/principals")
+                machine.write("/etc/ssh/principals/root", f"{principal}\n")
+                machine.write("/etc/ssh/sshd_config", f"Port 2222\nUsePAM no\n{lines}\n")
+                machine.start("/usr/sbin/sshd -D", 2222)
+            if line.startswith("tele ssh"):
+                until(lambda: "online" in it.run("tele ls env=legacy", "one"))
+            output = it.run(line, "one")
+        assert "load average" in output
+        shown = it.run(f"tele play {newest_recording(it, 'one')} --format text", "one")
+        assert "load average" in shown
+        options = "-o BatchMode=yes -o StrictHostKeyChecking=no -p 2222"
+        own = "$(ls .tele/tele/*-cert.pub | sed s/-cert.pub//)"
+        direct = f"ssh {options} -i {own} root@10.0.0.1 true"
+        assert "Permission denied" in it.machines["one"].run(direct, status=255)
 
 
 def test_each_page_is_in_a_story() -> None:
