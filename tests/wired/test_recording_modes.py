@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from twisted.internet.task import Clock
 
-from small_cluster import ME, NAME, SmallCluster, small_cluster
+from small_cluster import ME, NAME, SmallCluster, set_options, small_cluster
 from tele.auth.service import AuthService
 from tele.errors import InvalidInput
 from tele.model.api.cluster import PUT_CLUSTER, PutCluster
@@ -101,6 +101,21 @@ def test_a_change_by_an_administrator_is_live(cluster: SmallCluster) -> None:
         cluster.ssh("alice", node, options=("-S", socket, "-O", "exit"))
     (recording,) = recorder.recordings
     assert sum(frame.kind is FrameKind.OPEN for frame in recording.frames) == 2
+
+
+@needs_ssh
+def test_in_an_emergency_nodes_record_what_comes_past_the_proxies(cluster: SmallCluster) -> None:
+    """Users of roles with ``break_glass`` log in directly while no proxy works; no other user."""
+    recorder = MemoryRecorder()
+    node = cluster.node(recorder=recorder)
+    announce(cluster, RecordingMode.PROXY)
+    wait_until_known(cluster, node.member, RecordingMode.PROXY)
+    refused = cluster.ssh("alice", node, "echo in")
+    assert b"recorded by its proxies" in refused.stderr
+    assert recorder.recordings == []
+    set_options(cluster, node, break_glass=True)
+    assert cluster.ssh("alice", node, "echo in").stdout == b"in\n"
+    assert len(recorder.recordings) == 1
 
 
 @needs_ssh
