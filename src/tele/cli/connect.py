@@ -1,5 +1,6 @@
-"""How does OpenSSH's client reach the cluster's proxy through an HTTP or SOCKS proxy, or if one
-address family of it does not answer?
+"""How does OpenSSH's client reach the cluster's proxy if a plain connection does not?
+
+Through an HTTP or SOCKS proxy, or by the other address family.
 
 ``tele proxy ssh`` uses this as the ProxyCommand of its connection to the cluster's proxy. It
 connects, passes the socket to ssh and exits (ProxyUseFdpass of ssh_config(5)).

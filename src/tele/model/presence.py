@@ -1,4 +1,4 @@
-"""What does a host announce, and what is listed of it?"""
+"""What does a host announce, what is listed of it, when is it offline, and when forgotten?"""
 
 from __future__ import annotations
 

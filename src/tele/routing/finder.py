@@ -1,4 +1,4 @@
-"""Which node may a user connect to, by the name that the client gave?
+"""May the user connect to the node that the index found?
 
 Invariants:
 

@@ -1,4 +1,4 @@
-"""Which node does a client name?
+"""Which node does a name, an id or a label mean, and what if there is none or more than one?
 
 Invariants:
 

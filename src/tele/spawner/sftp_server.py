@@ -1,4 +1,4 @@
-"""What serves files where OpenSSH's sftp-server is not installed?
+"""What serves files by SFTP where OpenSSH's sftp-server is not installed?
 
 SFTP version 3 (draft-ietf-secsh-filexfer-02) with OpenSSH's extensions (PROTOCOL, section 4)
 over two descriptors. It runs in a child of the spawner that has become the account already,
