@@ -25,7 +25,8 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = f"tele {VERSION}"
-exclude_patterns = ["_build"]
+# The package among the examples has a page of its own for those who install it.
+exclude_patterns = ["_build", "examples"]
 nitpicky = False
 man_pages = [
     ("reference/commands", "tele", "SSH access to a fleet of machines", [author], 1),
