@@ -186,7 +186,8 @@ def test_ansible(machine: Fleet, tmp_path: Path) -> None:
     )
     environment = {
         **machine.cluster.environment, "HOME": str(tmp_path), "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_SSH_ARGS": f"-o ControlMaster=auto -o ControlPath={tmp_path}/%C"
+        # The path of a socket is short.
+        "ANSIBLE_SSH_ARGS": f"-o ControlMaster=auto -o ControlPath={tmp_path}/%n"
         " -o ControlPersist=2s",
     }  # fmt: skip
     words = ["-i", str(tmp_path / "hosts"), "all", "-m", "command", "-a", "echo from-ansible"]
