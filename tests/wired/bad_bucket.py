@@ -8,9 +8,15 @@ from enum import Enum
 from typing import Any
 
 from attrs import define, field
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
+from OpenSSL import SSL
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.interfaces import IOpenSSLContextFactory
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from own_reactor import OwnReactor
 
@@ -44,6 +50,21 @@ def step_of(method: str, target: str) -> str:
     return {"PUT": "put", "GET": "get", "HEAD": "head", "DELETE": "delete"}[method]
 
 
+@implementer(IOpenSSLContextFactory)
+class _Context:
+    """The TLS of a server with the certificate and key of ``pem``."""
+
+    def __init__(self, pem: bytes) -> None:
+        self._context = SSL.Context(SSL.TLS_METHOD)
+        self._context.use_certificate(load_pem_x509_certificate(pem))
+        key: Any = load_pem_private_key(pem, None)
+        self._context.use_privatekey(key)
+
+    def getContext(self) -> SSL.Context:
+        """See ``IOpenSSLContextFactory``."""
+        return self._context
+
+
 @define(eq=False)
 class BadBucket:
     """Carries requests to ``target``; ``plan`` has the faults of the next requests of each step."""
@@ -55,6 +76,8 @@ class BadBucket:
     seen: list[str] = field(factory=list)
     #: Called before a request is passed on.
     before: Callable[[str, str], object] = lambda step, target: None
+    #: The certificate and key in PEM with which it ends TLS, if it does.
+    tls: bytes = b""
     port: int = 0
     _listening: Any = None
     _open: set[_Near] = field(factory=set)
@@ -64,7 +87,12 @@ class BadBucket:
         factory = Factory.forProtocol(lambda: _Near(self))
         factory.noisy = False
         base: Any = self.reactor
-        self._listening = base.listenTCP(0, factory, interface="127.0.0.1")
+        served: Any = factory
+        if self.tls:
+            context: Any = _Context(self.tls)
+            served = TLSMemoryBIOFactory(context, False, factory, clock=self.reactor)
+            served.noisy = False
+        self._listening = base.listenTCP(0, served, interface="127.0.0.1")
         self.port = self._listening.getHost().port
         return self
 

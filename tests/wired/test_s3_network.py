@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from bad_bucket import BadBucket, Fault
 from s3_world import ID, OTHER, S3World, chunk, s3_world
@@ -41,6 +47,58 @@ def network(world: S3World, swift: Swift) -> Iterator[BadBucket]:
     world.arguments = world.arguments.replace(f":{swift.port}&", f":{bad.port}&")
     world.start()
     yield bad
+    bad.stop()
+
+
+def certificate(address: str = "127.0.0.1") -> tuple[bytes, bytes]:
+    """Return a certificate for an address in PEM, and the same with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bucket")])
+    moment = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(moment - timedelta(hours=1))
+        .not_valid_after(moment + timedelta(hours=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = made.public_bytes(Encoding.PEM)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return pem, pem + private
+
+
+@pytest.mark.parametrize("trust", ["system", "another", "own", "address"])
+def test_the_buckets_certificate_is_checked(
+    world: S3World, swift: Swift, tmp_path: Path, trust: str
+) -> None:
+    """Nothing is sent to a host with a certificate of another CA or address (attack)."""
+    pem, whole = certificate("127.0.0.2" if trust == "address" else "127.0.0.1")
+    bad = BadBucket(world.reactor, swift.port, tls=whole).start()
+    world.arguments = world.arguments.replace(
+        f"http://127.0.0.1:{swift.port}&", f"https://127.0.0.1:{bad.port}&"
+    )
+    if trust != "system":
+        file = tmp_path / "ca.pem"
+        file.write_bytes(certificate()[0] if trust == "another" else pem)
+        world.arguments += f"&ca_file={file}"
+    world.start()
+    world.put(ID, "manifest", b"{}")
+    if trust == "own":
+        world.until_uploaded()
+        assert world.get(ID, "manifest") == b"{}"
+        assert world.stuck() == []
+    else:
+        world.reactor.until(lambda: bool(world.reports))
+        (stuck,) = world.stuck()
+        assert stuck.state == "refused"
+        assert "certificate" in stuck.reason
+        assert bad.seen == []
+        assert world.get(ID, "manifest") == b"{}"
     bad.stop()
 
 

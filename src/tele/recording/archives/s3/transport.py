@@ -23,16 +23,17 @@ from attrs import define, field, frozen
 from OpenSSL import SSL
 from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import (
     IConsumer,
     IDelayedCall,
     IOpenSSLClientConnectionCreator,
+    IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import Certificate, optionsForClientTLS, trustRootFromCertificates
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web.client import (
     URI,
@@ -283,8 +284,24 @@ class _Endpoints:
         plain = hostname_endpoint(self._reactor, location.host, location.port, self._connect)
         if self.options is None:
             return plain
-        wrapped: IStreamClientEndpoint = wrapClientTLS(self.options, plain)
+        wrapped: IStreamClientEndpoint = _Tls(self._reactor, self.options, plain)
         return wrapped
+
+
+@implementer(IStreamClientEndpoint)
+@define(eq=False)
+class _Tls:
+    """TLS over ``plain``, with the timers of ``reactor``: Twisted's own has the global one's."""
+
+    _reactor: IReactorTime
+    _options: IOpenSSLClientConnectionCreator
+    _plain: IStreamClientEndpoint
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:
+        """See ``IStreamClientEndpoint``."""
+        made: Any = TLSMemoryBIOFactory(self._options, True, protocolFactory, clock=self._reactor)
+        connecting: Deferred[Any] = self._plain.connect(made)
+        return connecting.addCallback(lambda protocol: protocol.wrappedProtocol)
 
 
 _BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
