@@ -1,4 +1,4 @@
-"""How is a channel opened, by either side (RFC 4254, section 5.1)?
+"""How is a channel opened, and how many may be on a connection (RFC 4254, section 5.1)?
 
 Invariants:
 

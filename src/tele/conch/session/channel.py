@@ -1,4 +1,4 @@
-"""What does a client ask of a session, and how is it answered (RFC 4254, section 6)?
+"""What does a client ask of a session, and how is it told the end (RFC 4254, section 6)?
 
 Reads requests and reports how the program exited; a :class:`~tele.conch.session.runner.Runner`
 runs it.

@@ -1,4 +1,4 @@
-"""What do the requests of a session hold (RFC 4254, sections 6.2, 6.10 and 8)?
+"""How are the data of a session's requests read (RFC 4254, sections 6.2, 6.10 and 8)?
 
 Invariant: what is read has limits; malformed fields are a :class:`tele.errors.ProtocolError`.
 """
