@@ -54,6 +54,23 @@ def pytest_runtest_makereport(
     return report
 
 
+#: The lock of ``pyenv rehash``, which startup files of a shell often run: a session that is killed
+#: meanwhile leaves it, and each later login shell of the account waits a minute for it.
+SHELL_LOCK = Path.home() / ".pyenv/shims/.pyenv-shim"
+#: Seconds that a rehash may take on a busy machine.
+REHASH_SECONDS = 10
+
+
+@pytest.fixture(autouse=True)
+def _no_shell_lock_left() -> None:
+    """A killed session of an earlier test makes no login of a later one wait."""
+    try:
+        if time.time() - SHELL_LOCK.stat().st_mtime > REHASH_SECONDS:
+            SHELL_LOCK.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
+
+
 def _children(pid: int) -> set[int]:
     listed = Path(f"/proc/{pid}/task/{pid}/children")
     return {int(child) for child in listed.read_text().split()} if listed.exists() else set()

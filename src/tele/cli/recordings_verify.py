@@ -73,7 +73,7 @@ def verify(recording: str, ca: str | None, form: str, where: Where) -> None:
         click.get_current_context().exit(status)
     if form == "text" and found.start is not None:
         role, _ = found.start.recorded_by
-        recovered = "; closed after a crash of the node" if found.recovered else ""
+        recovered = f"; closed after a crash of the {role.value}" if found.recovered else ""
         print_text(
             f"ok: {found.id}: {found.chunks} chunks, {found.frames} frames,"
             f" {printable(found.start.user)}>{printable(found.start.login)} on"
