@@ -224,7 +224,7 @@ class Issuer:
         principal, which no user's certificate has, and which is all that it needs to accept.
 
         It counts as issued when the user's own certificate was, so that what revokes or restricts
-        that one holds for it, too.
+        that one holds for it, too; so does a lock on that one, whose serial it has.
         """
         identity = user.identity
         request = UserCertificateRequest(
@@ -246,6 +246,7 @@ class Issuer:
             session=session_id,
             target=host.id,
             proxy=proxy_id,
+            of_serial=identity.serial,
         )
         authority = self._authorities[AuthorityKind.USER]
         blob = key_blob(public_key)

@@ -40,6 +40,8 @@ SESSION: Final = "tele-session"
 #: In the host certificate of a proxy's key: the host that it answers for, and the proxy.
 TARGET: Final = "tele-target"
 PROXY: Final = "tele-proxy"
+#: The serial of the user's own certificate, in one that auth made for a session of a proxy.
+OF_SERIAL: Final = "tele-of-serial"
 # ... and in host certificates.
 HOST_ID: Final = "tele-host-id"
 NODE_NAME: Final = "tele-node-name"
@@ -70,6 +72,8 @@ class CheckedUser:
     #: host on which that is.
     session: str = ""
     target: str = ""
+    #: Of this certificate. That of the identity is the user's own, by which it is locked.
+    serial: int = 0
 
     @property
     def limits(self) -> CertificateLimits:
@@ -126,6 +130,7 @@ def check_user(
         frozenset(certificate.extensions),
         _decode(certificate.extensions.get(SESSION, b"")),
         _decode(certificate.extensions.get(TARGET, b"")),
+        certificate.serial,
     )
 
 
@@ -284,8 +289,18 @@ def _user_identity(certificate: Certificate) -> UserIdentity:
         login_session=text(LOGIN_SESSION),
         mfa=MFA in extensions,
         issued=issue_time(certificate),
-        serial=certificate.serial,
+        serial=_own_serial(certificate),
     )
+
+
+def _own_serial(certificate: Certificate) -> int:
+    """Return the serial of the certificate with which the user logged in."""
+    of = _decode(certificate.extensions.get(OF_SERIAL, b""))
+    if SESSION not in certificate.extensions or not of:
+        return certificate.serial
+    if not (of.isascii() and of.isdecimal() and len(of) <= 20):
+        raise BadCertificate(f"its {OF_SERIAL} is malformed", "option")
+    return int(of)
 
 
 def _traits(value: bytes) -> Mapping[str, tuple[str, ...]]:

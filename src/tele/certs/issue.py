@@ -54,10 +54,11 @@ class UserCertificateRequest:
     force_command: str | None = None
     pty: bool = True
     #: The session for which a proxy gets it, and the ids of the host on which that is, and of the
-    #: proxy.
+    #: proxy; and the serial of the user's own certificate.
     session: str = ""
     target: str = ""
     proxy: str = ""
+    of_serial: int = 0
 
 
 @frozen
@@ -90,6 +91,7 @@ def issue_user(
         extensions[check.SESSION] = request.session.encode()
         extensions[check.TARGET] = request.target.encode()
         extensions[check.PROXY] = request.proxy.encode()
+        extensions[check.OF_SERIAL] = str(request.of_serial).encode()
     for allowed, name in (
         (request.pty, PERMIT_PTY),
         (request.port_forwarding, PERMIT_PORT_FORWARDING),

@@ -26,6 +26,15 @@ from tele.sessions.context import ConnectionContext
 from tele.sessions.tape import make_tape
 
 
+def is_recorded(grant: Grant, proxied: str) -> bool:
+    """Whether a node records a session; ``proxied`` is the id of the one that ends at a proxy.
+
+    While nodes record it does so, also if a proxy has a certificate from before.
+    """
+    mode = grant.recording.mode
+    return mode is not RecordingMode.OFF and not (proxied and mode.by_proxies)
+
+
 class AvatarFactory:
     """Makes the avatar of each connection."""
 
@@ -59,7 +68,7 @@ class AvatarFactory:
             self._reactor,
             context,
             NodePrograms(settings.spawning, context, account, self._reactor, self._subsystems),
-            None if proxied else self._tape(context),
+            self._tape(context) if is_recorded(grant, proxied) else None,
             self._audit,
             ForwardingResources(
                 UserSockets(settings.spawning, grant.login, grant.identity.user),
@@ -72,6 +81,6 @@ class AvatarFactory:
 
     def _tape(self, context: ConnectionContext) -> ConnectionTape | None:
         recorder = self._settings.recorder
-        if recorder is None or context.grant.recording.mode is RecordingMode.OFF:
+        if recorder is None:
             return None
         return make_tape(self._reactor, recorder, context, self._member.identity.host)

@@ -137,7 +137,7 @@ class NodeRealm:
             return
         if checked.target != self._member.host_id:
             raise AccessDenied("the certificate is for a session on another host", "certificate")
-        serial, expires = checked.identity.serial, checked.identity.expires
+        serial, expires = checked.serial, checked.identity.expires
         # They expire in the order of their issue, within minutes.
         while self._used and next(iter(self._used.values())) <= moment:
             del self._used[next(iter(self._used))]

@@ -37,6 +37,7 @@ from tele.model.api.users import DeleteUser
 from tele.model.authority import AuthorityKind
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence
+from tele.model.recording_modes import ProxyLogin
 from tele.model.resources import (
     Conditions,
     Lock,
@@ -49,6 +50,7 @@ from tele.model.resources import (
     RoleOptions,
     RoleSpec,
 )
+from tele.rbac.decision import locked
 from tele.rbac.logins import is_login
 from tele.wire.fields import boolean, string
 
@@ -102,10 +104,15 @@ class Alice:
 
 def set_mode(world: World, mode: RecordingMode) -> None:
     """Record sessions in a mode from now on."""
+    set_recording(world, RecordingSettings(mode))
+
+
+def set_recording(world: World, settings: RecordingSettings) -> None:
+    """Record sessions like this from now on."""
     state: Any = world.parts.state
     for name in ("configured", "_recording"):
         if hasattr(state, name):
-            setattr(state, name, RecordingSettings(mode))
+            setattr(state, name, settings)
 
 
 @pytest.fixture
@@ -193,6 +200,21 @@ def test_it_is_revoked_with_the_users_own(world: World, proxy: Caller, alice: Al
     )  # fmt: skip
     own = check_user(alice.certificate, ALGORITHM, users(world), "root", "", now(world.clock))
     assert checked.identity.issued == own.identity.issued
+
+
+def test_a_lock_on_the_users_certificate_holds_for_it(
+    world: World, proxy: Caller, alice: Alice
+) -> None:
+    """A node ends a session of a proxy that was taken over, which does not end it, when the user's
+    own certificate is locked by its serial (attack).
+    """
+    made = mint(world, proxy, alice.request())
+    certificate = parse_certificate(parse_line(made.certificate))
+    checked = check_user(certificate, ALGORITHM, users(world), "root", "", now(world.clock))
+    assert checked.serial == certificate.serial != alice.certificate.serial
+    target = LockTarget(certificate=str(alice.certificate.serial))
+    lock = Lock(Metadata("lost"), LockSpec(target))
+    assert locked([lock], checked.identity, now(world.clock)) is lock
 
 
 def test_it_does_not_outlive_the_users_own(world: World, proxy: Caller, alice: Alice) -> None:
@@ -397,6 +419,23 @@ def test_a_machine_with_sshd(world: World, proxy: Caller) -> None:
     world.do(table.DELETE_HOST, ById("legacy"))
     with pytest.raises(NotFound):
         mint(world, proxy, alice.request(host_id=THIRD_ID, host_key=answers.blob))
+
+
+def test_agents_log_in_and_no_proxies(world: World, proxy: Caller) -> None:
+    """Where users log in with their own agents, a proxy that was taken over gets no certificates;
+    it registers sessions (attack).
+    """
+    world.next_id = THIRD_ID
+    world.do(table.ADD_HOST, AddHost("legacy", "10.0.0.9:22", {"env": "prod"}))
+    blob, alice = target(world, proxy, THIRD_ID).blob, issue(world, proxy)
+    set_recording(world, RecordingSettings(RecordingMode.PROXY, proxy_login=ProxyLogin.AGENT))
+    request = alice.request(host_id=THIRD_ID, host_key=blob)
+    with pytest.raises(AccessDenied, match="with their agents"):
+        mint(world, proxy, request)
+    assert mint(world, proxy, evolve(request, ssh_public_key="")).certificate == ""
+    # Nodes accept no user's certificate while proxies record.
+    own = issue(world, proxy)
+    assert mint(world, proxy, own.request(b"y" * 32, session_id=THIRD_ID)).certificate
 
 
 def test_a_command_that_a_role_forces_is_in_the_certificate(world: World, proxy: Caller) -> None:

@@ -18,6 +18,7 @@ from tele.errors import AccessDenied, Unavailable
 from tele.model.access import Denied, Grant, Reason, RecordingPlan
 from tele.model.identity import UserIdentity
 from tele.model.resources import RecordingMode
+from tele.node.avatars import is_recorded
 from tele.node.realm import NodeRealm
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
@@ -111,8 +112,8 @@ def test_a_login_and_its_end() -> None:
 
 def by_proxy(world: World, target: str, serial: int = 7) -> None:
     """Log in with a certificate for a session that a proxy ends."""
-    identity = evolve(world.grant.identity, serial=serial)
-    checked = CheckedUser(identity, session="session-1", target=target)
+    identity = evolve(world.grant.identity, serial=3)
+    checked = CheckedUser(identity, session="session-1", target=target, serial=serial)
     world.credentials = evolve(world.credentials, checked=checked)
 
 
@@ -149,6 +150,17 @@ def test_users_do_not_get_around_the_proxies(mode: RecordingMode) -> None:
     rescue = World()
     rescue.answer = evolve(world.answer, break_glass=True)
     assert rescue.begin() == []  # its account is looked up
+
+
+@pytest.mark.parametrize("mode", RecordingMode)
+def test_nodes_record_what_old_certificates_open(mode: RecordingMode) -> None:
+    """A proxy that was taken over has certificates from when proxies recorded: what it opens with
+    them afterwards, the node records (attack).
+    """
+    grant = evolve(World().grant, recording=RecordingPlan(mode))
+    assert is_recorded(grant, "") is (mode is not RecordingMode.OFF)
+    elsewhere = (RecordingMode.OFF, RecordingMode.PROXY, RecordingMode.PROXY_SYNC)
+    assert is_recorded(grant, "session-1") is (mode not in elsewhere)
 
 
 def test_what_changes_during_a_login_counts() -> None:

@@ -10,6 +10,7 @@ Invariants:
   valid for one login name and for minutes, permits nothing that the user's roles or certificate
   withhold, and is revoked when the user's is.
 * A proxy answers with a certificate that has the names of a host, and proves no membership.
+* Where the users' own agents log in, proxies get no certificates.
 * Sessions end at proxies only where the cluster says so; those of hosts that run OpenSSH's sshd
   always do.
 """
@@ -48,6 +49,8 @@ from tele.model.authority import AuthorityKind
 from tele.model.codec import format_time
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Host
+from tele.model.recording_modes import ProxyLogin
+from tele.model.resources import RecordingSettings
 
 #: How long a certificate for one login is valid.
 MINTED_LIFETIME: Final = timedelta(minutes=5)
@@ -109,6 +112,12 @@ class ProxyingOperations:
         await self._quotas.charge(caller, quotas.MINTED, 1)
         proxy = host_caller(caller)
         host = await self._target(request.host_id, caller)
+        if request.ssh_public_key and host.sshd and self._recording.proxy_login is ProxyLogin.AGENT:
+            raise AccessDenied(
+                "users log in to this host with their agents, and proxies get no certificates:"
+                " session_recording.proxy_login is agent",
+                Reason.NODE.value,
+            )
         certificate, checked = self._proven(request, proxy.host_id)
         identity, moment = checked.identity, now(self._clock)
         if not self._users.take(identity.user, self._clock.seconds()):
@@ -140,13 +149,17 @@ class ProxyingOperations:
         )  # fmt: skip
         return api.CertifiedKey(minted.line, expires)
 
+    @property
+    def _recording(self) -> RecordingSettings:
+        return self._state.present.recording
+
     async def _target(self, host_id: str, caller: Caller) -> Host:
         """Return a host whose sessions end at proxies. Raises a TeleError for any other."""
         host = self._hosts.find(HostRole.NODE, host_id)
         member = await self._members.find(HostRole.NODE, host_id)
         if host is None or member is None:
             raise NotFound("no such host, or it has not announced itself yet")
-        mode = self._state.present.recording.mode
+        mode = self._recording.mode
         if not (mode.by_proxies or host.sshd):
             raise AccessDenied(
                 "the sessions of this host do not end at proxies: session_recording.mode is"

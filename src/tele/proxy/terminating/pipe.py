@@ -6,7 +6,8 @@ server in this process.
 Invariants:
 
 * Each end is a Twisted transport with producers, half-close and abort.
-* What an end that is paused has not read has a limit, beyond which the writer is paused.
+* What an end that is paused has not read has a limit, beyond which the writer is paused. It costs
+  by its bytes, in whatever pieces it was written.
 * Both protocols learn the end once, never from within a call of their own.
 """
 
@@ -26,6 +27,8 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from tele.conch.connection.backlog import PIECE, Backlog
+
 #: Bytes that wait for an end that is paused, until the writer is paused.
 QUEUE_LIMIT: Final = 256 * 1024
 
@@ -42,8 +45,8 @@ class PipeEnd:
         self._peer = peer
         self._producer: IPushProducer | None = None
         #: What the other end wrote and this one has not read.
-        self._unread: list[bytes] = []
-        self._size = 0
+        self._unread = Backlog()
+        self._delivering = False
         self._paused = False
         self._eof = False
         self._closed = False
@@ -65,19 +68,25 @@ class PipeEnd:
 
     def _take(self, data: bytes) -> None:
         self._unread.append(data)
-        self._size += len(data)
-        if not self._paused and len(self._unread) == 1:
+        if not self._paused:
             self._deliver()
         producer = self.other._producer
-        if self._size > QUEUE_LIMIT and producer is not None:
+        if len(self._unread) > QUEUE_LIMIT and producer is not None:
             producer.pauseProducing()
 
     def _deliver(self) -> None:
-        while self._unread and not self._paused and not self._over:
-            data = self._unread[0]
-            self._protocol.dataReceived(data)
-            del self._unread[0]
-            self._size -= len(data)
+        if self._delivering:
+            return  # the call that delivers goes on
+        self._delivering = True
+        try:
+            while self._unread and not self._paused and not self._over:
+                view, _ = self._unread.first(PIECE)
+                with view:
+                    data = bytes(view)
+                self._unread.drop(len(data))
+                self._protocol.dataReceived(data)
+        finally:
+            self._delivering = False
         if not self._unread and not self._over:
             self._drained()
 
