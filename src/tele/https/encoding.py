@@ -26,7 +26,7 @@ from tele.errors import InvalidInput, quoted
 from tele.https.api_errors import unreadable
 from tele.https.ranges import RANGE_FIELDS, range_header
 from tele.model.api.operation import Operation
-from tele.model.codec import decode, encode, from_json, read_json, to_json
+from tele.model.codec import decode, encode, encode_plain, from_json, read_json, to_json
 from tele.model.names import NAME_PATTERN
 from tele.model.scalars import SCALAR_LIMIT
 
@@ -128,7 +128,7 @@ def encode_request(operation: Operation[Any, Any], request: Any) -> Encoded:
         body, content_type = request.data, OCTETS
     elif shape.body:
         given = {name: plain[name] for name in shape.body if name in plain}
-        body, content_type = encode(given), JSON
+        body, content_type = encode_plain(given), JSON
     else:
         body, content_type = b"", ""
     if len(body) > operation.limit:

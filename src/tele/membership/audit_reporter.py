@@ -37,7 +37,8 @@ class EventSubject(Protocol):
 
 def cut(text: str) -> str:
     """Return ``text`` as JSON can hold it; a text that is too long ends with its length."""
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]}... ({len(text)} characters)"
 
 

@@ -3,7 +3,8 @@
 Invariants:
 
 * Events are written in the order in which they came, by one thread, as soon as it can; after that
-  they survive ``kill -9``. :meth:`BackgroundSpool.written` fires then.
+  they survive ``kill -9``. :meth:`BackgroundSpool.written` fires then. Those that may gather, since
+  there are many, are written together: within :data:`GATHER_SECONDS`, or with the next other one.
 * Another thread syncs what was written, together for all of :data:`SYNC_SECONDS`: a power cut
   loses no more than that, and what the disk takes to sync. Writing waits for no sync.
 * An event goes to auth after it was written. What a full disk does not take stays in memory, up to
@@ -29,6 +30,9 @@ from tele.workers import SerialWorker
 
 #: Seconds in which written events gather to be synced together.
 SYNC_SECONDS: Final = 0.25
+#: Seconds in which events gather to be written together, if they may; and how many at most.
+GATHER_SECONDS: Final = 0.2
+GATHER_LINES: Final = BATCH_LINES
 #: Bytes of events that the disk has not taken.
 HELD_LIMIT: Final = 16 << 20
 
@@ -61,6 +65,7 @@ class BackgroundSpool:
         #: and after them those that are in ``_lines``.
         self._peeked_spool = 0
         self._peeked_lines = 0
+        self._gather_timer: IDelayedCall | None = None
         self._sync_timer: IDelayedCall | None = None
         self._syncing = False
         self._sync_failed = False
@@ -84,18 +89,34 @@ class BackgroundSpool:
         if isinstance(result, Failure):
             _log.failure("audit spool not readable", failure=result)
 
-    def append(self, line: bytes) -> bool:
-        """Take one line; False if it is too long or nothing more fits."""
+    def append(self, line: bytes, *, gather: bool = False) -> bool:
+        """Take one line; False if it is too long or nothing more fits.
+
+        With ``gather`` it may wait for others, to be written together.
+        """
         if self._closed or len(line) >= LINE_LIMIT or self._held + len(line) > HELD_LIMIT:
             return False
         self._lines.append(line)
         self._held += len(line)
         self._appended += 1
-        self._write()
+        if not gather or len(self._lines) >= GATHER_LINES:
+            self._write()
+        elif self._gather_timer is None:
+            self._gather_timer = self._reactor.callLater(GATHER_SECONDS, self._gathered)
         return True
+
+    @property
+    def gathers(self) -> bool:
+        """Whether lines wait for others, to be written together."""
+        return self._gather_timer is not None
+
+    def _gathered(self) -> None:
+        self._gather_timer = None
+        self._write()
 
     def written(self) -> Deferred[None]:
         """Fires when all that was appended so far is in the file, or the disk has refused it."""
+        self._write()
         if not self._writing:
             return succeed(None)
         waiting: Deferred[None] = Deferred()
@@ -104,6 +125,7 @@ class BackgroundSpool:
 
     def kept(self) -> Deferred[None]:
         """Fires when all that was appended so far is in the file, or at auth."""
+        self._write()
         waiting: Deferred[None] = Deferred()
         self._unkept.append((self._appended, waiting))
         self._notify_kept()
@@ -121,7 +143,6 @@ class BackgroundSpool:
 
         Raises :class:`tele.errors.TeleError` if the disk cannot be read.
         """
-        self._write()
         await self.written()
         batch = await self._call(self._spool.peek)
         self._peeked_spool, self._peeked_lines = len(batch), 0
@@ -159,7 +180,9 @@ class BackgroundSpool:
 
     async def close(self) -> None:
         """Write and sync what there is, and close files."""
-        self._write()
+        if self._gather_timer is not None:
+            self._gather_timer.cancel()
+            self._gather_timer = None
         await self.written()
         self._closed = True
         if self._lines:

@@ -4,6 +4,8 @@ Invariants:
 
 * An event is spooled before it is sent (or refused by a full disk, and kept in memory), and
   dropped after auth has confirmed it.
+* Events of single files, of which there may be a thousand in a second, are spooled together within
+  a fifth of a second. No other event waits for others in the spool.
 * An event that auth refuses does not hold up those behind it.
 * When auth has all of them it is sent the sessions that run
   (:mod:`tele.membership.session_report`).
@@ -30,6 +32,8 @@ from tele.wakeup import Wakeup
 
 #: Seconds in which events gather to be sent together.
 GATHER: Final = 0.05
+#: Events that may wait for others to be spooled together (of single files that are transferred).
+GATHERED: Final = frozenset(("sftp", "scp", "rsync"))
 LAST_CHANCE: Final = 2.0
 
 _log: Final = make_logger(__name__)
@@ -58,7 +62,7 @@ class EventSender:
     def emit(self, event: Event) -> None:
         """Take one event. Never raises; what cannot be kept is counted and logged."""
         try:
-            kept = self._spool.append(encode(event))
+            kept = self._spool.append(encode(event), gather=event.event in GATHERED)
         except (ValueError, TypeError):  # what JSON or UTF-8 cannot hold
             kept = False
         if not kept:
@@ -88,6 +92,8 @@ class EventSender:
                 await self._send(batch)
                 self._delivers = True
                 failures = 0
+                if self._spool.gathers:
+                    await deferLater(self._clock, GATHER)  # no request for each few of many
             except TeleError as error:
                 self._delivers = False
                 self.report.soon()

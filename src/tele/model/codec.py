@@ -250,11 +250,19 @@ def from_json(cls: type[T], value: Any) -> T:
         raise InvalidInput(_report(error)) from None
 
 
+_CANONICAL: Final = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False
+).encode
+
+
 def encode(value: Any) -> bytes:
     """Return canonical JSON: sorted keys, no spaces, UTF-8. Equal values, equal bytes."""
-    return json.dumps(
-        to_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    ).encode("utf-8")
+    return encode_plain(to_json(value))
+
+
+def encode_plain(plain: Any) -> bytes:
+    """Return the canonical JSON of what :func:`to_json` returned, without converting it again."""
+    return _CANONICAL(plain).encode("utf-8")
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

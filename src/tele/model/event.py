@@ -113,16 +113,26 @@ class Event:
         return self.claimed is not None
 
 
+_SCALARS: Final = frozenset((str, int, bool, float, type(None)))
 #: Keys of an event's JSON that are never ``fields``.
 OWN_KEYS: Final = frozenset(a.name for a in fields(Event)) - {"fields"}
 # The key is left out if it is empty, so that the hashes of older events stay valid.
-_plain_to_json = make_dict_unstructure_fn(Event, CONVERTER, claimed=override(omit_if_default=True))
+_plain_to_json = make_dict_unstructure_fn(
+    Event,
+    CONVERTER,
+    claimed=override(omit_if_default=True),
+    fields=override(unstruct_hook=lambda given: given),
+)
 _plain_from_json = make_dict_structure_fn(Event, CONVERTER)
 
 
 def _to_json(event: Event) -> dict[str, Any]:
     flat: dict[str, Any] = _plain_to_json(event)
-    extra = flat.pop("fields")
+    # Most fields are scalars, and there are many events: only others need the converter.
+    extra = {
+        name: value if type(value) in _SCALARS else CONVERTER.unstructure(value)
+        for name, value in flat.pop("fields").items()
+    }
     return {**extra, **flat}
 
 

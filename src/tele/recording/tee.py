@@ -39,6 +39,7 @@ log = make_logger(__name__)
 WAITING: Final = "recording: waiting for auth ..."
 RESUMED: Final = "recording: resumed"
 _AWAY: Final = "auth is away"
+_FACT: Final = json.JSONEncoder(sort_keys=True).encode
 #: Nanoseconds between two reports that one recorder loses frames.
 REPORT_AGAIN: Final = 60_000_000_000
 
@@ -226,7 +227,7 @@ class ConnectionTape:
 
     def note(self, channel: int, kind: FrameKind, /, **fields: Any) -> None:
         """Record a fact."""
-        self.write(channel, kind, json.dumps(fields, sort_keys=True).encode())
+        self.write(channel, kind, _FACT(fields).encode())
 
     # -- failing ----------------------------------------------------------------------
     def on_loss(self, callback: Callable[[str, str], None]) -> None:

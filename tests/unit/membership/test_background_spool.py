@@ -14,7 +14,13 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from tele.membership.background_spool import HELD_LIMIT, SYNC_SECONDS, BackgroundSpool
+from tele.membership.background_spool import (
+    GATHER_LINES,
+    GATHER_SECONDS,
+    HELD_LIMIT,
+    SYNC_SECONDS,
+    BackgroundSpool,
+)
 from tele.membership.spool import FileSpool, MemorySpool
 
 
@@ -130,6 +136,42 @@ def test_writing_waits_for_no_sync(reactor: Reactor, disk: Disk, spool: Backgrou
     reactor.until(lambda: disk.synced > 0 and not spool._syncing)
     reactor.advance(SYNC_SECONDS)
     reactor.until(lambda: disk.synced == 4)
+
+
+def test_lines_that_may_gather_are_written_together(
+    reactor: Reactor, disk: Disk, spool: BackgroundSpool
+) -> None:
+    """Lines that may gather are written together a little later, and before any line after them."""
+    for line in numbers(0, 1):
+        assert spool.append(line, gather=True)
+    assert spool.gathers
+    assert not disk.threads
+    reactor.advance(GATHER_SECONDS)
+    reactor.wait(spool.written())
+    assert disk.written == numbers(0, 1)
+    spool.append(b"2", gather=True)
+    spool.append(b"3")
+    reactor.until(lambda: not spool._writing)
+    assert disk.written == numbers(0, 1, 2, 3)
+
+
+def test_gathering_is_bounded(reactor: Reactor, disk: Disk, spool: BackgroundSpool) -> None:
+    """So many lines as are sent together are written without waiting for time to pass."""
+    for line in numbers(*range(GATHER_LINES)):
+        assert not disk.threads
+        spool.append(line, gather=True)
+    reactor.until(lambda: not spool._writing)
+    assert disk.written == numbers(*range(GATHER_LINES))
+
+
+@pytest.mark.parametrize("method", ["written", "kept", "peek", "close"])
+def test_who_asks_for_gathered_lines_has_them_written(
+    reactor: Reactor, disk: Disk, spool: BackgroundSpool, method: str
+) -> None:
+    """A call that waits for lines, reads them or closes the spool has them written at once."""
+    spool.append(b"0", gather=True)
+    reactor.wait(getattr(spool, method)())
+    assert disk.written == numbers(0)
 
 
 def test_what_was_written_is_sent_and_dropped(
