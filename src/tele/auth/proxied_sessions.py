@@ -3,13 +3,14 @@
 A proxy registers each session with the user's proof before it begins. What a proxy reports and
 records is accepted for its registered sessions only.
 
-Keys: ``/sessions-by-proxy/<proxy>/<session id>``, for as long as a recording may arrive late, and
+Keys: ``/proxied-sessions/<session id>``, for as long as a recording may arrive late, and
 ``/session-proofs/<proof>`` for as long as the proof may be shown.
 
 Invariants:
 
 * A session belongs to one proxy, one user, one login and one host, for good. So does what the user
   signed: a proof that was used for one session is good for no other.
+* Its id is nobody else's. The host knows it, by the certificate that the proxy logs in with.
 * The host's name and id in events and recordings are auth's own knowledge.
 """
 
@@ -27,7 +28,7 @@ from tele.interfaces import IBackend
 from tele.model.event import Event
 from tele.model.session import RecordingStart
 
-PREFIX: Final = "/sessions-by-proxy/"
+PREFIX: Final = "/proxied-sessions/"
 PROOFS: Final = "/session-proofs/"
 #: How long a proof is remembered: longer than any certificate of a user is valid.
 PROOF_LIFE: Final = timedelta(days=2)
@@ -37,7 +38,8 @@ PROOF_LIFE: Final = timedelta(days=2)
 class ProxiedSession:
     """A session of ``user`` as ``login`` on the host ``node``, which ends at a proxy.
 
-    ``proof`` is the SHA-256 of the session identifier of the user's connection, in hex.
+    ``proof`` is the SHA-256 of the session identifier of the user's connection, in hex;
+    ``proxy_id`` is set when it is registered.
     """
 
     user: str
@@ -47,6 +49,7 @@ class ProxiedSession:
     node: str
     remote_addr: str
     proof: str
+    proxy_id: str = ""
 
 
 @frozen
@@ -61,11 +64,8 @@ class ProxiedSessions:
     """The sessions that proxies have registered."""
 
     def __init__(self, backend: IBackend) -> None:
-        self._backend = backend
         self._proofs = Repository(backend, PROOFS, _Proven)
-
-    def _of(self, proxy_id: str) -> Repository[ProxiedSession]:
-        return Repository(self._backend, f"{PREFIX}{proxy_id}/", ProxiedSession)
+        self._sessions = Repository(backend, PREFIX, ProxiedSession)
 
     async def register(self, proxy_id: str, session_id: str, session: ProxiedSession) -> None:
         """Register a session for a proxy, again if need be.
@@ -75,7 +75,7 @@ class ProxiedSessions:
         if not is_id(session_id):
             raise Conflict("the id of a session has to be a UUID")
 
-        proven = _Proven(proxy_id, session_id)
+        proven, session = _Proven(proxy_id, session_id), evolve(session, proxy_id=proxy_id)
 
         def first(present: _Proven | None) -> _Proven:
             if present not in (None, proven):
@@ -88,14 +88,16 @@ class ProxiedSessions:
             return session
 
         await self._proofs.change(session.proof, first, ttl=PROOF_LIFE)
-        await self._of(proxy_id).change(session_id, same, ttl=BEHIND)
+        await self._sessions.change(session_id, same, ttl=BEHIND)
 
     async def find(self, proxy_id: str, session_id: str) -> ProxiedSession | None:
         """Return a session that is registered for a proxy, or None."""
-        if not is_id(session_id):
-            return None
-        found = await self._of(proxy_id).get(session_id)
-        return None if found is None else found.value
+        found = await self._sessions.get(session_id) if is_id(session_id) else None
+        return found.value if found is not None and found.value.proxy_id == proxy_id else None
+
+    async def has(self, session_id: str) -> bool:
+        """Whether an id is that of a session which is registered for a proxy."""
+        return is_id(session_id) and await self._sessions.get(session_id) is not None
 
     async def claimed(self, proxy_id: str, value: Event) -> Event | str:
         """Return an event of a proxy about a session as it is stored, or why it cannot be."""

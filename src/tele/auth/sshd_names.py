@@ -52,6 +52,12 @@ async def check_free(text: str, members: Members, hosts: Hosts) -> None:
     member = await members.named(name)
     if member is not None and not member.sshd:
         raise _taken(text, f"a name of {member.role.value} {member.name}")
+    check_no_members(text, hosts)
+
+
+def check_no_members(text: str, hosts: Hosts) -> None:
+    """Raise :class:`Conflict` for an address of a member, or the name of one that is online."""
+    name = plain_name(text)
     for role in HostRole:
         for host in hosts.all(role):
             if host.sshd:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from auth_world import HOST_ID, OTHER_ID, World, result
 from tele.auth.presence import Hosts
@@ -173,6 +174,22 @@ def test_names_are_in_one_namespace(world: World) -> None:
     for name in ("db-legacy", "DB-Legacy", "db.example.org"):
         with pytest.raises(Conflict):
             world.join(world.token(), OTHER_ID, name=name)
+
+
+@pytest.mark.parametrize("name", ["192.0.2.1", "Gate1.example"])
+def test_no_address_of_a_member_is_a_further_name(world: World, name: str) -> None:
+    """Proxies would get a certificate for where a node is, or another proxy (attack)."""
+    world.join(world.token())
+    for role, address, caller in (
+        (HostRole.NODE, "192.0.2.1:3022", world.host()),
+        (HostRole.PROXY, "gate1.example:3023", world.proxy()),
+    ):
+        world.do(table.ANNOUNCE, Presence("any", role, (address,)), caller)
+    with pytest.raises(TeleError, match=r"an address of|a proxy's name"):
+        add(world, AddHost("db", "10.0.0.9:22", names=("db.example.org", name)))
+    assert "db" not in listed(world)
+    add(world)
+    assert add(world, evolve(LEGACY, replace=True)).names == LEGACY.names
 
 
 def test_its_host_key_is_signed_for_its_names(world: World) -> None:

@@ -118,6 +118,28 @@ def test_no_other_recording_is_taken(world: World, proxy: Caller, words: dict[st
     assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
 
 
+def test_a_host_does_not_take_the_proxys_session(world: World, proxy: Caller) -> None:
+    """A node that was taken over knows the id by the certificate that the proxy logs in with. It
+    does not begin its recording before the proxy does, which could store nothing then, nor report
+    in its name; neither does another proxy (attack).
+    """
+    world.join(world.token())
+    own = start(
+        world, recorder=HostRole.NODE, recorder_id=HOST_ID, mode="node", target="", node="web1"
+    )
+    with pytest.raises(AccessDenied, match="is a proxy's"):
+        world.do(table.START_RECORDING, recordings.StartRecording(SESSION, own), world.host())
+    with pytest.raises(InvalidInput, match="another host's"):
+        words = {"session_id": SESSION, "command": "rm -rf /"}
+        emit(world, world.host(), made(world, "exec", server_id=HOST_ID, **words))
+    assert world.events("exec") == []
+    with pytest.raises(Conflict, match="another session"):
+        theirs = evolve(ALICE, proof="c" * 64)
+        result(world.parts.recordings.proxied.register(OTHER_ID, SESSION, theirs))
+    world.do(table.START_RECORDING, recordings.StartRecording(SESSION, start(world)), proxy)
+    emit(world, proxy, made(world, "exec", session_id=SESSION))
+
+
 def test_a_proxy_that_restarted_has_no_sessions(world: World, proxy: Caller) -> None:
     """Its report ends those that it had, as a node's does; they are listed until then."""
     emit(world, proxy, made(world, "session.start", session_id=SESSION))

@@ -101,7 +101,12 @@ class AuditOperations:
 
     async def _problem_with_session(self, host: HostIdentity, value: Event) -> str:
         """Return why the event cannot be of the session that it names; a new one is unknown yet."""
-        row = await self._recordings.find(value.session_id) if value.session_id else None
+        if not value.session_id:
+            return ""
+        row = await self._recordings.find(value.session_id)
+        if row is None and host.role is not HostRole.PROXY:
+            is_proxys = await self._recordings.proxied.has(value.session_id)
+            return "its session is another host's" if is_proxys else ""
         if row is not None and row.recorded_by != host.place:
             return "its session is another host's"
         if row is not None and row.user != value.user:

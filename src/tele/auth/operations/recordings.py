@@ -103,6 +103,8 @@ class RecordingOperations:
         name = (await self._members.require(host)).name
         if host.role is HostRole.PROXY:
             name = await self._recordings.proxied.check_recording(host.host_id, request.start)
+        elif await self._recordings.proxied.has(request.id):
+            raise AccessDenied("the session is a proxy's, and recorded by that", "host")
         await self._recordings.start(host, request.id, request.start, name, request.keys)
         return Nothing()
 

@@ -21,6 +21,7 @@ from tele.auth.members import Member, Members
 from tele.auth.operations.hosts import check_label
 from tele.auth.presence import Announcement, Hosts
 from tele.auth.sshd_names import check_name as check_further_name
+from tele.auth.sshd_names import check_no_members
 from tele.certs.names import check_name
 from tele.errors import Conflict, InvalidInput, NotFound, quoted
 from tele.loop import now
@@ -64,6 +65,8 @@ class SshdHostOperations:
     async def add_host(self, request: AddHost, caller: Caller) -> Host:
         """Register a machine, or give it other values."""
         address = self._check(request)
+        for name in request.names:
+            check_no_members(name, self._hosts)
         before = await self._members.named(request.name)
         if before is not None and not (before.sshd and request.replace):
             raise Conflict(
