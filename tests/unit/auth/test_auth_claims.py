@@ -102,6 +102,16 @@ def test_an_event_is_of_a_session_of_the_host_and_its_user(world: World) -> None
     assert len(world.events("exec")) == 2
 
 
+def test_good_events_get_no_bad_one_of_the_same_request_accepted(world: World) -> None:
+    """Events of the host's own session and user come with one of another user: none is kept."""
+    tape = Tape(world)
+    good = made(world, session_id=tape.id)
+    with pytest.raises(InvalidInput, match="its session is of alice"):
+        emit(world, good, made(world, session_id=tape.id, user="bob"))
+    emit(world, good, made(world, session_id=tape.id))
+    assert len(world.events("exec")) == 2
+
+
 def test_a_proxy_reports_nothing_of_a_node_s_session(world: World) -> None:
     """A session that a node records is not the proxy's that it came through."""
     tape = Tape(world)

@@ -78,8 +78,9 @@ class AuditOperations:
         member = await self._members.require(host)
         moment = now(self._clock)
         events: list[Event] = []
+        problems: dict[tuple[str, str], str] = {}  # many events are of one session
         for value in request.events:
-            accepted = await self._accepted(host, value)
+            accepted = await self._accepted(host, value, problems)
             if isinstance(accepted, str):
                 # Invalid, not denied: the sender need not try again.
                 error = InvalidInput(f"event {quoted(value.id)}: {accepted}")
@@ -89,11 +90,19 @@ class AuditOperations:
         await self._ends.append(host, events)
         return Nothing()
 
-    async def _accepted(self, host: HostIdentity, value: Event) -> Event | str:
-        """Return an event of ``host`` as far as it is believed, or why it is not."""
-        problem = claims.problem(value, host, self._cluster)
-        problem = problem or await self._problem_with_session(host, value)
-        if problem:
+    async def _accepted(
+        self, host: HostIdentity, value: Event, problems: dict[tuple[str, str], str]
+    ) -> Event | str:
+        """Return an event of ``host`` as far as it is believed, or why it is not.
+
+        ``problems`` are those with the sessions and users of earlier events of the request.
+        """
+        if problem := claims.problem(value, host, self._cluster):
+            return problem
+        whose = value.session_id, value.user
+        if whose not in problems:
+            problems[whose] = await self._problem_with_session(host, value)
+        if problem := problems[whose]:
             return problem
         if host.role is HostRole.PROXY and value.session_id:
             return await self._recordings.proxied.claimed(host.host_id, value)
