@@ -112,10 +112,14 @@ class ForwardRecord:
         return self._records.hold()
 
     def refused(self, reason: Any) -> None:
-        """It was not opened. ``reason`` is an exception, or the reply of the client."""
+        """It was not opened. ``reason`` is an exception, or the reply of the client.
+
+        It is recorded if it is an event: a target that floods the client fills no recording.
+        """
         text = cut(str(getattr(reason, "value", reason)))
-        self._records.note(0, FrameKind.FORWARD, action="refuse", error=text[:512], **self._fields)
-        self._records.connected(self._accepted, error=text, **self._fields)
+        if self._records.connected(self._accepted, error=text, **self._fields):
+            fields = {"error": text[:512], **self._fields}
+            self._records.note(0, FrameKind.FORWARD, action="refuse", **fields)
         self.on_end()
 
     def closed(self, sent: int, received: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -30,3 +31,16 @@ def test_connections_of_others_do_not_fill_the_audit() -> None:
     for number in range(1000):
         records.begin("direct-tcpip").opened(number)
     assert [f["kind"] for _, f in emitted.events].count("direct-tcpip") == 1000
+
+
+def test_channels_that_are_refused_do_not_fill_the_recording() -> None:
+    """A target opens ten thousand more than it may: as few frames as events (attack)."""
+    audit: Any = FakeAudit()
+    frames: list[dict[str, Any]] = []
+    tape: Any = SimpleNamespace(note=lambda *_, **fields: frames.append(fields))
+    records = ForwardRecords(Clock(), context(), audit, tape)
+    for _ in range(10_000):
+        record = records.begin("forwarded-tcpip", accepted=True, bound="localhost:2222")
+        record.refused(TeleError("128 are forwarded already"))
+    assert 0 < len(frames) <= ACCEPTED_BURST
+    assert frames[0]["error"] == "128 are forwarded already"
