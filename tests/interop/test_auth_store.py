@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,17 +37,37 @@ def second_auth(auth: LoneAuth, other: LoneAuth | None = None) -> None:
     """Start a second auth on the same files; it has to be refused at once."""
     other = other or auth
     assert auth.process is not None
-    before = snapshot(auth.data_dir)
-    done = subprocess.run(
-        other.words(), cwd=auth.folder, env=auth.surroundings, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+    with unchanged(auth):
+        done = subprocess.run(
+            other.words(), cwd=auth.folder, env=auth.surroundings, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
     assert done.returncode == 1, done.stderr
     refusal = f"the auth of {auth.data_dir} runs already: process {auth.process.pid}; stop it"
     assert refusal in done.stderr
     assert "Traceback" not in done.stderr
     assert "cannot listen" not in done.stderr
-    assert snapshot(auth.data_dir) == before
+
+
+@contextmanager
+def unchanged(auth: LoneAuth) -> Iterator[None]:
+    """What is done here changes no file of auth, which is stopped meanwhile: it writes to them of
+    its own accord.
+    """
+    assert auth.process is not None
+    auth.process.send_signal(signal.SIGSTOP)
+    try:
+        wait_for(lambda: _is_stopped(auth.process), "auth to stop")
+        before = snapshot(auth.data_dir)
+        yield
+        assert snapshot(auth.data_dir) == before
+    finally:
+        auth.process.send_signal(signal.SIGCONT)
+
+
+def _is_stopped(process: subprocess.Popen[bytes] | None) -> bool:
+    assert process is not None
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
@@ -307,10 +328,9 @@ try:
 except Conflict as error:
     print(error)
 """
-    before = snapshot(auth.data_dir)
     assert auth.process is not None
-    assert f"runs already: process {auth.process.pid};" in in_python(program, auth.data_dir)
-    assert snapshot(auth.data_dir) == before
+    with unchanged(auth):
+        assert f"runs already: process {auth.process.pid};" in in_python(program, auth.data_dir)
 
 
 def test_parts_of_one_data_dir_in_processes_of_their_own(auth: LoneAuth) -> None:
