@@ -55,6 +55,13 @@ class BucketAuth(LoneAuth):
         return done.stdout + done.stderr
 
 
+def objects(swift: Swift, name: str) -> tuple[list[str], list[str]]:
+    """Return the keys of the test called ``name``: of recordings, and of heads of the audit."""
+    mine = [key for key in swift.objects() if name in key]
+    heads = [key for key in mine if "/audit-heads-" in key]
+    return [key for key in mine if key not in heads], heads
+
+
 @pytest.fixture
 def auth(swift: Swift, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[BucketAuth]:
     (tmp_path / "home").mkdir()
@@ -79,8 +86,9 @@ def test_killed_in_the_middle_of_uploads(auth: BucketAuth, swift: Swift) -> None
     assert ledger.missing() == []
     wait_for(lambda: not auth.waiting(), "all uploads to end", 60)
     assert ledger.missing() == []
-    mine = [key for key in swift.objects() if "test_killed" in key]
+    mine, heads = objects(swift, "test_killed")
     assert len(mine) == 2 * len(ledger.finished), mine
+    assert heads, "a head of the audit was signed after each start"
 
 
 def test_the_life_of_a_recording_by_commands(auth: BucketAuth, swift: Swift) -> None:
@@ -103,7 +111,7 @@ def test_the_life_of_a_recording_by_commands(auth: BucketAuth, swift: Swift) -> 
     without = auth.run("recordings", "rm", recording, "--config", str(auth.config))
     assert without.returncode == 2
     auth.command("rm", recording, "--reason", "old")
-    assert [key for key in swift.objects() if "test_the_life" in key] == []
+    assert objects(swift, "test_the_life")[0] == []
     assert auth.json("ls") == []
     assert auth.json("stuck") == []
 
@@ -114,9 +122,14 @@ def test_what_is_stuck_is_shown_and_retried(auth: BucketAuth, swift: Swift) -> N
     auth.start()
     ledger = Ledger(auth)
     ledger.add(1)
-    wait_for(lambda: auth.json("stuck"), "the upload to fail", 60)
-    (stuck,) = auth.json("stuck")
-    assert (stuck["id"], stuck["state"]) == (ledger.finished[0], "refused")
+    (recording,) = ledger.finished
+
+    def of_recording() -> list[dict[str, object]]:
+        return [stuck for stuck in auth.json("stuck") if stuck["id"] == recording]
+
+    wait_for(of_recording, "the upload to fail", 60)
+    (stuck,) = of_recording()
+    assert stuck["state"] == "refused"
     assert "SignatureDoesNotMatch" in str(stuck["reason"])
     assert "wrong-secret" not in auth.log.read_text()
     assert ledger.missing() == []

@@ -29,6 +29,14 @@ PART_SIZE: Final = 8 << 20
 #: The blob that ends a generation.
 CLOSING: Final = "manifest"
 
+#: The end of the names of signed heads of the audit.
+_HEAD: Final = ".head"
+
+
+def is_urgent(name: str) -> bool:
+    """Whether a blob, and what waits before it, is uploaded at once."""
+    return name == CLOSING or name.endswith(_HEAD)
+
 
 @frozen
 class Entry:

@@ -1,7 +1,8 @@
 """When is a recording uploaded, and what happens when that fails?
 
 A recording is uploaded when it is closed, when a good pack of it waits, and when a part of it has
-waited for an hour.
+waited for an hour. A signed head of the audit is uploaded at once: it proves nothing on the disk of
+those who can rewrite the audit.
 
 Invariants:
 
@@ -29,7 +30,7 @@ from tele.model.stuck import StuckUpload
 from tele.recording.archives.s3.catalogue import CatalogueRows, stuck_upload
 from tele.recording.archives.s3.errors import BucketError, Trouble
 from tele.recording.archives.s3.landing import Landing
-from tele.recording.archives.s3.packs import CLOSING, PACK_AT
+from tele.recording.archives.s3.packs import PACK_AT, is_urgent
 from tele.recording.archives.s3.sender import Sender
 
 log = make_logger(__name__)
@@ -54,7 +55,7 @@ class _Job:
     id: str
     since: float
     size: int = 0
-    closed: bool = False
+    urgent: bool = False
     version: int = 0
     due: float = 0.0
     attempts: int = 0
@@ -66,7 +67,7 @@ class _Job:
         """Whether it ought to be uploaded now."""
         if self.running is not None or moment < self.due or not self.size:
             return False
-        return self.closed or self.size >= PACK_AT or moment - self.since >= FLUSH_SECONDS
+        return self.urgent or self.size >= PACK_AT or moment - self.since >= FLUSH_SECONDS
 
 
 class Uploads:
@@ -117,7 +118,7 @@ class Uploads:
         job = self._job(recording_id)
         job.version += 1
         job.size += size
-        job.closed = job.closed or name == CLOSING
+        job.urgent = job.urgent or is_urgent(name)
         self._offer(job)
 
     async def halt(self, recording_id: str) -> None:
@@ -190,7 +191,7 @@ class Uploads:
     async def _run(self, job: _Job) -> None:
         try:
             old = self._reactor.seconds() - job.since >= FLUSH_SECONDS
-            await self._sender.send(job.id, everything=old)
+            await self._sender.send(job.id, everything=old or job.urgent)
             await self._succeeded(job)
         except CancelledError:
             return
@@ -207,7 +208,7 @@ class Uploads:
             if version == job.version:
                 break
         job.size = sum(size for _, size in blobs)
-        job.closed = any(name == CLOSING for name, _ in blobs)
+        job.urgent = any(is_urgent(name) for name, _ in blobs)
 
     async def _succeeded(self, job: _Job) -> None:
         self._failed.clear()
