@@ -67,6 +67,7 @@ class Tele:
         """Run one command; it has to end with ``status`` (None: any)."""
         done = subprocess.run(
             [str(BIN / "tele"), *map(str, words)],
+            cwd=self.folder,
             env={**self.environment, **environment},
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,

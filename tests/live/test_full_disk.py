@@ -139,7 +139,7 @@ def test_a_node_whose_disk_is_full(alice: Cluster, what: str) -> None:
         running.stdin.write(b"\n")
         running.stdin.flush()
         assert running.stdout.readline() == b"line 1\r\n"
-        wait_for(lambda: "recorder: recording" in log(alice), "the log to say it")
+        wait_for(lambda: "recording not written" in log(alice), "the log to say it")
         for number in (2, 3):
             running.stdin.write(b"\n")
             running.stdin.flush()
