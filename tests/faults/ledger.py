@@ -174,6 +174,10 @@ class Ledger:
             events=self._check_audit(),
         )
 
+    def recordings(self) -> list[dict[str, Any]]:
+        """Rows of all recordings."""
+        return self._list("recordings", "ls")
+
     def _list(self, *words: str) -> list[dict[str, Any]]:
         done = self.cluster.tele(*words, "--format", "json")
         listed: list[dict[str, Any]] = json.loads(done.stdout)
@@ -183,7 +187,7 @@ class Ledger:
         listed = self.cluster.tele("sessions", "ls", "--format", "json", check=False)
         if listed.returncode or json.loads(listed.stdout):
             return False
-        return all(row["ended"] for row in self._list("recordings", "ls"))
+        return all(row["ended"] for row in self.recordings())
 
     def _check_users(self) -> int:
         there = {row["metadata"]["name"] for row in self._list("users", "ls")}
@@ -191,7 +195,7 @@ class Ledger:
         return len(self.users)
 
     def _check_recordings(self) -> int:
-        rows = self._list("recordings", "ls")
+        rows = self.recordings()
         assert len({row["id"] for row in rows}) == len(rows), "a recording is listed twice"
         replayed = dict(self._replay(row) for row in rows if row["interactive"])
         for mark, number in self.sessions.items():

@@ -1,14 +1,15 @@
-"""Node and auth are killed while sessions are recorded: nothing that was promised is lost.
+"""Parts are killed while sessions are recorded: nothing that was promised is lost.
 
 ::
 
     python tests/faults/recordings.py --rounds 40
-    python tests/faults/recordings.py --rounds 40 --mode node-sync
+    python tests/faults/recordings.py --rounds 40 --mode proxy-sync
 
-In each round a few recorded sessions show numbers; node or auth gets kill -9, and is started again
-after up to eight seconds, which is longer than most sessions last. In mode ``node`` a recording has
-what was shown until a moment before its node was killed, and all of it if auth was. In mode
-``node-sync`` it has all that was shown, whatever was killed and when. Each recording verifies.
+In each round a few recorded sessions show numbers; one part gets kill -9, and is started again
+after up to eight seconds, which is longer than most sessions last. In the modes ``node`` and
+``proxy`` a recording has what was shown until a moment before its recorder was killed, and all of
+it if that was another part. In the modes whose names end in ``-sync`` it has all that was shown,
+whatever was killed and when. Each recording verifies, and each session has a start and an end.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from commands import main, say
 from ledger import PROMISED, Ledger, RunningSession
 from three_processes import make_cluster
 
-PARTS = ("node", "auth")
+#: The part that records, by mode.
+RECORDERS = {"node": "node", "node-sync": "node", "proxy": "proxy", "proxy-sync": "proxy"}
+PARTS = ("node", "auth", "proxy")
 
 
 def recordings(
@@ -44,14 +47,18 @@ def recordings(
             cluster.kill(part)
             time.sleep(dice.uniform(0.0, 8.0))
             cluster.start(part)
-            # Some end while auth is away or the node begins; the others go on for a while.
+            lost_from = moment if part == RECORDERS[mode] and not sync else None
+            # Some end while auth is away or a part begins; the others go on for a while.
             for each in running[::2]:
-                _end(ledger, each, moment if part == "node" and not sync else None)
+                _end(ledger, each, lost_from)
             time.sleep(dice.uniform(0.0, 4.0))
             for each in running[1::2]:
-                _end(ledger, each, moment if part == "node" and not sync else None)
+                _end(ledger, each, lost_from)
             say(f"round {number + 1}: {part} was killed; {len(ledger.sessions)} recordings")
-        return ledger.check()
+        found = ledger.check()
+        by = {row.get("recorder", "node") for row in ledger.recordings()}
+        assert by == {RECORDERS[mode]}, f"in the mode {mode} sessions were recorded by {by}"
+        return found
     finally:
         cluster.stop()
 
@@ -63,6 +70,6 @@ def _end(ledger: Ledger, session: RunningSession, fault: float | None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--mode", default="node", choices=["node", "node-sync"])
+    parser.add_argument("--mode", default="node", choices=RECORDERS)
     given, sys.argv[1:] = parser.parse_known_args()
     main(partial(recordings, mode=given.mode), "rounds", 40)

@@ -11,7 +11,7 @@ import pytest
 from full_disks import full_disks
 from kill_rounds import kill_rounds
 from power_cuts import power_cuts
-from recordings import recordings
+from recordings import RECORDERS, recordings
 from soak import soak
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH")
@@ -22,12 +22,12 @@ def test_kills(tmp_path: Path) -> None:
     assert kill_rounds(tmp_path, 3, random.Random(1), sessions=3)["sessions"] >= 6
 
 
-@pytest.mark.parametrize("mode", ["node", "node-sync"])
+@pytest.mark.parametrize("mode", RECORDERS)
 def test_recordings(tmp_path: Path, mode: str) -> None:
-    """Node and auth are killed in the middle of sessions: their recordings have what was promised,
-    and verify.
+    """Node, auth and proxy are killed in the middle of sessions: their recordings have what was
+    promised, and verify.
     """
-    assert recordings(tmp_path, 2, random.Random(1), 3, mode)["sessions"] >= 3
+    assert recordings(tmp_path, 3, random.Random(1), 3, mode)["sessions"] >= 6
 
 
 @pytest.mark.root
