@@ -19,7 +19,9 @@ from pyghostty import Terminal as Library
 from pyghostty import ffi, lib
 from pyghostty.core import check, init_sized, read_buf
 
+from tele.snapshots.ghostty_cells import Cells
 from tele.snapshots.terminals import Place, bounded
+from tele.terminal.dump import draw
 
 #: Lines of scrollback between two calls of ``take_lines``.
 HISTORY_LINES: Final = 1000
@@ -49,6 +51,7 @@ class GhosttyTerminal:
         limit = ffi.new("uint64_t*", 0)
         handle, images = self._library._t[0], lib.GHOSTTY_TERMINAL_OPT_KITTY_IMAGE_STORAGE_LIMIT
         check(lib.ghostty_terminal_set(handle, images, limit), "set images")
+        self._cells = Cells(handle, self._library.ref)
         self._taken = 0
         if newline:
             self._library.feed(b"\x1b[20h")
@@ -132,11 +135,11 @@ class GhosttyTerminal:
 
     def _drawn(self) -> tuple[str, str]:
         """Return the text of the cells, and of margins, cursor, style and character sets."""
-        cells = self._format(rest=False)
-        whole = self._format(rest=True)
-        return (cells, whole[len(cells) :]) if whole.startswith(cells) else (whole, "")
+        corner = self._format(rest=False)
+        return "".join(draw(self._cells.lines())), self._format(rest=True)[len(corner) :]
 
     def _format(self, *, rest: bool) -> str:
+        """Return the library's text of the first cell and, perhaps, of the rest of the state."""
         options: Any = init_sized("GhosttyFormatterTerminalOptions")
         options.emit = lib.GHOSTTY_FORMATTER_FORMAT_VT
         options.unwrap = options.trim = False
@@ -144,8 +147,7 @@ class GhosttyTerminal:
         extra.scrolling_region = extra.screen.cursor = rest
         extra.screen.style = extra.screen.charsets = rest
         shown: Any = init_sized("GhosttySelection")
-        shown.start = self._library.ref(0, 0)[0]
-        shown.end = self._library.ref(self.columns - 1, self.rows - 1)[0]
+        shown.start = shown.end = self._library.ref(0, 0)[0]
         options.selection = shown
         formatter: Any = ffi.new("GhosttyFormatter*")
         handle = self._library._t[0]
@@ -196,4 +198,5 @@ class GhosttyTerminal:
 
     def close(self) -> None:
         """See :class:`tele.snapshots.terminals.Terminal`."""
+        self._cells.close()
         self._library.close()

@@ -28,14 +28,14 @@ def dump(screen: Screen) -> bytes:
     main, alternate = screen.lines, hidden.other
     if screen.alternate:
         main, alternate = alternate, main
-    out += _lines(main)
+    out += draw(main)
     if screen.alternate:
         out += _saved(hidden.saved_other)
         out.append(f"\x1b[{hidden.other_row + 1}H\x1b[?47h")
-        out += _lines(alternate)
+        out += draw(alternate)
     elif not _is_blank(alternate) or not _is_initial(hidden.saved_other):
         out.append("\x1b[?47h")
-        out += _lines(alternate)
+        out += draw(alternate)
         out += _saved(hidden.saved_other)
         out.append(f"\x1b[{hidden.other_row + 1}H\x1b[?47l")
     out += _saved(hidden.saved)
@@ -52,7 +52,7 @@ def _is_blank(lines: list[Line]) -> bool:
     return not any("".join(line.texts).strip() or any(line.styles) for line in lines)
 
 
-def _lines(lines: list[Line]) -> Iterator[str]:
+def draw(lines: list[Line]) -> Iterator[str]:
     """Draw the cells of each line that is not blank."""
     for row, line in enumerate(lines):
         end = len(line.texts)

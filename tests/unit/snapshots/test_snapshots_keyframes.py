@@ -80,6 +80,29 @@ def test_a_session_goes_on_from_each_keyframe(make: MakeTerminal, seed: int) -> 
         assert played(chunks, make, built, number) == expected, number
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_cells_that_were_not_written_have_no_style(seed: int) -> None:
+    """A style before a gap does not grow into it, and lines of background alone are there,
+    whichever terminal makes the state. (What is left of half a wide character differs.)
+    """
+    dice = random.Random(seed)
+    styles = [b"\x1b[4m", b"\x1b[7m", b"\x1b[44m", b"\x1b[1;32m", b"\x1b[m"]
+    texts = [b"ab", b"  ", b" ", "e\u0301".encode(), b"x" * 30]
+    moves = [b"\x1b[3C", b"\x1b[7;%dH" % dice.randint(1, 60), b"\r\n", b"\x1b[K", b"\x1b[2X"]
+    pieces = [dice.choice(dice.choice((styles, texts, moves))) for _ in range(150)]
+    data = "\x1b[7m\u6f22\x1b[m\x1b[3C\x1b[38;2;1;2;3ma\u6f22\x1b[3C\u6f22".encode()
+    data += b"\r\n\x1b[48;5;200m\x1b[K\r\n\x1b[48;2;9;8;7m\x1b[K\r\n\x1b[m" + b"".join(pieces)
+    screens = []
+    for make in (OwnTerminal, GhosttyTerminal):
+        terminal = make(80, 24, False)
+        terminal.feed(data)
+        screen = Screen(80, 24)
+        Emulator(screen).feed(terminal.state())
+        screens.append(shown(screen))
+        terminal.close()
+    assert screens[0] == screens[1]
+
+
 def test_both_terminals_draw_the_same() -> None:
     """A keyframe by the library is drawn by tele's player as if tele had made it."""
     frames = [
