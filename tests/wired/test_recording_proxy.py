@@ -290,6 +290,9 @@ asyncio.run(main())
     assert b"in" not in done.stdout.split()
     denied = proxied.cluster.wait_event("auth.denied")
     assert any("8.9" in event.error for event in denied)
+    own = [event for event in denied if event.fields.get("method") == "publickey"]
+    about = {(event.fields["node"], event.fields["node_id"]) for event in own}
+    assert about == {("web1", proxied.node.member.host_id)}
     assert proxied.recorder.recordings == []
 
 

@@ -146,7 +146,7 @@ class LocalAuthority:
             ),
             ProxyingOperations(
                 parts.cluster, clock, parts.authorities, parts.issuer, parts.members, parts.hosts,
-                parts.state, parts.recordings.proxied, quotas, journal,
+                parts.state, parts.recordings.proxied, parts.ends, quotas, journal,
             ),
             KeepingOperations(clock, parts.recordings, parts.hosts, journal),
             AuditOperations(

@@ -187,6 +187,10 @@ class SessionEnds:
             ends.delete(value.session_id),
         ]
 
+    async def has_started(self, host: HostPlace, session_id: str) -> bool:
+        """Whether a session of a host has started, and has not ended."""
+        return await self._starts(host).get(session_id) is not None
+
     async def report(self, host: HostIdentity, report: ReportSessions, charge: Charge) -> None:
         """Take a node's report of its running sessions.
 

@@ -67,8 +67,8 @@ class AuditReporter:
         log_event(made)
         self._member.emit(made)
 
-    def denied(self, attempt: DeniedAttempt) -> None:
-        """Report a login that was denied, within the rate limit."""
+    def denied(self, attempt: DeniedAttempt, **about: str) -> None:
+        """Report a login that was denied, within the rate limit; ``about`` are further fields."""
         source = source_network(attempt.remote_addr[0])
         left_out = self._limiter.admit(self._clock.seconds(), source)
         if left_out is None:
@@ -84,6 +84,7 @@ class AuditReporter:
             method=cut(attempt.method),
             serial=str(attempt.serial),
             fingerprint=attempt.fingerprint,
+            **about,
             **more,
         )
 

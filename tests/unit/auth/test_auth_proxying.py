@@ -11,7 +11,9 @@ import pytest
 from attrs import define, evolve
 
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, World, result
+from tele.audit.chain import event
 from tele.auth.local import LocalAuthority
+from tele.auth.proxied_sessions import LOGIN_PERIOD, LOGINS_BURST, START_GRACE
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import check_host, check_member, check_user
 from tele.certs.device import check_device, prove_device
@@ -27,7 +29,7 @@ from tele.errors import (
     Unavailable,
 )
 from tele.loop import now
-from tele.model.api import proxying, table
+from tele.model.api import audit, proxying, sessions, table
 from tele.model.api.hosts import AddHost
 from tele.model.api.locks import PutLock
 from tele.model.api.members import PublicKeys
@@ -35,6 +37,7 @@ from tele.model.api.paging import ById
 from tele.model.api.roles import PutRole
 from tele.model.api.users import DeleteUser
 from tele.model.authority import AuthorityKind
+from tele.model.event import Event
 from tele.model.identity import Caller, HostRole
 from tele.model.presence import Presence
 from tele.model.recording_modes import ProxyLogin
@@ -253,6 +256,88 @@ def test_a_session_may_log_in_again(world: World, proxy: Caller, alice: Alice) -
     """The host may restart while the client stays connected."""
     first, second = (mint(world, proxy, alice.request()) for _ in range(2))
     assert first.certificate != second.certificate
+
+
+def report(world: World, proxy: Caller, name: str) -> None:
+    """Report the start or the end of the session."""
+    words = {"server_id": PROXY_ID, "user": "alice", "login": "root", "session_id": SESSION}
+    made = event(name, str(uuid.uuid4()), now(world.clock), "c", **words)
+    world.do(table.EMIT_EVENTS, audit.EmitEvents((made,)), proxy)
+
+
+def sessions_certified(world: World) -> list[Event]:
+    """The events of certificates for sessions."""
+    return [each for each in world.events("cert.issue") if each.fields["kind"] == "session"]
+
+
+def test_logins_of_a_session_have_a_limit(world: World, proxy: Caller, alice: Alice) -> None:
+    """A proxy that was taken over gets a bounded number of certificates for one login of a user,
+    and each is in the audit with session, host and number (attack).
+    """
+    for _ in range(LOGINS_BURST):
+        mint(world, proxy, alice.request())
+    with pytest.raises(AccessDenied, match="logged in to web1 20 times"):
+        mint(world, proxy, alice.request())
+    report(world, proxy, "session.start")
+    world.clock.advance(LOGIN_PERIOD.total_seconds() * 2)
+    for _ in range(2):
+        mint(world, proxy, alice.request())
+    with pytest.raises(AccessDenied):
+        mint(world, proxy, alice.request())
+    events = sessions_certified(world)
+    assert sorted(each.fields["number"] for each in events) == list(range(1, 23))
+    assert {(each.session_id, each.fields["node"]) for each in events} == {(SESSION, "web1")}
+    denied = world.events("auth.denied")[-1]
+    assert (denied.server_id, denied.fields["reason"]) == (PROXY_ID, "session")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_after_its_end_a_session_logs_in_no_more(
+    world: World, proxy: Caller, alice: Alice, again: bool
+) -> None:
+    """A proxy that was taken over later gets nothing for the sessions that were, not even when it
+    reports that they began again (attack).
+    """
+    mint(world, proxy, alice.request())
+    report(world, proxy, "session.start")
+    report(world, proxy, "session.end")
+    if again:
+        report(world, proxy, "session.start")
+    with pytest.raises(AccessDenied, match="has ended"):
+        mint(world, proxy, alice.request())
+    assert len(sessions_certified(world)) == 1
+
+
+def test_a_session_that_is_not_listed_logs_in_no_more(
+    world: World, proxy: Caller, alice: Alice
+) -> None:
+    """A proxy that gets certificates for longer than the event of a start may take shows the
+    session to administrators, who can end it (attack).
+    """
+    mint(world, proxy, alice.request())
+    world.clock.advance(START_GRACE.total_seconds())
+    mint(world, proxy, alice.request())
+    world.clock.advance(1)
+    with pytest.raises(AccessDenied, match="does not run"):
+        mint(world, proxy, alice.request())
+    report(world, proxy, "session.start")
+    mint(world, proxy, alice.request())
+    lock = Lock(Metadata("stop"), LockSpec(LockTarget(session=SESSION)))
+    world.do(table.PUT_LOCK, PutLock("stop", lock))
+    with pytest.raises(AccessDenied, match="ended by"):
+        mint(world, proxy, alice.request())
+
+
+def test_a_session_that_its_proxy_does_not_report_logs_in_no_more(
+    world: World, proxy: Caller, alice: Alice
+) -> None:
+    """A proxy that was started again has none of the sessions from before."""
+    mint(world, proxy, alice.request())
+    report(world, proxy, "session.start")
+    world.clock.advance(START_GRACE.total_seconds() + 1)
+    world.do(table.REPORT_SESSIONS, sessions.ReportSessions(now(world.clock)), proxy)
+    with pytest.raises(AccessDenied, match="does not run"):
+        mint(world, proxy, alice.request())
 
 
 def test_a_proof_is_good_for_one_session(world: World, proxy: Caller, alice: Alice) -> None:

@@ -32,8 +32,14 @@ def proxy(world: World) -> Caller:
     return caller
 
 
-def register(world: World, session_id: str, session: ProxiedSession) -> None:
-    result(world.parts.recordings.proxied.register(PROXY_ID, session_id, session))
+def register(
+    world: World, session_id: str, session: ProxiedSession, proxy_id: str = PROXY_ID
+) -> None:
+    async def runs() -> bool:
+        return await world.parts.ends.has_started((HostRole.PROXY, proxy_id), session_id)
+
+    moment, sessions = now(world.clock), world.parts.recordings.proxied
+    result(sessions.register(proxy_id, session_id, session, moment, runs))
 
 
 def made(world: World, name: str, **words: Any) -> Event:
@@ -69,7 +75,7 @@ def test_sessions_that_are_not_registered_are_not_believed(world: World, proxy: 
     """A proxy that was taken over invents no session of a user, and no deed in one (attack)."""
     others = str(uuid.uuid4())
     theirs = evolve(ALICE, proof="b" * 64)
-    result(world.parts.recordings.proxied.register(OTHER_ID, others, theirs))
+    register(world, others, theirs, OTHER_ID)
     for words in (
         {"session_id": str(uuid.uuid4())},
         {"session_id": others},
@@ -135,7 +141,7 @@ def test_a_host_does_not_take_the_proxys_session(world: World, proxy: Caller) ->
     assert world.events("exec") == []
     with pytest.raises(Conflict, match="another session"):
         theirs = evolve(ALICE, proof="c" * 64)
-        result(world.parts.recordings.proxied.register(OTHER_ID, SESSION, theirs))
+        register(world, SESSION, theirs, OTHER_ID)
     world.do(table.START_RECORDING, recordings.StartRecording(SESSION, start(world)), proxy)
     emit(world, proxy, made(world, "exec", session_id=SESSION))
 

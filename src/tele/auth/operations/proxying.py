@@ -9,6 +9,8 @@ Invariants:
 * It is decided as a node decides: by the roles, locks and revocations of now. The certificate is
   valid for one login name and for minutes, permits nothing that the user's roles or certificate
   withhold, and is revoked when the user's is.
+* One session gets certificates while it runs, as far as auth knows, and a bounded number
+  (:mod:`tele.auth.proxied_sessions`). Each is an event with the session and the host.
 * A proxy answers with a certificate that has the names of a host, and proves no membership.
 * Where the users' own agents log in, proxies get no certificates.
 * Sessions end at proxies only where the cluster says so; those of hosts that run OpenSSH's sshd
@@ -34,6 +36,7 @@ from tele.auth.journal import Journal
 from tele.auth.members import Members
 from tele.auth.presence import Hosts
 from tele.auth.proxied_sessions import ProxiedSession, ProxiedSessions
+from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import CheckedUser, check_answers_for, check_user
@@ -72,6 +75,7 @@ class ProxyingOperations:
         hosts: Hosts,
         state: State,
         sessions: ProxiedSessions,
+        ends: SessionEnds,
         quotas: HostQuotas,
         journal: Journal,
     ) -> None:
@@ -83,6 +87,7 @@ class ProxyingOperations:
         self._hosts = hosts
         self._state = state
         self._sessions = sessions
+        self._ends = ends
         self._quotas = quotas
         self._users = RateLimiter(USER_BURST, USER_PER_SECOND)
         self._journal = journal
@@ -132,7 +137,11 @@ class ProxyingOperations:
             identity.user, request.login, identity.login_session, host.id, host.name,
             request.remote_addr, hashlib.sha256(request.exchange).hexdigest(),
         )  # fmt: skip
-        await self._sessions.register(proxy.host_id, request.session_id, session)
+        registered = await self._sessions.register(
+            proxy.host_id, request.session_id, session, moment,
+            lambda: self._ends.has_started(proxy.place, request.session_id),
+            login=bool(request.ssh_public_key),
+        )  # fmt: skip
         if not request.ssh_public_key:
             return api.CertifiedKey("", moment)
         expires = min(moment + MINTED_LIFETIME, identity.expires)
@@ -145,7 +154,7 @@ class ProxyingOperations:
             session_id=request.session_id, login_session=identity.login_session,
             remote_addr=request.remote_addr, node=host.name, node_id=host.id,
             serial=str(minted.serial), of_serial=str(certificate.serial),
-            key=minted.key.fingerprint, expires=format_time(expires),
+            key=minted.key.fingerprint, expires=format_time(expires), number=registered.logins,
         )  # fmt: skip
         return api.CertifiedKey(minted.line, expires)
 

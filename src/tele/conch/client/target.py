@@ -34,6 +34,7 @@ from tele.errors import (
     PeerError,
     ProtocolError,
     TeleError,
+    Unavailable,
     Unreachable,
 )
 from tele.log import make_logger
@@ -232,8 +233,8 @@ class TargetTransport(AwaitedTransport):
 
     def _explained(self, error: TeleError) -> TeleError:
         name = self._login.name
-        if isinstance(error, AccessDenied):
-            return error
+        if isinstance(error, AccessDenied | Unavailable):
+            return error  # not the target's fault
         if isinstance(error, BadCertificate):
             return BadCertificate(f"the host key of {name} is refused: {error}", error.reason)
         kind = Unreachable if isinstance(error, Unreachable) else PeerError

@@ -110,7 +110,7 @@ class TargetLogins:
             finally:
                 agent.close()
         else:
-            login = self._login(avatar, verifier, [await session.identity()])
+            login = self._login(avatar, verifier, [session])
             connection = await connect_target(self._reactor, endpoint, login)
         if avatar.tape is not None:
             avatar.tape.note(

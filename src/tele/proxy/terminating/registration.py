@@ -6,6 +6,8 @@ a key for one login of that user to that target. The certificate is valid for mi
 Invariants:
 
 * Keys are in memory, and used for one login each.
+* Further certificates are asked for when the target has proved itself: a target that cannot
+  be reached uses up none of those that a session may have.
 * A certificate that was not used in time is replaced by a new one: a client may open its first
   session long after it has logged in.
 """
@@ -17,13 +19,14 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import PrivateKey, parse_line
 from tele.conch.client.transport import ClientIdentity
 from tele.conch.server.credentials import CertificateCredentials
-from tele.errors import Unavailable
+from tele.errors import Unavailable, Unreachable
 from tele.loop import now
 
 #: A certificate with less time left is not used for a login that begins.
@@ -63,6 +66,20 @@ class RegisteredSession:
             self._ready = await self._certified()
         else:
             await self._mint("")
+
+    def sign_request(self, session_id: bytes, service: bytes) -> Deferred[bytes]:
+        """Return a signed request to log in to the target (``LoginIdentity``).
+
+        Fails with a TeleError.
+        """
+        return Deferred.fromCoroutine(self._sign_request(session_id, service))
+
+    async def _sign_request(self, session_id: bytes, service: bytes) -> bytes:
+        try:
+            identity = await self.identity()
+        except Unreachable as error:
+            raise Unavailable(f"auth certifies no login now: {error}") from None
+        return identity.sign_request(session_id, service)
 
     async def identity(self) -> ClientIdentity:
         """Return what logs in to the target, once. Raises a TeleError."""

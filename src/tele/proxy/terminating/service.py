@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 
 from tele.admission.slots import Slots
 from tele.certs.keys import PrivateKey
-from tele.conch.server.credentials import CertificateCredentials
+from tele.conch.server.credentials import CertificateCredentials, DeniedAttempt
 from tele.conch.server.settings import ServerSettings
 from tele.conch.server.transport import SSHServerTransport
 from tele.errors import Unavailable, Unreachable
@@ -88,7 +88,7 @@ class Terminating:
             self._realm,
             SSHTrust(member).users,
             server,
-            lambda _, attempt: audit.denied(attempt),
+            self._denied,
         )
         self._probes = Probes(
             reactor,
@@ -198,6 +198,11 @@ class Terminating:
             return self._index.get(host_id)
 
         return TargetRealm(host_id, find, self.admission, self._register, self._make_avatar)
+
+    def _denied(self, host_id: str, attempt: DeniedAttempt) -> None:
+        host = self._index.get(host_id)
+        name = "" if host is None else host.name
+        self._audit.denied(attempt, node=name, node_id=host_id)
 
     def _make_avatar(
         self,

@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 
 from tele.certs.issue import UserCertificateRequest, issue_user
 from tele.certs.keys import PrivateKey, parse_line
-from tele.errors import AccessDenied, Unavailable
+from tele.errors import AccessDenied, Unavailable, Unreachable
 from tele.loop import now
 from tele.proxy.terminating.registration import Minted, RegisteredSession
 
@@ -59,7 +59,11 @@ class Authority:
 def done(work: Awaitable[T]) -> T:
     """Return the result of work that waits for nothing."""
     found: list[Any] = []
-    Deferred.fromCoroutine(work).addBoth(found.append)  # type: ignore[arg-type]
+
+    async def wait() -> T:
+        return await work
+
+    Deferred.fromCoroutine(wait()).addBoth(found.append)
     (result,) = found
     if hasattr(result, "value"):
         raise result.value
@@ -108,6 +112,21 @@ def test_auth_refuses() -> None:
     authority.other = PrivateKey.generate()
     with pytest.raises(Unavailable, match="another key"):
         done(session.identity())
+
+
+def test_auth_is_asked_when_the_target_has_proved_itself() -> None:
+    """Attempts to reach a target that does not answer use up none of the logins of the session; the
+    error of one without auth says whose fault it is.
+    """
+    authority = Authority()
+    session = authority.session()
+    done(session.register(certificate=True))
+    signed = done(session.sign_request(b"x" * 32, b"ssh-connection"))
+    assert b"root" in signed
+    assert len(authority.asked) == 1
+    authority.error = Unreachable("no route")
+    with pytest.raises(Unavailable, match="auth certifies no login now: no route"):
+        done(session.sign_request(b"x" * 32, b"ssh-connection"))
 
 
 def test_keys_are_not_shown() -> None:
