@@ -267,3 +267,16 @@ def test_a_long_page_is_read_in_steps(world: World, counted: Counting) -> None:
     counted.calls = 0
     assert len(result(repository.list())) == 2 * STEP + 50
     assert counted.calls == 1
+
+
+def test_attack_a_pattern_that_takes_for_ever(world: World) -> None:
+    """Each star more multiplied the time of a regular expression: a user with one recording of
+    their own stopped auth for hours. Thirty stars take as long as one, and match the same.
+    """
+    rows = fill(world, 3, node=lambda n: "a" * 60 + str(n))
+    for pattern in ("*" + "?*" * 30 + "z", "*a" * 30 + "*z", "*a" * 100 + "z"):
+        assert ask(world, node=pattern).items == ()
+    assert ask(world, node="*a" * 30 + "*1").items == (rows[1],)
+    assert ask(world, node="A*?*1").items == (rows[1],)
+    with pytest.raises(InvalidInput):
+        ask(world, node="*" * 257)

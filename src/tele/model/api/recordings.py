@@ -139,7 +139,7 @@ class ListRecordings:
     after: str = ""
     id: str = ""
     user: str = ""
-    node: str = ""
+    node: str = field(default="", validator=AtMost(256))
     since: datetime | None = None
     until: datetime | None = None
     command: str = field(default="", validator=AtMost(200))
