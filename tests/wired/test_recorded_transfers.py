@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,44 @@ def test_many_commands_of_one_master(world: World) -> None:
     ends = world.cluster.wait_event("exec.end", 3)
     assert sorted(e.fields["status"] for e in ends) == [0, 1, 2]
     assert {e.fields["bytes_out"] for e in ends} == {len(b"number 0\n")}
+
+
+@pytest.mark.skipif(SFTP_SERVER is None, reason="OpenSSH's sftp-server is not installed")
+def test_attack_an_upload_in_one_piece(world: World) -> None:
+    """Stock ssh, stock sftp-server, all requests at once: the handle is guessed, since servers
+    count. The file was reported as empty; now it is told that it cannot be said what was written.
+    """
+
+    def packet(kind: int, rest: bytes) -> bytes:
+        return struct.pack(">IB", 1 + len(rest), kind) + rest
+
+    def string(data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + data
+
+    evil, handle = world.there / "evil", string(bytes(4))
+    sent = (
+        packet(1, struct.pack(">I", 3)),
+        packet(3, struct.pack(">I", 1) + string(bytes(evil)) + struct.pack(">II", 26, 0)),
+        packet(6, struct.pack(">I", 2) + handle + bytes(8) + string(b"malware")),
+        packet(4, struct.pack(">I", 3) + handle),
+        # The server serves one request whenever it reads, and ends when there is nothing to read.
+        40 * packet(6, struct.pack(">I", 4) + string(b"none") + bytes(8) + string(bytes(30_000))),
+    )
+    world.run("ssh", *world.options, "127.0.0.1", str(SFTP_SERVER), stdin=b"".join(sent))
+    assert evil.read_bytes() == b"malware"
+    assert world.told("op", "path", "bytes", "sha256") == [("write", str(evil), 0, None)]
+    assert "a handle before the server gave it" in str(world.frames(FrameKind.GAP))
+
+
+def test_attack_scp_without_waiting(world: World) -> None:
+    """Stock ssh, stock scp on the host, and a client that does not wait for its replies: what it
+    downloads is listed, and of what it uploads it is told that it cannot be read.
+    """
+    (world.there / "secret").write_bytes(CONTENT)
+    there = shlex.quote(str(world.there))
+    sent = b"C0644 7 evil\nmalware\0"
+    world.run("ssh", *world.options, "127.0.0.1", f"scp -t {there}", stdin=sent)
+    assert (world.there / "evil").read_bytes() == b"malware"
+    assert "the sender did not wait" in str(world.frames(FrameKind.GAP))
+    world.run("ssh", *world.options, "127.0.0.1", f"scp -f {there}/secret", stdin=bytes(20_000))
+    assert ("read", "download", 300_000, "0644", SHA256, "ok") in world.told(*KEYS)

@@ -19,7 +19,7 @@ def observer_of(
     What a command line says is used for paths, and to know rsync; SFTP and scp are told by what
     passes. ``opened`` is told of files when they are opened by SFTP.
     """
-    sftp = SftpReader(report, opened)
+    sftp = SftpReader(report, opened, certain=launched.files)
     if launched.files:
         return Guarded([sftp], broken, certain=True)
     command = launched.command.decode("utf-8", "replace")

@@ -8,7 +8,9 @@ content, and a zero byte, or an error.
 Invariants:
 
 * A sender waits for each reply. One that does not cannot be read: whether content follows depends
-  on the reply.
+  on the reply. Replies that are given in advance are: the sender goes on by them.
+* Reading of a client that runs ahead ends with a report as soon as the program shows that it
+  speaks scp.
 * Lines, names and depth of folders are limited; beyond, reading ends.
 """
 
@@ -28,7 +30,11 @@ from tele.transfers.observer import TEXT_LIMIT, Report, Unreadable, text
 #: Bytes of a line, and folders within folders.
 LINE_LIMIT: Final = 4_096
 DEPTH_LIMIT: Final = 256
+#: Replies in advance that are counted. Who gives more gives one to all that follows.
+EARLY_LIMIT: Final = 10_000
 COMMAND_LIMIT: Final = 64 * 1024
+
+AHEAD: Final = "the sender did not wait for a reply"
 
 _FILE: Final = re.compile(rb"([CD])([0-7]{4}) ([0-9]{1,19}) ([^/\n]+)", re.DOTALL)
 _TIMES: Final = re.compile(rb"T[0-9]{1,20} [0-9]{1,6} [0-9]{1,20} [0-9]{1,6}")
@@ -77,6 +83,10 @@ class ScpReader:
         self._left = 0
         self._content = Content()
         self._error = ""
+        #: Confirmations that a client gave in advance.
+        self._early = 0
+        #: Whether a client sent what would have had to wait, before the program said anything.
+        self._ahead = False
 
     def input(self, view: memoryview) -> None:
         """See :class:`Reader`."""
@@ -109,7 +119,7 @@ class ScpReader:
     # -- the sender -------------------------------------------------------------------
     def _sent(self, view: memoryview) -> None:
         at, end = 0, len(view)
-        while at < end:
+        while at < end and not self._ahead:
             if self._phase is _Phase.CONTENT:
                 size = min(self._left, end - at)
                 self._content.update(view[at : at + size])
@@ -118,14 +128,33 @@ class ScpReader:
                 if not self._left:
                     self._phase = _Phase.STATUS
             elif self._phase is _Phase.STATUS and not self._line and view[at] == 0:
-                self._phase = _Phase.DONE
+                self._awaits(_Phase.DONE)
                 at += 1
             elif self._phase in (_Phase.LINE, _Phase.STATUS):
                 line, at = _line(self._line, view, at)
                 if line is not None:
                     self._read_line(line)
+            elif self.recognized or not self._upload:
+                raise Unreadable(AHEAD)
+            elif self._kind:
+                self._ahead = True
             else:
-                raise Unreadable("the sender did not wait for a reply")
+                line, at = _line(self._line, view, at)
+                if line is not None:
+                    self._runs_ahead(line)
+
+    def _runs_ahead(self, line: bytes) -> None:
+        """A client sent a line before the program did anything."""
+        if not _FILE.fullmatch(line) and not _TIMES.fullmatch(line):
+            raise Unreadable("a line that is none of scp's")
+        self._ahead = True
+
+    def _awaits(self, phase: _Phase) -> None:
+        """The sender waits for a reply, or has it already."""
+        self._phase = phase
+        if self._early:
+            self._early -= self._early < EARLY_LIMIT
+            self._confirmed()
 
     def _read_line(self, line: bytes) -> None:
         if line[:1] in (b"\1", b"\2"):
@@ -143,7 +172,7 @@ class ScpReader:
         elif not _TIMES.fullmatch(line):
             raise Unreadable("a line that is none of scp's")
         self._kind = line[:1]
-        self._phase = _Phase.REPLY
+        self._awaits(_Phase.REPLY)
 
     def _failed(self, line: bytes) -> None:
         """The sender could not read a file: before its line, or within its content."""
@@ -153,7 +182,7 @@ class ScpReader:
         error = text(line[1:])
         if self._phase is _Phase.STATUS:
             self._error = error
-            self._phase = _Phase.DONE
+            self._awaits(_Phase.DONE)
             return
         path = self._asked[0] if len(self._asked) == 1 and not self._upload else ""
         op, direction = _file(self._upload)
@@ -184,7 +213,10 @@ class ScpReader:
     # -- the other side ---------------------------------------------------------------
     def _replied(self, view: memoryview) -> None:
         at, end = 0, len(view)
-        while at < end:
+        if self._ahead and end:
+            self.recognized = view[0] in (0, 1, 2)
+            raise Unreadable(AHEAD)
+        while at < end and self._early < EARLY_LIMIT:
             if not self._reply and view[at] == 0:
                 at += 1
                 self._confirmed()
@@ -201,7 +233,10 @@ class ScpReader:
             self._phase = _Phase.LINE
             return
         if self._phase is not _Phase.REPLY:
-            raise Unreadable("a reply to nothing")
+            if self._upload:
+                raise Unreadable("a reply to nothing")
+            self._early += 1
+            return
         self.recognized = self.recognized or bool(self._kind)
         self._phase = _Phase.LINE
         if self._kind == b"C":

@@ -8,6 +8,9 @@ Invariants:
   number.
 * An operation is reported when its reply is known, a file when it is closed. What has no reply at
   the end is reported as such: it may have been done.
+* Content is of the file that its handle named at the server. A client that names a handle before
+  it was given guesses it: then it is not known which file that is, and reading ends. So it does
+  when content passes of a file that is not known.
 * Requests without a reply, open files and their paths are limited; beyond, reading ends.
 """
 
@@ -66,10 +69,13 @@ class _File:
     error: str = ""
     #: Whether the file ends where what was written ends.
     cut: bool = False
+    #: Whether it was reported.
+    done: bool = False
 
     def transfers(self, result: str) -> list[Transfer]:
         """Return what was done to it."""
         done = []
+        self.done = True
         result = self.error or result
         if self.written.count or (self.flags & _WRITING and not self.read.count):
             if not self.cut and not self.written.unhashed:
@@ -105,21 +111,35 @@ class _Request:
     replied: Callable[[int | None, Fields | None], None] | None = None
     #: What is reported if no reply comes.
     transfer: Transfer | None = None
+    #: The file that is read.
     file: _File | None = None
     offset: int = 0
-    size: int = 0
+    #: The file that is closed.
+    closed: _File | None = None
+    #: Whether it asks for a handle.
+    opens: bool = False
 
 
 class SftpReader:
     """Reads both directions of SFTP; see :class:`tele.transfers.observer.Reader`."""
 
-    def __init__(self, report: Report, opened: Report | None = None) -> None:
-        """``opened`` is told of files when they are opened, too: before their content passes."""
+    def __init__(
+        self, report: Report, opened: Report | None = None, *, certain: bool = False
+    ) -> None:
+        """``opened`` is told of files when they are opened, too: before their content passes.
+
+        ``certain``: the program is known to speak SFTP.
+        """
         self.recognized = False
+        self._certain = certain
+        #: Why a client cannot be read whose server has not said anything yet.
+        self._unreadable: Unreadable | None = None
         self._report = report
         self._opened = opened
         self._begun = False
         self._requests: deque[_Request] = deque()
+        #: How many of them ask for a handle.
+        self._opening = 0
         self._files: dict[bytes, _File] = {}
         self._paths = 0
         #: The last path whose attributes were read, and its mode.
@@ -129,19 +149,34 @@ class SftpReader:
 
     def input(self, view: memoryview) -> None:
         """See :class:`Reader`."""
-        self._from_client.feed(view)
+        if self._unreadable is not None:
+            return
+        try:
+            self._from_client.feed(view)
+        except Unreadable as error:
+            if self.recognized or self._certain or not self._begun:
+                raise
+            self._unreadable = error
 
     def output(self, view: memoryview) -> None:
         """See :class:`Reader`."""
-        self._from_server.feed(view)
+        try:
+            self._from_server.feed(view)
+        except Unreadable as error:
+            raise (self._unreadable or error) from None
+        if self._unreadable is not None and self.recognized:
+            raise self._unreadable
 
     def ended(self, how: str) -> None:
         """See :class:`Reader`."""
         result = "the session ended before the reply" if how == OK else how
+        files = list(self._files.values())
         for request in self._requests:
             if request.transfer is not None:
                 self._report(evolve(request.transfer, result=result))
-        for file in self._files.values():
+            if request.closed is not None:
+                files.append(request.closed)
+        for file in files:
             for transfer in file.transfers("the session ended before it was closed"):
                 self._report(transfer)
         self._requests.clear()
@@ -178,11 +213,19 @@ class SftpReader:
         if request.transfer is not None:
             self._keep(request.transfer.path, request.transfer.to)
         self._requests.append(request)
+        self._opening += request.opens
 
     def _keep(self, *paths: str) -> None:
         self._paths += sum(map(len, paths))
         if self._paths > PATHS_LIMIT:
             raise Unreadable("more paths of open files than are kept")
+
+    def _named(self, handle: bytes) -> _File | None:
+        """Return the file of a handle in a request; None if no server can know the handle."""
+        file = self._files.get(handle)
+        if file is None and self._opening:
+            raise Unreadable("a handle before the server gave it")
+        return file
 
     def _other(self, head: bytearray) -> None:
         self._expect(_Request(Fields(head).u32()))
@@ -206,9 +249,10 @@ class SftpReader:
                 return
             handle = rest.string()
             if handle in self._files:
-                self._files[handle].read.spoil("its handle was given twice")
-                self._files[handle].written.spoil("its handle was given twice")
-                self._closed(handle, "it was not closed")
+                twice = self._files.pop(handle)
+                twice.read.spoil("its handle was given twice")
+                twice.written.spoil("its handle was given twice")
+                self._closed(twice, "it was not closed")
             if len(self._files) >= FILES_LIMIT:
                 raise Unreadable("more open files than are kept")
             self._keep(file.path)
@@ -217,22 +261,30 @@ class SftpReader:
                 self._opened(Transfer("sftp", "open", path, direction=direction, mode=mode))
 
         transfer = Transfer("sftp", op, path, direction=direction, bytes=0, mode=mode)
-        self._expect(_Request(number, replied, transfer))
+        self._expect(_Request(number, replied, transfer, opens=True))
 
     def _close(self, fields: Fields) -> None:
+        """From here on the handle may be that of another file, which the server opens next."""
         number, handle = fields.u32(), fields.string()
-        self._expect(_Request(number, lambda status, _: self._closed(handle, _result(status))))
+        file = self._named(handle)
+        if file is None:
+            self._expect(_Request(number))
+            return
+        closed = self._files.pop(handle)
 
-    def _closed(self, handle: bytes, result: str) -> None:
-        file = self._files.pop(handle, None)
-        if file is not None:
-            self._paths -= len(file.path)
-            for transfer in file.transfers(result):
-                self._report(transfer)
+        def replied(status: int | None, _: Fields | None) -> None:
+            self._closed(closed, _result(status))
+
+        self._expect(_Request(number, replied, closed=closed))
+
+    def _closed(self, file: _File, result: str) -> None:
+        self._paths -= len(file.path)
+        for transfer in file.transfers(result):
+            self._report(transfer)
 
     def _read(self, fields: Fields) -> None:
         number, handle, offset = fields.u32(), fields.string(), fields.u64()
-        self._expect(_Request(number, file=self._files.get(handle), offset=offset))
+        self._expect(_Request(number, file=self._named(handle), offset=offset))
 
     def _write_begins(self, head: bytearray) -> None:
         size = int.from_bytes(head[NUMBERED:], "big")
@@ -243,9 +295,9 @@ class SftpReader:
     def _write(self, head: bytearray) -> None:
         fields = Fields(head)
         number, handle, offset, size = fields.u32(), fields.string(), fields.u64(), fields.u32()
-        file = self._files.get(handle)
+        file = self._named(handle)
         if file is None:
-            self._expect(_Request(number))
+            self._expect(_Request(number, _refused))
             self._from_client.content(size, None)
             return
         written = file.written
@@ -264,9 +316,9 @@ class SftpReader:
     def _fsetstat(self, fields: Fields) -> None:
         number, handle = fields.u32(), fields.string()
         size, mode = fields.attributes()
-        file = self._files.get(handle)
+        file = self._named(handle)
         if file is None:
-            self._expect(_Request(number))
+            self._expect(_Request(number, _refused))
             return
         fits = size is not None and size == file.written.position
         before = file.cut
@@ -348,10 +400,10 @@ class SftpReader:
             self._simply(number, Transfer("sftp", text(name), ""))
 
     def _copy(self, number: int, fields: Fields) -> None:
-        source, _, size = self._files.get(fields.string()), fields.u64(), fields.u64()
-        target = self._files.get(fields.string())
+        source, _, size = self._named(fields.string()), fields.u64(), fields.u64()
+        target = self._named(fields.string())
         if source is None or target is None:
-            self._expect(_Request(number))
+            self._expect(_Request(number, _refused))
             return
         target.written.spoil("it was copied on the host")
         transfer = Transfer("sftp", "copy", source.path, target.path, bytes=size or None)
@@ -386,6 +438,7 @@ class SftpReader:
                 raise Unreadable("a reply to no request, or out of order")
             request = requests[found]
             del requests[found]
+        self._opening -= request.opens
         if request.transfer is not None:
             self._paths -= len(request.transfer.path) + len(request.transfer.to)
         return request
@@ -406,9 +459,8 @@ class SftpReader:
         fields = Fields(head)
         request, size = self._of(fields.u32()), fields.u32()
         file = request.file
-        if file is None:
-            self._from_server.content(size, None)
-            return
+        if file is None or file.done:
+            raise Unreadable("content of a file that is not known")
         file.read.at(request.offset, "it was not read in order")
         if file.written.count:
             file.read.spoil("it was read and written")
@@ -423,6 +475,12 @@ class SftpReader:
 
 def _nothing(_: bytearray) -> None:
     """There is nothing to read in a packet."""
+
+
+def _refused(status: int | None, _: Fields | None) -> None:
+    """What named a handle that no server gave has to fail."""
+    if not status:
+        raise Unreadable("something was done to a file that is not known")
 
 
 def _result(status: int | None) -> str:

@@ -188,3 +188,39 @@ def test_a_command_that_names_rsync_hides_nothing() -> None:
     world.say(*sent(CLIENT, *FILE))
     world.observer.ended("ok")
     assert {t.protocol for t in world.reported} == {"scp", "rsync"}
+
+
+@pytest.mark.parametrize("piece", [1, 1 << 20])
+@pytest.mark.parametrize("count", [2, 5, scp.EARLY_LIMIT + 5])
+def test_attack_replies_in_advance(piece: int, count: int) -> None:
+    """A client that confirms before there is anything to confirm gets its files all the same: they
+    are listed.
+    """
+    world = World("scp -f /srv/name", piece)
+    world.say((CLIENT, OK * count), (SERVER, FILE[0]))
+    if count < 3:
+        world.say((CLIENT, OK))
+    world.say((SERVER, FILE[1]), (CLIENT, OK))
+    assert [(t.path, t.bytes, t.sha256) for t in world.reported] == [("/srv/name", 10240, SHA256)]
+    assert world.broken == []
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 20])
+@pytest.mark.parametrize("begin", [b"", OK])
+def test_attack_a_sender_that_does_not_wait(piece: int, begin: bytes) -> None:
+    """What it sends cannot be read, since that depends on the replies; that is told as soon as the
+    program shows that it takes files.
+    """
+    world = World("./innocent", piece)
+    world.say((SERVER, begin), (CLIENT, b"".join(FILE)))
+    assert world.broken == []
+    world.say((SERVER, OK * 3), (CLIENT, b"more"), (SERVER, OK))
+    assert world.broken == [scp.AHEAD]
+
+
+def test_a_program_that_is_sent_what_looks_like_scp() -> None:
+    """It is no scp as long as the program says nothing that is."""
+    world = World("./innocent")
+    world.say((CLIENT, b"".join(FILE)), (SERVER, b"thank you\n"), (CLIENT, OK))
+    world.observer.ended("ok")
+    assert (world.reported, world.broken) == ([], [])

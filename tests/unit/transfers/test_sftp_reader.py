@@ -302,3 +302,115 @@ def test_what_is_no_sftp(junk: bytes) -> None:
     other.output(memoryview(junk))
     other.ended("ok")
     assert told == []
+
+
+def numbered(kind: int, number: int, rest: bytes) -> bytes:
+    return bytes((kind,)) + struct.pack(">I", number) + rest
+
+
+def opening(path: Path, flags: int) -> bytes:
+    return string(bytes(path)) + struct.pack(">II", flags, 0)
+
+
+def at_once(world: World, packets: list[bytes]) -> None:
+    """Send requests without waiting for a reply: all are observed before one is served."""
+    for packet in packets:
+        world.pieces(world.observer.input, string(packet))
+    for packet in packets:
+        world.server.received(packet)
+
+
+NEW = WRITING | CREATING | TRUNCATING
+
+
+@pytest.mark.parametrize("op", ["write", "read", "fsetstat", "copy", "close"])
+def test_attack_a_handle_is_guessed(tmp_path: Path, op: str) -> None:
+    """Servers count their handles. A client that names the next one before it was given would have
+    content that is of no file for us, and a file of 0 bytes reported: reading ends instead.
+    """
+    world = World()
+    first = world.open(tmp_path / "first", NEW)
+    guess = string(struct.pack(">I", int.from_bytes(first[4:], "big") + 1))
+    named = {
+        "write": (sftp.WRITE, guess + bytes(8) + string(b"malware")),
+        "read": (sftp.READ, guess + struct.pack(">QI", 0, 100)),
+        "fsetstat": (sftp.FSETSTAT, guess + struct.pack(">IQ", 1, 7)),
+        "copy": (sftp.EXTENDED, string(b"copy-data") + first + bytes(16) + guess + bytes(8)),
+        "close": (sftp.CLOSE, guess),
+    }
+    evil = tmp_path / "evil"
+    kind, rest = named[op]
+    at_once(world, [
+        numbered(sftp.OPEN, 10, opening(evil, NEW | READING)), numbered(kind, 11, rest),
+    ])  # fmt: skip
+    assert world.broken == ["a handle before the server gave it"]
+    told = [each for each in world.reported if each.path == str(evil)]
+    assert [(each.result, each.sha256) for each in told] == [("what follows cannot be read", "")]
+    assert op != "write" or evil.read_bytes() == b"malware"  # the server did it
+
+
+def test_attack_a_handle_is_used_after_its_file(tmp_path: Path) -> None:
+    """Between the request that closes a file and the reply its handle is nothing's: what is written
+    to it may go into the next file, and is not counted to the one before.
+    """
+    world = World()
+    handle = world.open(tmp_path / "good", NEW)
+    world.write(handle, 0, b"good")
+    at_once(world, [
+        numbered(sftp.CLOSE, 10, handle),
+        numbered(sftp.OPEN, 11, opening(tmp_path / "evil", NEW)),
+        numbered(sftp.WRITE, 12, handle + bytes(8) + string(b"malware")),
+    ])  # fmt: skip
+    assert world.broken == ["a handle before the server gave it"]
+    assert all(hashlib.sha256(b"goodmalware").hexdigest() != t.sha256 for t in world.reported)
+    assert {t.path: t.bytes for t in world.reported}[str(tmp_path / "good")] == 4
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_attack_content_of_no_file(tmp_path: Path, closing: bool) -> None:
+    """A server that serves a handle that it never gave, or requests in another order than they
+    came, passes content that is of no file: it is told.
+    """
+    world = World()
+    handle = world.open(tmp_path / "file", NEW | READING)
+    world.pieces(world.observer.input, string(numbered(sftp.CLOSE, 8, handle)))
+    if closing:
+        late = numbered(sftp.WRITE, 9, handle + bytes(8) + string(b"late"))
+        reply = numbered(sftp.STATUS, 9, bytes(12))
+    else:
+        late = numbered(sftp.READ, 9, handle + struct.pack(">QI", 0, 9))
+        reply = numbered(sftp.DATA, 9, string(b"late"))
+    world.pieces(world.observer.input, string(late))
+    world.pieces(world.observer.output, string(reply))
+    (reason,) = world.broken
+    assert "a file that is not known" in reason
+
+
+def test_files_that_are_closed_and_opened_at_once(tmp_path: Path) -> None:
+    """A client may send the next request before the reply to the last one, as sshfs does."""
+    world = World()
+    handle = world.open(tmp_path / "one", NEW)
+    at_once(world, [
+        numbered(sftp.WRITE, 10, handle + bytes(8) + string(b"one")),
+        numbered(sftp.CLOSE, 11, handle),
+        numbered(sftp.OPEN, 12, opening(tmp_path / "two", NEW)),
+        numbered(sftp.STAT, 13, string(bytes(tmp_path / "one"))),
+    ])  # fmt: skip
+    second = string(world.replies[-2][9:13])
+    assert second != handle
+    world.write(second, 0, b"two")
+    world.close(second)
+    assert world.broken == []
+    assert [(t.path, t.bytes, t.result) for t in world.reported] == [
+        (str(tmp_path / name), 3, "ok") for name in ("one", "two")
+    ]
+
+
+def test_a_session_that_ends_while_a_file_is_closed(tmp_path: Path) -> None:
+    """The file is reported as not closed, although its handle is gone."""
+    world = World()
+    handle = world.open(tmp_path / "file", NEW)
+    world.pieces(world.observer.input, string(numbered(sftp.CLOSE, 8, handle)))
+    world.observer.ended("ok")
+    (told,) = world.reported
+    assert told.result == "the session ended before it was closed"
