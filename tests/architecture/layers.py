@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Final
 
@@ -98,8 +99,20 @@ class Tree:
     def __init__(self, source: Path) -> None:
         self.source = source
         self.paths = {self._name(path): path for path in sorted((source / "tele").rglob("*.py"))}
-        self.parsed = {name: ast.parse(path.read_text()) for name, path in self.paths.items()}
+        self.texts = {name: path.read_text() for name, path in self.paths.items()}
+        self.parsed = {name: ast.parse(text) for name, text in self.texts.items()}
         self.imports = {name: list(self._imports(name)) for name in self.paths}
+
+    def planted(self, file: str, text: str) -> Tree:
+        """Return the tree with one more file, or with ``text`` at the end of one."""
+        tree = copy(self)
+        path = self.source / "tele" / file
+        name = self._name(path)
+        tree.paths = {**self.paths, name: path}
+        tree.texts = {**self.texts, name: self.texts.get(name, "") + text}
+        tree.parsed = {**self.parsed, name: ast.parse(tree.texts[name])}
+        tree.imports = {**self.imports, name: list(tree._imports(name))}
+        return tree
 
     def _name(self, path: Path) -> str:
         parts = path.relative_to(self.source).with_suffix("").parts
@@ -161,8 +174,8 @@ class Tree:
 
     def long_files(self) -> Iterator[str]:
         """Files that are too long to be read."""
-        for name, path in self.paths.items():
-            if (count := len(path.read_text().splitlines())) > LINES_LIMIT:
+        for name, text in self.texts.items():
+            if (count := len(text.splitlines())) > LINES_LIMIT:
                 yield f"{name} has {count} lines"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,28 +49,18 @@ def test_no_long_file() -> None:
     assert not list(TREE.long_files())
 
 
-def planted(tmp_path: Path, name: str, text: str) -> Tree:
-    """Return the tree with one more file, or one file with more text."""
-    shutil.copytree(
-        SOURCE / "tele", tmp_path / "tele", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    file = tmp_path / "tele" / name
-    file.write_text((file.read_text() if file.exists() else "") + text)
-    return Tree(tmp_path)
-
-
-def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+def test_a_planted_circle_is_found() -> None:
     """Two modules of one package that import each other, one of them in a function."""
     text = "def late() -> object:\n    from tele.wire import negotiation\n    return negotiation\n"
-    found = list(planted(tmp_path, "wire/fields.py", text).circles())
+    found = list(TREE.planted("wire/fields.py", text).circles())
     pair = ("tele.wire.fields", "tele.wire.negotiation")
     assert any(all(name in circle for name in pair) for circle in found)
 
 
-def test_a_planted_circle_of_types_is_found(tmp_path: Path) -> None:
+def test_a_planted_circle_of_types_is_found() -> None:
     """Two modules that know each other's types do not stand alone, either."""
     text = "if TYPE_CHECKING:\n    from tele.conch.connection.connection import SSHConnection\n"
-    found = list(planted(tmp_path, "conch/connection/channel.py", text).circles())
+    found = list(TREE.planted("conch/connection/channel.py", text).circles())
     assert any("tele.conch.connection.channel" in circle for circle in found)
 
 
@@ -86,20 +75,20 @@ def test_a_planted_circle_of_types_is_found(tmp_path: Path) -> None:
         ("spawner/program.py", "from tele import errors\n"),
     ],
 )
-def test_a_planted_import_is_found(tmp_path: Path, name: str, text: str) -> None:
+def test_a_planted_import_is_found(name: str, text: str) -> None:
     """From a higher layer, from a sibling, and of one package's own layers."""
-    assert list(planted(tmp_path, name, text).upward_imports())
+    assert list(TREE.planted(name, text).upward_imports())
 
 
 @pytest.mark.parametrize("text", ["import attrs\n", "from tele.text import printable\n"])
-def test_a_planted_import_of_the_spawner_is_found(tmp_path: Path, text: str) -> None:
+def test_a_planted_import_of_the_spawner_is_found(text: str) -> None:
     """A package of another project, or of ours."""
-    assert list(planted(tmp_path, "spawner/program.py", text).others_in_the_spawner())
+    assert list(TREE.planted("spawner/program.py", text).others_in_the_spawner())
 
 
-def test_a_planted_long_file_is_found(tmp_path: Path) -> None:
+def test_a_planted_long_file_is_found() -> None:
     """One line too many."""
-    tree = planted(tmp_path, "wire/long.py", "pass\n" * (LINES_LIMIT + 1))
+    tree = TREE.planted("wire/long.py", "pass\n" * (LINES_LIMIT + 1))
     assert f"tele.wire.long has {LINES_LIMIT + 1} lines" in tree.long_files()
 
 
