@@ -12,7 +12,7 @@ from tele.testing.ssh import Address, World
 from tele.wire import numbers as n
 from tele.wire.ciphers import CIPHERS, Secrets
 from tele.wire.fields import Reader, boolean, string
-from tele.wire.key_agreement import METHODS, exchange_hash
+from tele.wire.key_agreement import METHODS, exchange_hash, exchange_transcript
 from tele.wire.negotiation import (
     EXT_INFO_CLIENT,
     STRICT_CLIENT,
@@ -135,7 +135,7 @@ class Attacker:
         reply = Reader(bytes(buffer[2 : self.opener.payload_end]))
         host_key, share, _ = reader_strings(reply, 3)
         shared = initiation.finish(share)
-        digest = exchange_hash(
+        transcript = exchange_transcript(
             client_version=VERSION,
             server_version=self._line,
             client_kexinit=ours.payload,
@@ -145,6 +145,7 @@ class Attacker:
             server_share=share,
             secret=shared,
         )
+        digest = exchange_hash(transcript)
         self.host_key = self.host_key or host_key
         self.session_id = self.session_id or digest
         secrets = Secrets(shared, digest, self.session_id)

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, mlkem, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tele.errors import ProtocolError
-from tele.wire.fields import mpint, string
+from tele.wire.fields import Reader, mpint, string
 from tele.wire.numbers import KEY_EXCHANGE_FAILED
 
 _X25519_SIZE: Final = 32
@@ -150,7 +150,7 @@ METHODS: Final[Mapping[bytes, Method]] = {
 SERVER_METHODS: Final = tuple(name for name in METHODS if b"nistp" not in name)
 
 
-def exchange_hash(
+def exchange_transcript(
     *,
     client_version: bytes,
     server_version: bytes,
@@ -161,7 +161,7 @@ def exchange_hash(
     server_share: bytes,
     secret: bytes,
 ) -> bytes:
-    """Return H (RFC 5656, section 4), which the host key signs. ``secret`` is as encoded."""
+    """Return what H is the hash of (RFC 5656, section 4). ``secret`` is as encoded."""
     fields = (
         client_version,
         server_version,
@@ -171,4 +171,22 @@ def exchange_hash(
         client_share,
         server_share,
     )
-    return sha256(b"".join(map(string, fields)) + secret).digest()
+    return b"".join(map(string, fields)) + secret
+
+
+def exchange_hash(transcript: bytes) -> bytes:
+    """Return H, which the host key signs, and which identifies the session if it is the first."""
+    return sha256(transcript).digest()
+
+
+def host_key_in(transcript: bytes) -> bytes:
+    """Return the host key (a blob) in a transcript. Raises :class:`ProtocolError`.
+
+    It is the fifth string in the transcripts of all methods, also in those that we do not have: two
+    versions, two KEXINITs and the host key come first (RFC 4253, section 8; RFC 4419, section 3;
+    RFC 5656, section 4).
+    """
+    reader = Reader(transcript)
+    for _ in range(4):
+        reader.string()
+    return reader.string()

@@ -56,6 +56,7 @@ from tele.model.resources import (
 from tele.rbac.decision import locked
 from tele.rbac.logins import is_login
 from tele.wire.fields import boolean, string
+from tele.wire.key_agreement import exchange_hash, exchange_transcript
 
 SESSION = "11111111-2222-4333-8444-555555555555"
 ALGORITHM = b"ssh-ed25519-cert-v01@openssh.com"
@@ -89,7 +90,7 @@ class Alice:
             + boolean(True)
             + string(ALGORITHM)
             + string(self.certificate.blob)
-            + string(host_key or self.host_key)
+            + (string(host_key or self.host_key) if method.startswith(b"publickey-") else b"")
         )
         made = proxying.MintSession(
             session_id=SESSION,
@@ -391,11 +392,36 @@ def test_a_login_elsewhere_is_no_login_to_the_host(
     other_host = target(world, proxy, OTHER_ID).blob
     world.join(world.token((HostRole.PROXY,)), THIRD_ID, name="gate2", role=HostRole.PROXY)
     other_proxy = target(world, world.host(THIRD_ID, HostRole.PROXY)).blob
-    for host_key in (own, node, other_host, other_proxy, alice.key.public.blob):
+    plain = alice.key.public.blob
+    for host_key in (own, node, other_host, other_proxy, plain):
         with pytest.raises(AccessDenied):
             mint(world, proxy, alice.request(host_key=host_key))
-    with pytest.raises(AccessDenied, match=r"8\.9"):
+        with pytest.raises(AccessDenied):
+            mint(world, proxy, unbound(alice, host_key))
+    with pytest.raises(AccessDenied, match="a host key without a certificate"):
+        mint(world, proxy, unbound(alice, plain))
+    with pytest.raises(AccessDenied, match="transcript is of another"):
         mint(world, proxy, alice.request(method=b"publickey"))
+
+
+def unbound(alice: Alice, host_key: bytes) -> proxying.MintSession:
+    """A login of a client that does not name the host key, which it has seen."""
+    rest = dict.fromkeys(("client_share", "server_share", "secret"), b"x")
+    transcript = exchange_transcript(
+        client_version=b"SSH-2.0-Go", server_version=b"SSH-2.0-x", client_kexinit=b"\x14",
+        server_kexinit=b"\x14", host_key=host_key, **rest,
+    )  # fmt: skip
+    made = alice.request(exchange_hash(transcript), method=b"publickey")
+    return evolve(made, transcript=transcript)
+
+
+def test_a_login_that_names_no_host_key(world: World, proxy: Caller, alice: Alice) -> None:
+    """What was hashed in the key exchange shows which host the client has seen: clients that do not
+    bind their logins get in, too. The transcript is in no event.
+    """
+    mint(world, proxy, unbound(alice, alice.host_key))
+    (made,) = sessions_certified(world)
+    assert "transcript" not in made.fields
 
 
 def test_the_roles_of_now_decide(world: World, proxy: Caller, alice: Alice) -> None:

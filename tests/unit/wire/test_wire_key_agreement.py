@@ -9,7 +9,7 @@ import pytest
 from tele.errors import ProtocolError
 from tele.wire.ciphers import Secrets
 from tele.wire.fields import mpint, string
-from tele.wire.key_agreement import METHODS, exchange_hash
+from tele.wire.key_agreement import METHODS, exchange_hash, exchange_transcript, host_key_in
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -47,7 +47,7 @@ def test_an_invalid_kem_key_is_refused() -> None:
 
 def test_exchange_hash_is_over_all_fields() -> None:
     """H is SHA-256 over the encoded fields in the order of RFC 5656, section 4."""
-    digest = exchange_hash(
+    transcript = exchange_transcript(
         client_version=b"1",
         server_version=b"2",
         client_kexinit=b"3",
@@ -58,7 +58,8 @@ def test_exchange_hash_is_over_all_fields() -> None:
         secret=mpint(b"8"),
     )
     fields = b"".join(string(b"%d" % i) for i in range(1, 8)) + mpint(b"8")
-    assert digest == sha256(fields).digest()
+    assert host_key_in(transcript) == b"5"
+    assert exchange_hash(transcript) == sha256(fields).digest()
 
 
 def test_keys_longer_than_a_hash() -> None:

@@ -41,7 +41,7 @@ from tele.auth.state import State
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import CheckedUser, check_answers_for, check_user
 from tele.certs.keys import parse_line
-from tele.certs.login_proof import check_login
+from tele.certs.login_proof import LoginProof, check_login
 from tele.errors import AccessDenied, BadCertificate, NotFound, Unavailable
 from tele.loop import now
 from tele.model.access import Denied, Reason
@@ -184,11 +184,13 @@ class ProxyingOperations:
         """
         try:
             certificate = parse_certificate(parse_line(request.certificate))
-            proof = (request.exchange, request.request, request.signature)
-            proven = check_login(certificate, request.login, *proof)
+            proof = LoginProof(
+                request.exchange, request.request, request.signature, request.transcript
+            )
+            proven = check_login(certificate, request.login, proof)
             hosts = self._authorities[AuthorityKind.HOST].trusted
             check_answers_for(
-                parse_certificate(proven.host_key),
+                _certificate_of_proxy(proven.host_key),
                 {parse_line(key) for key in hosts.ssh_public_keys},
                 request.host_id,
                 proxy_id,
@@ -207,7 +209,23 @@ class ProxyingOperations:
             if checked.session:
                 raise BadCertificate("its certificate is for a session of a proxy", "session")
             if checked.verify_required:
-                check_login(certificate, request.login, *proof, verify_required=True)
+                check_login(certificate, request.login, proof, verify_required=True)
         except BadCertificate as error:
             raise AccessDenied(f"the user has not logged in: {error}", error.reason) from None
         return certificate, checked
+
+
+def _certificate_of_proxy(host_key: bytes) -> Certificate:
+    """Return the certificate that a client has accepted. Raises :class:`BadCertificate`.
+
+    A plain key names no host: a proxy could have one key certified for two of them.
+    """
+    try:
+        return parse_certificate(host_key)
+    except BadCertificate:
+        raise BadCertificate(
+            "the client has accepted a host key without a certificate, which does not show to which"
+            " host it logged in: use one that supports host certificates (OpenSSH, PuTTY 0.78,"
+            " Go's x/crypto with a CertChecker, asyncssh)",
+            "proof",
+        ) from None

@@ -48,7 +48,7 @@ from tele.model.identity import HostIdentity, HostRole
 from tele.text import printable_lines
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, string
-from tele.wire.key_agreement import METHODS, exchange_hash
+from tele.wire.key_agreement import METHODS, exchange_hash, exchange_transcript
 from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER
 
 log = make_logger(__name__)
@@ -187,13 +187,14 @@ class SSHClientTransport(Transport, conch.SSHClientTransport):
         if certificate.type != algorithm.blob_type:
             raise ProtocolError("the host key is not of the negotiated type", n.KEY_EXCHANGE_FAILED)
         shared = initiation.finish(share)
-        digest = exchange_hash(
+        transcript = exchange_transcript(
             **self.key_exchange.hash_inputs(),
             host_key=certificate.blob,
             client_share=initiation.share,
             server_share=share,
             secret=shared,
         )
+        digest = exchange_hash(transcript)
         certificate.key.verify(signature, digest, (algorithm.signature,))
         self.key_exchange.keys_agreed(shared, digest, None)
         self.release()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 from twisted.cred.checkers import ICredentialsChecker
 from twisted.cred.credentials import ICredentials
 from twisted.cred.portal import IRealm, Portal
@@ -22,6 +22,7 @@ from zope.interface import implementer
 
 from tele.certs.certificate import Certificate
 from tele.certs.check import CheckedUser
+from tele.certs.login_proof import LoginProof
 from tele.model.identity import HostIdentity
 
 
@@ -35,19 +36,6 @@ class Trust:
 
 class ICertificateCredentials(ICredentials):
     """Proof of the key of a certificate that was checked."""
-
-
-@frozen
-class LoginProof:
-    """What the client signed to log in, so that another can check it.
-
-    The signature is over ``exchange`` (the session identifier, RFC 4253, section 7.2), as a string,
-    and ``request``.
-    """
-
-    exchange: bytes
-    request: bytes
-    signature: bytes = field(repr=False)
 
 
 @implementer(ICertificateCredentials)

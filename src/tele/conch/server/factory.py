@@ -61,7 +61,8 @@ class SSHServerFactory(Server):
     it. ``shared`` returns whether many users connect from an address, such as a proxy's; such an
     address gets no penalties. With ``host_trust`` members of the cluster may log in with their
     host certificates, under their host ids; the realm gets
-    :class:`~tele.conch.server.credentials.MemberCredentials`. ``part`` names the server in lines of
+    :class:`~tele.conch.server.credentials.MemberCredentials`. With ``passes_proofs`` the realm gets
+    what others need to check what a client has signed. ``part`` names the server in lines of
     the log, where a process has several.
     """
 
@@ -80,6 +81,7 @@ class SSHServerFactory(Server):
         algorithms: ServerAlgorithms | None = None,
         match_login: bool = True,
         host_trust: Callable[[], Trust] | None = None,
+        passes_proofs: bool = False,
         on_denied: Callable[[DeniedAttempt], None] = lambda _: None,
         on_refused: Callable[[Refused], None] = lambda _: None,
         shared: Callable[[str], bool] = lambda _: False,
@@ -95,6 +97,7 @@ class SSHServerFactory(Server):
         self.algorithms = algorithms or ServerAlgorithms()
         self.match_login = match_login
         self.host_trust = host_trust
+        self.passes_proofs = passes_proofs
         self.on_denied = on_denied
         self.admission = ConnectionAdmission(clock, self.limits, draw, shared, on_refused, part)
         self.rekey_pace = RekeyPace()

@@ -37,7 +37,7 @@ from tele.text import printable
 from tele.wire import numbers as n
 from tele.wire.ciphers import SERVER_CIPHERS
 from tele.wire.fields import Reader, string, uint32
-from tele.wire.key_agreement import METHODS, SERVER_METHODS, exchange_hash
+from tele.wire.key_agreement import METHODS, SERVER_METHODS, exchange_hash, exchange_transcript
 from tele.wire.negotiation import EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER
 
 USERAUTH = b"ssh-userauth"
@@ -76,6 +76,8 @@ class Server(SSHFactory):
     user_trust: Callable[[], Trust]
     host_trust: Callable[[], Trust] | None
     match_login: bool
+    #: Whether others check what clients sign to log in.
+    passes_proofs: bool
     on_denied: Callable[[DeniedAttempt], None]
     #: Reads what precedes a version line; returns its length, None if it needs more.
     preface: Callable[[SSHServerTransport, bytes], int | None] | None
@@ -111,6 +113,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         "_waits",
         "fault",
         "first_host_key",
+        "transcript",
         "vouched_by",
         "vouched_place",
     )
@@ -131,6 +134,9 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         self.fault: Fault | None = Fault.NOAUTH
         #: Host key (or certificate) of the first exchange, to which a login is bound.
         self.first_host_key = b""
+        #: What the hash of the first exchange was made of, with its secret, until the client is
+        #: authenticated, if the factory passes proofs of logins on.
+        self.transcript = b""
         #: The signature algorithm of the last exchange.
         self._host_signature = b""
         self._proofs = 0
@@ -300,7 +306,7 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         """See :class:`Transport`."""
         self._leave()
         self.message_filter.authenticated()
-        self.first_host_key = b""
+        self.first_host_key = self.transcript = b""
         super().authenticated()
 
     def setService(self, service: Any) -> None:
@@ -356,19 +362,22 @@ class SSHServerTransport(Transport, conch.SSHServerTransport):
         share, shared = METHODS[agreement.kex].respond(client_share)
         algorithm = HOST_ALGORITHMS[agreement.host_key]
         host_key = _blob(keys, algorithm.blob_type)
-        digest = exchange_hash(
+        transcript = exchange_transcript(
             **self.key_exchange.hash_inputs(),
             host_key=host_key,
             client_share=client_share,
             server_share=share,
             secret=shared,
         )
+        digest = exchange_hash(transcript)
         signature = keys.private.sign(digest, algorithm.signature)
         self._host_signature = algorithm.signature
         self.outgoing.send(n.KEX_REPLY, string(host_key) + string(share) + string(signature))
         first = None
         if self.sessionID is None:
             self.first_host_key = host_key
+            if self.factory.passes_proofs:
+                self.transcript = transcript
             if self._peerSupportsExtensions:
                 first = (n.EXT_INFO, _EXT_INFO)
         self.key_exchange.keys_agreed(shared, digest, first)

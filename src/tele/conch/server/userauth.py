@@ -27,12 +27,12 @@ from tele.admission.penalties import Fault
 from tele.certs.algorithms import USER_ALGORITHMS
 from tele.certs.certificate import Certificate, CertKind, parse_certificate
 from tele.certs.check import check_member, check_user, is_genuine
+from tele.certs.login_proof import LoginProof
 from tele.conch.connection.refusals import terminal_lines
 from tele.conch.server.credentials import (
     CertificateCredentials,
     DeniedAttempt,
     ICertificateCredentials,
-    LoginProof,
     MemberCredentials,
     Trust,
 )
@@ -277,7 +277,8 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         exchange = self.transport.sessionID
         if request.signature is None or exchange is None:
             return None
-        return LoginProof(exchange, request.signed, request.signature)
+        transcript = self.transport.transcript if request.host_key is None else b""
+        return LoginProof(exchange, request.signed, request.signature, transcript)
 
     def _check_member(
         self, request: KeyRequest, certificate: Certificate, trust: Trust

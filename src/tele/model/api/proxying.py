@@ -35,7 +35,8 @@ class MintSession:
 
     ``certificate`` is the user's (a line), ``exchange`` the session identifier of the user's
     connection to the proxy, ``request`` what the user signed to log in there and ``signature`` the
-    signature. ``remote_addr`` (``host:port``) is the user's. Without ``ssh_public_key`` (a line)
+    signature. ``transcript`` is what ``exchange`` is the hash of, where ``request`` names no host
+    key. ``remote_addr`` (``host:port``) is the user's. Without ``ssh_public_key`` (a line)
     the session is registered, and nothing is certified.
     """
 
@@ -48,6 +49,7 @@ class MintSession:
     signature: bytes = field(repr=False, validator=AtMost(PROOF_LIMIT))
     remote_addr: str = field(validator=AtMost(WORD_LIMIT))
     ssh_public_key: str = field(default="", validator=AtMost(KEY_LIMIT))
+    transcript: bytes = field(default=b"", repr=False, validator=AtMost(PROOF_LIMIT))
 
 
 @frozen

@@ -88,6 +88,7 @@ class TargetServers:
                 connection=MemberConnection,
                 limits=self._settings.limits,
                 algorithms=self._settings.algorithms,
+                passes_proofs=True,
                 on_denied=lambda attempt: self._denied(host.id, attempt),
                 part=HostRole.PROXY.value,
             )

@@ -177,6 +177,7 @@ class Terminating:
                 exchange=proof.exchange,
                 request=proof.request,
                 signature=proof.signature,
+                transcript=proof.transcript,
                 remote_addr=str(Address(*credentials.remote_addr)),
                 ssh_public_key=line,
             )
