@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from zope.interface import implementer
 
 from channel_ends import ChannelEnds, ChannelWorld
+from tele.admission.limits import REKEY_BURST, REKEY_PER_SECOND, RekeyPace
 from tele.certs.keys import PrivateKey
 from tele.conch.client.agent import ANSWER_SECONDS, SIGN_SECONDS, AgentIdentity, open_agent
 from tele.conch.client.target import (
@@ -102,6 +103,36 @@ def test_a_login(world: ChannelWorld) -> None:
     service.transport.loseConnection()
     endpoint.settle()
     assert service.is_lost
+
+
+def test_exchanges_of_targets_count_for_their_user(world: ChannelWorld) -> None:
+    """Targets that do nothing but exchange keys use the share of the user who logs in to them, over
+    all of that user's connections, and not that of another user (attack).
+    """
+    pace = RekeyPace()
+
+    def target(user: str) -> Endpoint:
+        endpoint = Endpoint(world)
+        (service,) = attempt(endpoint, login(world, user=user, pace=pace))
+        assert isinstance(service, TargetConnection)
+        return endpoint
+
+    def exchange(endpoint: Endpoint) -> bool:
+        server = endpoint.links[1].protocol
+        server.sendKexInit()
+        endpoint.settle()
+        return server.key_exchange.current is None
+
+    first, second, other = target("alice"), target("alice"), target("bob")
+    assert all(exchange(first) for _ in range(REKEY_BURST))
+    assert not exchange(second)
+    assert all(exchange(other) for _ in range(REKEY_BURST))
+    world.clock.advance(1 / REKEY_PER_SECOND)
+    second.settle()
+    assert second.links[1].protocol.key_exchange.current is None
+    for endpoint in (first, second, other):
+        endpoint.protocol.transport.loseConnection()
+        endpoint.settle()
 
 
 def test_the_next_certificate(world: ChannelWorld) -> None:

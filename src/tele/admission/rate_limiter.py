@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from attrs import define, field
 
@@ -80,3 +80,10 @@ class ReportLimiter:
             return None
         left_out, self._left_out = self._left_out, 0
         return left_out
+
+    def listed(self, now: float, fields: dict[str, Any], source: str = "") -> dict[str, Any] | None:
+        """Return the fields of a report, with the number of those left out; None: leave it out."""
+        left_out = self.admit(now, source)
+        if left_out is None:
+            return None
+        return {**fields, "others_not_listed": left_out} if left_out else fields

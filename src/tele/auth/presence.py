@@ -25,6 +25,7 @@ from attrs import Factory, define, evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from tele.admission.rate_limiter import RateLimiter
 from tele.auth.repository import Repository
 from tele.errors import TeleError
 from tele.interfaces import Change, Delete, IBackend, Put
@@ -43,6 +44,9 @@ RETURN_TIME: Final = timedelta(minutes=5)
 OFFLINE_SECONDS: Final = OFFLINE_AFTER.total_seconds()
 #: How often hosts are checked for having gone offline.
 CHECK_SECONDS: Final = 5.0
+#: Changes of what is wrong with a host that no proxy reaches: at once, and each second.
+PROBLEMS_BURST: Final = 3.0
+PROBLEMS_PER_SECOND: Final = 1 / 600
 #: How long heartbeats are gathered before they are stored.
 FLUSH_SECONDS: Final = 10.0
 #: How long changes are gathered before watchers are notified.
@@ -108,6 +112,8 @@ class Hosts:
         self._unnotified: dict[HostRole, set[str]] = {role: set() for role in HostRole}
         self._watchers: dict[HostRole, dict[_Watcher, None]] = {role: {} for role in HostRole}
         self._stop_watching: Callable[[], None] | None = None
+        #: Stores of another problem of a host that has one.
+        self._problems = RateLimiter(PROBLEMS_BURST, PROBLEMS_PER_SECOND)
         self._settled_at = clock.seconds()
         self._timers: dict[str, IDelayedCall] = {}
 
@@ -152,7 +158,8 @@ class Hosts:
     async def probed(self, host_id: str, reached: datetime | None, problem: str) -> None:
         """Note that a proxy has reached a host which announces nothing itself, or why it has not.
 
-        While another proxy reaches it, it is online, without a problem.
+        While another proxy reaches it, it is online, without a problem. What differs from proxy to
+        proxy, or from probe to probe, is stored now and then.
         """
         role = HostRole.NODE
         before = self._announced[role].get(host_id)
@@ -162,6 +169,9 @@ class Hosts:
             presence = evolve(before.presence, problem="")
             await self.observe(role, evolve(before, presence=presence, received=reached))
         elif not self.is_online(role, host_id) and problem != before.presence.problem:
+            moment = self._clock.seconds()
+            if before.presence.problem and not self._problems.take(host_id, moment):
+                return  # several proxies find different ones
             after = evolve(before, presence=evolve(before.presence, problem=problem))
             self._take(role, after, self._moments[role][host_id])
             await self._backend.commit(self._put(role, after))

@@ -70,10 +70,9 @@ class AuditReporter:
     def denied(self, attempt: DeniedAttempt, **about: str) -> None:
         """Report a login that was denied, within the rate limit; ``about`` are further fields."""
         source = source_network(attempt.remote_addr[0])
-        left_out = self._limiter.admit(self._clock.seconds(), source)
-        if left_out is None:
+        more = self._limiter.listed(self._clock.seconds(), {}, source)
+        if more is None:
             return
-        more: dict[str, Any] = {"others_not_listed": left_out} if left_out else {}
         self.emit(
             "auth.denied",
             user=cut(attempt.key_id),

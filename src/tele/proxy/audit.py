@@ -6,7 +6,7 @@ and for each user.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -41,10 +41,9 @@ class JumpAudit:
 
     def denied(self, avatar: JumpAvatar, target: str, error: AccessDenied) -> None:
         """Report that a user was denied access to a node, within the rate limit."""
-        left_out = self._limiter.admit(self._clock.seconds(), avatar.identity.user)
-        if left_out is None:
+        more = self._limiter.listed(self._clock.seconds(), {}, avatar.identity.user)
+        if more is None:
             return
-        more: dict[str, Any] = {"others_not_listed": left_out} if left_out else {}
         self._reporter.emit(
             "auth.denied",
             avatar,

@@ -4,8 +4,9 @@ Invariants:
 
 * Each forward and each connection of it is an event at its beginning and at its end, and
   frames on the recording: what and where to, and how much it carried; never what it carried.
-* Events of connections that others than the client made, and of refused ones, are limited in
-  rate; the next event has the number of those that were left out.
+* Connections that others than the client made (``-R``, agents, displays), refused ones and
+  listeners are limited in rate, on the recording as in the audit; the next event, and its frame,
+  has the number of those that were left out. What is left out at its beginning is at its end.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from tele.model.frame import FrameKind
 from tele.recording.tee import ConnectionTape
 from tele.sessions.context import ConnectionContext
 
-#: Events of connections that others made, or that were refused, in one go, and how many more each
-#: second.
+#: Connections that others made, or that were refused, in one go, and how many more each second.
 ACCEPTED_BURST: Final = 200.0
 ACCEPTED_PER_SECOND: Final = 20.0
+#: Listeners that were opened, or refused, in one go, and how many more each second.
+LISTENERS_BURST: Final = 200.0
+LISTENERS_PER_SECOND: Final = 20.0
 
 
 class ForwardRecords:
@@ -42,7 +45,10 @@ class ForwardRecords:
         self._audit = audit
         self._tape = tape
         self._clock = clock
-        self._limiter = ReportLimiter(RateLimiter(ACCEPTED_BURST, ACCEPTED_PER_SECOND))
+        self._accepted = ReportLimiter(RateLimiter(ACCEPTED_BURST, ACCEPTED_PER_SECOND))
+        self._listeners = ReportLimiter(RateLimiter(LISTENERS_BURST, LISTENERS_PER_SECOND))
+        #: Listeners that were left out, and listen still.
+        self._left_out: list[tuple[str, dict[str, Any]]] = []
 
     async def ready(self) -> None:
         """Return when the recording is open. Raises a TeleError if it cannot be."""
@@ -64,11 +70,18 @@ class ForwardRecords:
 
     def listening(self, event: str, **fields: Any) -> None:
         """A listener of the client was opened, or failed with ``error``."""
-        self.note(0, FrameKind.FORWARD, action="listen", **fields)
-        self.emit(event, **fields)
+        shown = self._listeners.listed(self._clock.seconds(), fields)
+        if shown is not None:
+            self.note(0, FrameKind.FORWARD, action="listen", **shown)
+            self.emit(event, **shown)
+        elif "error" not in fields:
+            self._left_out.append((event, fields))
 
     def stopped_listening(self, event: str, **fields: Any) -> None:
         """A listener was closed."""
+        if (event, fields) in self._left_out:
+            self._left_out.remove((event, fields))
+            return
         self.note(0, FrameKind.FORWARD, action="close", **fields)
         self.emit(f"{event}.end", **fields)
 
@@ -76,15 +89,13 @@ class ForwardRecords:
         """Return the record of one connection; ``accepted`` if others than the client made it."""
         return ForwardRecord(self, kind, fields, accepted)
 
-    def connected(self, accepted: bool, **fields: Any) -> bool:
-        """A connection was made, or refused; return whether it is an event."""
+    def connected(self, accepted: bool, **fields: Any) -> dict[str, Any] | None:
+        """A connection was made, or refused; return the fields of its event, or None."""
         limited = accepted or "error" in fields
-        left_out = self._limiter.admit(self._clock.seconds()) if limited else 0
-        if left_out:
-            fields["others_not_listed"] = left_out
-        if left_out is not None:
-            self.emit("forward", **fields)
-        return left_out is not None
+        shown = self._accepted.listed(self._clock.seconds(), fields) if limited else fields
+        if shown is not None:
+            self.emit("forward", **shown)
+        return shown
 
 
 class ForwardRecord:
@@ -104,11 +115,13 @@ class ForwardRecord:
     def opened(self, number: int) -> Deferred[None] | None:
         """It is open, on the channel with our ``number``; see ``RelayObserver``."""
         self._number = number + 1
-        fields = {name: text for name, text in self._fields.items() if name != "kind"}
-        self._records.note(
-            self._number, FrameKind.OPEN, kind="forward", forward=self._fields["kind"], **fields
-        )
-        self._reported = self._records.connected(self._accepted, **self._fields)
+        shown = self._records.connected(self._accepted, **self._fields)
+        self._reported = shown is not None
+        if shown is not None:
+            fields = {name: value for name, value in shown.items() if name != "kind"}
+            self._records.note(
+                self._number, FrameKind.OPEN, kind="forward", forward=self._fields["kind"], **fields
+            )
         return self._records.hold()
 
     def refused(self, reason: Any) -> None:
@@ -117,14 +130,15 @@ class ForwardRecord:
         It is recorded if it is an event: a target that floods the client fills no recording.
         """
         text = cut(str(getattr(reason, "value", reason)))
-        if self._records.connected(self._accepted, error=text, **self._fields):
-            fields = {"error": text[:512], **self._fields}
+        shown = self._records.connected(self._accepted, error=text, **self._fields)
+        if shown is not None:
+            fields = {**shown, "error": text[:512]}
             self._records.note(0, FrameKind.FORWARD, action="refuse", **fields)
         self.on_end()
 
     def closed(self, sent: int, received: int) -> None:
         """It was closed, after so many bytes to the target and from it."""
-        self._records.note(self._number, FrameKind.CLOSE, sent=sent, received=received)
         if self._reported:
+            self._records.note(self._number, FrameKind.CLOSE, sent=sent, received=received)
             self._records.emit("forward.end", sent=sent, received=received, **self._fields)
         self.on_end()

@@ -75,14 +75,11 @@ class TransferRecords:
 
     def _transferred(self, channel: int, transfer: Transfer) -> None:
         fields = self._note(channel, transfer)
-        left_out = self._limiter.admit(self._clock.seconds())
-        if left_out is None:
-            return
-        if left_out:
-            fields["others_not_listed"] = left_out
         if transfer.result != OK:
             fields["error"] = fields["result"]
-        self._audit.emit(transfer.protocol, self._context, channel=channel, **fields)
+        listed = self._limiter.listed(self._clock.seconds(), fields)
+        if listed is not None:
+            self._audit.emit(transfer.protocol, self._context, channel=channel, **listed)
 
     def _unread(self, channel: int, reason: str) -> None:
         reason = cut(f"file transfers are not listed from here on: {reason}")

@@ -93,6 +93,28 @@ def test_proxies_say_whether_it_is_online(world: World) -> None:
     following.cancel()
 
 
+def test_what_is_wrong_with_it_is_stored_when_it_changes(world: World) -> None:
+    """A machine that no proxy reaches costs the store nothing, also when proxies find different
+    problems, or each probe another text; what is wrong later is shown, too.
+    """
+    proxy, host = world.proxy(), add(world)
+    probe(world, proxy, HostProbe(host.id, False, "connection refused"))
+    stored: list[Any] = []
+    watch = result(world.backend.watch("/hosts/", stored.append))
+    for _ in range(100):
+        world.clock.advance(0.25)
+        probe(world, proxy, HostProbe(host.id, False, "connection refused"))
+    assert stored == []
+    for number in range(100):
+        world.clock.advance(0.25)
+        probe(world, proxy, HostProbe(host.id, False, f"it is {number} s"))
+    assert 0 < len(stored) <= 4
+    watch.stop()
+    world.clock.advance(600)
+    probe(world, proxy, HostProbe(host.id, False, "no route"))
+    assert listed(world)["db-legacy"].problem == "no route"
+
+
 def test_it_stays_registered(world: World) -> None:
     """Nothing of it expires, however long no proxy reaches it; another auth shows the same."""
     host = add(world)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from twisted.internet.task import Clock
 
 from session_world import FakeAudit, context
 from tele.errors import TeleError
-from tele.sessions.forward_record import ACCEPTED_BURST, ForwardRecords
+from tele.model.frame import FrameKind
+from tele.sessions.forward_record import ACCEPTED_BURST, LISTENERS_BURST, ForwardRecords
 
 
 def test_connections_of_others_do_not_fill_the_audit() -> None:
@@ -44,3 +46,57 @@ def test_channels_that_are_refused_do_not_fill_the_recording() -> None:
         record.refused(TeleError("128 are forwarded already"))
     assert 0 < len(frames) <= ACCEPTED_BURST
     assert frames[0]["error"] == "128 are forwarded already"
+
+
+def kept() -> tuple[ForwardRecords, FakeAudit, list[dict[str, Any]], Clock]:
+    """Records, with the events and the frames that they make."""
+    audit, clock = FakeAudit(), Clock()
+    frames: list[dict[str, Any]] = []
+
+    def note(_: int, frame: FrameKind, /, **fields: Any) -> None:
+        frames.append({"frame": frame, **fields})
+
+    tape: Any = SimpleNamespace(note=note, held=lambda _: None, number=0)
+    given: Any = audit
+    return ForwardRecords(clock, context(), given, tape), audit, frames, clock
+
+
+@pytest.mark.parametrize("kind", ["forwarded-tcpip", "forwarded-streamlocal", "auth-agent", "x11"])
+def test_connections_of_others_do_not_fill_the_recording(kind: str) -> None:
+    """A target that opens and closes ten thousand channels leaves as many frames as events, which
+    say how many are not listed (attack). What the client opens itself is always on the recording.
+    """
+    records, audit, frames, clock = kept()
+    for number in range(10_000):
+        record = records.begin(kind, accepted=True, bound="localhost:2222")
+        record.opened(number)
+        record.closed(1, 2)
+    assert len(frames) == len(audit.events) == 2 * ACCEPTED_BURST
+    clock.advance(1)
+    records.begin(kind, accepted=True).opened(1)
+    left_out = 10_000 - ACCEPTED_BURST
+    assert frames[-1]["others_not_listed"] == left_out
+    assert audit.events[-1][1]["others_not_listed"] == left_out
+    for number in range(1000):
+        records.begin("direct-tcpip").opened(number)
+    assert [f["frame"] for f in frames[-1000:]] == [FrameKind.OPEN] * 1000
+
+
+def test_listeners_do_not_fill_the_audit() -> None:
+    """A client that asks for listeners again and again, and cancels them or is refused, leaves few
+    events and frames; each listener that is listed has its end (attack).
+    """
+    records, audit, frames, clock = kept()
+    for number in range(10_000):
+        fields = {"kind": "tcpip-forward", "bound": f"127.0.0.1:{number}"}
+        records.listening("forward", **fields)
+        records.stopped_listening("forward", **fields)
+    names = [name for name, _ in audit.events]
+    assert names.count("forward") == names.count("forward.end") == LISTENERS_BURST
+    assert len(frames) == 2 * LISTENERS_BURST
+    for _ in range(10_000):
+        records.listening("agent", kind="auth-agent", error="not allowed")
+    assert len(frames) == 2 * LISTENERS_BURST
+    clock.advance(1)
+    records.listening("agent", kind="auth-agent", error="not allowed")
+    assert audit.events[-1][1]["others_not_listed"] == 20_000 - LISTENERS_BURST

@@ -22,7 +22,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
-from tele.admission.limits import Limits
+from tele.admission.limits import Limits, RekeyPace
 from tele.certs.algorithms import HOST_ALGORITHMS
 from tele.certs.certificate import Certificate
 from tele.conch.client.host_keys import PlainHostKey, parse_host_key
@@ -70,7 +70,7 @@ class TargetLogin:
     """A login to the target ``name``, as ``login``, with one of ``identities``.
 
     ``verifier`` None: the host key is not checked. ``advice`` is for the user whose certificate is
-    not accepted.
+    not accepted. Key exchanges that the target starts count for ``user``, by ``pace``.
     """
 
     name: str
@@ -80,6 +80,8 @@ class TargetLogin:
     advice: str = "is TrustedUserCAKeys set in its sshd_config, and may this login log in there?"
     connection: Callable[[], Any] = TargetConnection
     limits: Limits = Factory(Limits)
+    user: str = ""
+    pace: RekeyPace | None = None
 
 
 class TargetUserAuth(conch_userauth.SSHUserAuthClient):
@@ -161,6 +163,7 @@ class TargetTransport(AwaitedTransport):
         limits = evolve(login.limits, login_grace=sum(SECONDS.values()))
         super().__init__(clock, login.verifier, login.connection, limits)
         self._login = login
+        self.rekey_pace = login.pace
         self._step = Step.KEY_EXCHANGE
         self._step_timer: IDelayedCall | None = None
         self._error: TeleError | None = None
@@ -187,6 +190,10 @@ class TargetTransport(AwaitedTransport):
         self._step_timer = None
         self.failed(Unreachable(f"no answer in {SECONDS[self._step]:.0f} seconds"))
         self._abort()
+
+    def rekey_source(self) -> str:
+        """See :class:`Transport`."""
+        return self._login.user
 
     # -- the host ---------------------------------------------------------------------
     def host_key_algorithms(self) -> tuple[bytes, ...]:

@@ -324,8 +324,12 @@ class Transport(BufferReceiver, Disconnecting):
     def kex_agreed(self, exchange: Exchange) -> None:
         """Both KEXINITs are there."""
 
+    def rekey_source(self) -> str:
+        """Return whose share of key exchanges the peer's count for."""
+        return source_network(self.remote_addr()[0])
+
     def _pace_rekey(self) -> None:
-        source = source_network(self.remote_addr()[0])
+        source = self.rekey_source()
         if self.rekey_pace is None:
             self.rekey_pace = RekeyPace()
         wait = self.rekey_pace.wait(source, self.key_exchange.octets, self.clock.seconds())

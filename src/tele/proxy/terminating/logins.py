@@ -5,6 +5,7 @@ Invariants:
 * The target proves that it is the host that the client asked for, before anything is sent to it: a
   node by its membership, an OpenSSH sshd by a certificate with its name.
 * The recording says which host was reached, at which address, and with which key.
+* Key exchanges with targets, also those that targets start, are limited in rate for each user.
 * The user's agent is asked only if the cluster says so, and the client has forwarded it.
 """
 
@@ -16,8 +17,9 @@ from typing import Any, Final
 
 from attrs import frozen
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.task import deferLater
 
-from tele.admission.limits import Limits
+from tele.admission.limits import Limits, RekeyPace
 from tele.certs.certificate import Certificate
 from tele.certs.check import TARGET, CheckedHost
 from tele.conch.client.agent import Agent, open_agent
@@ -95,10 +97,13 @@ class TargetLogins:
         self._member = member
         self._endpoint = endpoint
         self._limits = limits
+        #: Key exchanges with targets, by user.
+        self._pace = RekeyPace()
 
     async def connect(self, avatar: TargetAvatar, session: RegisteredSession) -> Any:
         """Return the connection of a user to their target. Raises a TeleError."""
         host = avatar.host
+        await self._take_turn(avatar.grant.identity.user)
         verifier = self.verifier(host)
         endpoint = self._endpoint(host, avatar.context.remote_addr)
         if avatar.by_agent:
@@ -123,6 +128,12 @@ class TargetLogins:
             )
         return connection
 
+    async def _take_turn(self, user: str) -> None:
+        """Wait until ``user`` may have one more key exchange with a target."""
+        wait = self._pace.wait(user, 0, self._reactor.seconds())
+        if wait:
+            await deferLater(self._reactor, wait)
+
     def _login(
         self, avatar: TargetAvatar, verifier: Verifier | None, identities: Sequence[LoginIdentity]
     ) -> TargetLogin:
@@ -134,6 +145,8 @@ class TargetLogins:
             advice=_SSHD if avatar.host.sshd else _NODE,
             connection=lambda: TargetConnection(avatar.window_budget),
             limits=self._limits,
+            user=avatar.grant.identity.user,
+            pace=self._pace,
         )
 
     def by_agent(self, host: Host) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from attrs import frozen
@@ -24,9 +25,12 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from tele.certs.certificate import Certificate
+from tele.certs.check import CheckedHost
 from tele.conch.client.transport import AwaitedTransport, One, Verifier
-from tele.errors import TeleError
+from tele.errors import BadCertificate, TeleError
 from tele.log import make_logger
+from tele.model.codec import format_time
 from tele.model.presence import Host
 from tele.routing.direct import dial_server
 
@@ -40,6 +44,8 @@ GATHER_SECONDS: Final = 2.0
 REPORT_LIMIT: Final = 500
 #: Characters of a problem.
 PROBLEM_LIMIT: Final = 256
+#: The end of a certificate that does not expire, as a date.
+LAST_SECOND: Final = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 
 log = make_logger(__name__)
 
@@ -50,6 +56,34 @@ class Probed:
 
     host_id: str
     problem: str = ""
+
+
+@frozen
+class LastingVerifier:
+    """Accepts what ``verifier`` accepts; why it does not is the same text in each probe.
+
+    Auth stores the text when it changes: it does not say what time it is.
+    """
+
+    verifier: Verifier
+
+    def verify(self, certificate: Certificate, at: datetime) -> CheckedHost:
+        """Return the identity of the host. Raises :class:`BadCertificate`."""
+        try:
+            return self.verifier.verify(certificate, at)
+        except BadCertificate as error:
+            if error.reason != "validity":
+                raise
+            begin, end = _shown(certificate.valid_after), _shown(certificate.valid_before)
+            raise BadCertificate(
+                f"its certificate has expired, or is not valid yet: it is valid from {begin} to"
+                f" {end}; sign its key again (tele ca sign-host), or set the clock",
+                "validity",
+            ) from None
+
+
+def _shown(seconds: int) -> str:
+    return format_time(datetime.fromtimestamp(min(seconds, LAST_SECOND), UTC))
 
 
 class _ProbeTransport(AwaitedTransport):
@@ -75,7 +109,7 @@ async def probe(
         stream = await dial_server(endpoint, b"")
         stream.transport.abortConnection()
         return
-    transport = _ProbeTransport(clock, verifier, Protocol, None)
+    transport = _ProbeTransport(clock, LastingVerifier(verifier), Protocol, None)
     ready = transport.ready()
     try:
         await endpoint.connect(One(transport))

@@ -6,6 +6,7 @@ the client it is the target: the same checks of the certificate, the same messag
 Invariants:
 
 * A server is kept while it has connections; an idle one costs nothing.
+* Key exchanges of clients are limited in rate for each address, over all targets.
 * The client's address is the one that the proxy saw, on every route to the proxy.
 """
 
@@ -16,12 +17,15 @@ from typing import Final
 
 from twisted.cred.portal import IRealm
 from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.task import deferLater
 
+from tele.admission.limits import RekeyPace
 from tele.conch.server.credentials import DeniedAttempt, Trust, make_portal
 from tele.conch.server.factory import SSHServerFactory
 from tele.conch.server.settings import ServerSettings
 from tele.conch.server.transport import SSHServerTransport
 from tele.errors import Unavailable
+from tele.model.addresses import source_network
 from tele.model.identity import HostRole
 from tele.model.presence import Host
 from tele.proxy.terminating.certificates import TargetCertificates
@@ -56,6 +60,7 @@ class TargetServers:
         self._denied = denied
         self._servers: dict[str, SSHServerFactory] = {}
         self._stopped = False
+        self._pace = RekeyPace()
 
     @property
     def present(self) -> Iterator[SSHServerTransport]:
@@ -74,6 +79,10 @@ class TargetServers:
 
         Raises :class:`Unavailable`.
         """
+        source = source_network(getattr(address, "host", ""))
+        wait = self._pace.wait(source, 0, self._clock.seconds())
+        if wait:
+            await deferLater(self._clock, wait)
         key = await self._certificates.get(host.id)
         if self._stopped:
             raise Unavailable("the proxy is shutting down")
@@ -92,6 +101,7 @@ class TargetServers:
                 on_denied=lambda attempt: self._denied(host.id, attempt),
                 part=HostRole.PROXY.value,
             )
+            server.rekey_pace = self._pace
         server.host_keys = key.host_keys
         self._servers[host.id] = server
         protocol = server.build_vouched(address)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from tele.certs.certificate import FOREVER
 from tele.errors import BadCertificate, Unavailable
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Mode, Status
 from tele.proxy.terminating import probes
-from tele.proxy.terminating.probes import Probed, Probes
+from tele.proxy.terminating.probes import LastingVerifier, Probed, Probes
 
 SEEN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -130,3 +133,31 @@ def test_without_auth_probes_go_on() -> None:
     fleet.pass_time(3)
     assert fleet.told == {"h-0": ""}
     fleet.probes.stop()
+
+
+def test_a_problem_is_the_same_text_in_each_probe() -> None:
+    """Why a certificate that has expired is refused does not name the present time, so that auth
+    need not store it again; other reasons are as they are.
+    """
+
+    class Strict:
+        reason = "validity"
+
+        def verify(self, certificate: Any, at: datetime) -> Any:
+            raise BadCertificate(f"here it is {at}", self.reason)
+
+    strict = Strict()
+    begin = int(SEEN.timestamp())
+    shown: Any = SimpleNamespace(valid_after=begin, valid_before=begin + 60)
+    texts = set()
+    for number in range(3):
+        with pytest.raises(BadCertificate, match="2026-01-01T00:01:00") as caught:
+            LastingVerifier(strict).verify(shown, SEEN + timedelta(hours=number))
+        texts.add(str(caught.value))
+    assert len(texts) == 1
+    shown.valid_before = FOREVER
+    with pytest.raises(BadCertificate, match="to 9999"):
+        LastingVerifier(strict).verify(shown, SEEN)
+    strict.reason = "authority"
+    with pytest.raises(BadCertificate, match="here it is"):
+        LastingVerifier(strict).verify(shown, SEEN)
