@@ -31,6 +31,7 @@ UsePAM no
 StrictModes no
 PidFile none
 LogLevel VERBOSE
+X11Forwarding yes
 Subsystem sftp internal-sftp
 """
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from own_display import HAS_DISPLAYS, own_authority, x_server
 from sshd_fleet import NAME, SSHD, Fleet, fleet
 from three_processes import BIN, Cluster, free_port, wait_for
 
@@ -272,6 +276,70 @@ def test_the_agent_onward(machine: Fleet, tmp_path: Path) -> None:
         )  # fmt: skip
         assert b"ED25519" in done.stdout, done.stderr
     assert "auth-agent" in {frame.get("kind") for frame in of_kind(kept.frames, "forward")}
+
+
+def person(machine: Fleet, name: str, **options: object) -> Cluster:
+    """The cluster as a user has it whose role has these options."""
+    allow = {"logins": ["root"], "node_labels": {"*": ["*"]}}
+    spec = {"allow": allow, "options": options}
+    role = {"kind": "role", "version": "v1", "metadata": {"name": name}, "spec": spec}
+    machine.cluster.tele("apply", "-f", "-", stdin=json.dumps(role).encode())
+    return machine.cluster.person(name, name, login="root")
+
+
+def test_a_forced_command(machine: Fleet) -> None:
+    """A command that a role forces runs on the machine with what was requested in
+    ``SSH_ORIGINAL_COMMAND``, as with sshd alone; the recording has both.
+    """
+    user = person(machine, "forced", force_command='echo "forced [$SSH_ORIGINAL_COMMAND]"')
+    wait_for(lambda: user.ssh(machine.host, "true", check=False).returncode == 0, "the role")
+    for words, asked in (
+        (("rm -rf 'a b'",), "rm -rf 'a b'"),
+        ((), ""),
+        (("-s", "sftp"), "internal-sftp"),
+    ):
+        options = [each for each in words if each.startswith("-")]
+        rest = [each for each in words if not each.startswith("-")]
+        with Recorded(machine) as kept:
+            done = user.ssh(*options, machine.host, *rest)
+            assert done.stdout.decode() == f"forced [{asked}]\n"
+        assert of_kind(kept.frames, "open")[0]["command"].startswith("echo")
+        assert f"forced [{asked}]" in kept.text
+
+
+@pytest.mark.skipif(not HAS_DISPLAYS, reason="xauth, Xvfb or xdpyinfo is not installed")
+@pytest.mark.parametrize("kind", ["-X", "-Y"])
+def test_a_display(machine: Fleet, kind: str) -> None:
+    """A program on the machine finds the client's display, with a cookie of its own; who used it is
+    on the recording.
+    """
+    user = person(machine, f"painter{kind.lower()}", x11_forwarding=True)
+    command = "echo $DISPLAY; xauth list $DISPLAY | wc -l; xdpyinfo | head -n 2"
+    with (
+        tempfile.TemporaryDirectory(dir="/tmp") as short,
+        own_authority(),
+        x_server(Path(short)) as (display, authority),
+    ):
+        drawn = {"DISPLAY": display, "XAUTHORITY": str(authority)}
+        words = ["ssh", kind, "-F", str(user.ssh_config), machine.host]
+
+        def run(*command: str) -> subprocess.CompletedProcess[bytes]:
+            return subprocess.run(
+                [*words, *command], env={**user.environment, **drawn}, capture_output=True,
+                timeout=60, check=False,
+            )  # fmt: skip
+
+        wait_for(lambda: run("true").returncode == 0, "the role")
+        with Recorded(machine) as kept:
+            done = run(command)
+            shown, entries, *info = done.stdout.decode().splitlines()
+            assert re.fullmatch(r"localhost:\d+\.0", shown), done
+            assert entries == "1"
+            assert info[0].startswith("name of display:"), done
+    listens = [each for each in of_kind(kept.frames, "forward") if each["kind"] == "x11"]
+    assert listens[0]["action"] == "listen"
+    assert "x11" in {frame.get("forward") for frame in of_kind(kept.frames, "open")}
+    assert any(frame["received"] for frame in of_kind(kept.frames, "close"))
 
 
 def test_a_proxy_that_is_killed(machine: Fleet) -> None:

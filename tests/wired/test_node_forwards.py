@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import shutil
 import socket
@@ -22,6 +21,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
+from own_display import HAS_DISPLAYS, own_authority, x_server
 from small_cluster import ME, NAME, SmallCluster, set_options, small_cluster
 from tele.certs.issue import UserCertificateRequest, issue_user
 from tele.interfaces import IRecorder, IRecording
@@ -532,9 +532,7 @@ def force(cluster: SmallCluster, person: str, command: str) -> None:
 
 
 # -- displays -------------------------------------------------------------------------
-@pytest.mark.skipif(not shutil.which("xauth"), reason="xauth is not installed")
-@pytest.mark.skipif(not shutil.which("Xvfb"), reason="Xvfb is not installed")
-@pytest.mark.skipif(not shutil.which("xdpyinfo"), reason="xdpyinfo is not installed")
+@pytest.mark.skipif(not HAS_DISPLAYS, reason="xauth, Xvfb or xdpyinfo is not installed")
 @pytest.mark.parametrize("kind", ["-X", "-Y"])
 def test_display(
     cluster: SmallCluster, short: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -543,7 +541,7 @@ def test_display(
     node = cluster.node()
     set_options(cluster, node, x11_forwarding=True)
     cluster.person("alice", ME)  # the certificate has to say it, too
-    with own_authority(), x_server(cluster, short) as (display, authority):
+    with own_authority(), x_server(short) as (display, authority):
         monkeypatch.setenv("DISPLAY", display)
         monkeypatch.setenv("XAUTHORITY", str(authority))
         command = "echo $DISPLAY; xauth list $DISPLAY | wc -l; xdpyinfo | head -n 2"
@@ -556,47 +554,6 @@ def test_display(
     assert (begun.fields["kind"], connections[0].fields["kind"]) == ("x11", "x11")
     number = int(shown.partition(":")[2].partition(".")[0])
     assert not _answers(6000 + number)
-
-
-@contextmanager
-def own_authority() -> Iterator[None]:
-    """Leave the account's file of cookies as it was: sessions write to it."""
-    file = Path(pwd.getpwnam(ME).pw_dir) / ".Xauthority"
-    before = file.read_bytes() if file.exists() else None
-    try:
-        yield
-    finally:
-        if before is None:
-            file.unlink(missing_ok=True)
-        else:
-            file.write_bytes(before)
-
-
-@contextmanager
-def x_server(cluster: SmallCluster, folder: Path) -> Iterator[tuple[str, Path]]:
-    """An X server without a screen; gives its display and the file with its cookie."""
-    authority = folder / "authority"
-    number, number_out = os.pipe()
-    cookie = os.urandom(16).hex()
-    subprocess.run(
-        ["xauth", "-q", "-f", str(authority), "add", ":99", ".", cookie],
-        check=True, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(number_out), "-auth", str(authority), "-nolisten", "tcp"],
-        pass_fds=(number_out,), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    os.close(number_out)
-    try:
-        with open(number, "rb") as file:
-            display = f":{int(file.readline())}"
-        subprocess.run(
-            ["xauth", "-q", "-f", str(authority), "add", display, ".", cookie], check=True
-        )
-        yield display, authority
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def test_display_without_leave(cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> None:

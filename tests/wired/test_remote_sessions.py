@@ -198,6 +198,25 @@ def test_a_forced_command() -> None:
     remote.close()
 
 
+def test_a_target_that_forces_the_command() -> None:
+    """It gets the requested one, and sets the variable; when another one is forced than the
+    certificate of the login says, that one is sent (attack).
+    """
+    remote = Remote(force_command="forced")
+    remote.connect().client.service.forced_command = "forced"
+    asked = ProgramRequest("exec", b"rm -rf /")
+    remote.run(asked)
+    remote.permit(force_command="another")
+    remote.run(asked)
+    remote.permit(force_command=None)
+    remote.run(asked)
+    sent = [each.request.command for each in remote.programs]
+    assert sent == [b"rm -rf /", b"another", b"rm -rf /"]
+    launched = [fields.get("forced") for _, fields in remote.audit.events]
+    assert launched == ["forced", "another", None]
+    remote.close()
+
+
 def test_a_forced_file_server() -> None:
     """Whatever is requested, the target's file server runs."""
     remote = Remote(force_command="internal-sftp")

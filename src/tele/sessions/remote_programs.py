@@ -2,7 +2,9 @@
 
 Invariants:
 
-* A forced command replaces the requested one, which becomes a variable, as under sshd.
+* A forced command replaces the requested one, which becomes a variable, as under sshd. A target
+  that forces it by the certificate of the login gets the requested one, and sets the variable; any
+  other gets the forced one.
 * Variables that a client may not set on a node it may not set here.
 * What is launched is reported right before it is; a target that does not start it in time is
   given up.
@@ -77,12 +79,15 @@ class RemotePrograms:
         connection = await self._target.connection()
         launching(launched)
         environment = {name: value for name, value in request.env.items() if self.env_allowed(name)}
-        if force is not None and request.command:
-            environment[ORIGINAL_COMMAND] = request.command.decode("utf-8", "surrogateescape")
+        asked = evolve(request, env=environment)
+        if force is None or force != connection.forced_command:
+            if force is not None and request.command:
+                environment[ORIGINAL_COMMAND] = request.command.decode("utf-8", "surrogateescape")
+            asked = evolve(asked, kind=launched.kind, command=launched.command)
         program = _Program(
             RemoteRequest(
                 self._target.name,
-                evolve(request, kind=launched.kind, command=launched.command, env=environment),
+                asked,
                 agent=self._forwards_agent(),
                 signals=force is None,
             )

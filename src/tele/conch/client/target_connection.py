@@ -39,6 +39,8 @@ class TargetConnection(SSHConnection):
         self._budget = budget
         #: Who accepts channels; without one all are refused.
         self.acceptor: ChannelAcceptor | None = None
+        #: The command that the server runs instead of any other, by the certificate of the login.
+        self.forced_command: str | None = None
         self._on_lost: list[Callable[[], None]] = []
 
     @property

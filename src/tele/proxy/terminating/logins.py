@@ -117,6 +117,7 @@ class TargetLogins:
         else:
             login = self._login(avatar, verifier, [session])
             connection = await connect_target(self._reactor, endpoint, login)
+            connection.forced_command = session.forced_command
         if avatar.tape is not None:
             avatar.tape.note(
                 0,

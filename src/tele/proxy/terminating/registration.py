@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from tele.certs.certificate import parse_certificate
+from tele.certs.check import FORCE_COMMAND
 from tele.certs.keys import PrivateKey, parse_line
 from tele.conch.client.transport import ClientIdentity
 from tele.conch.server.credentials import CertificateCredentials
@@ -56,6 +57,8 @@ class RegisteredSession:
     _generate: Callable[[], PrivateKey]
     #: For the next login, if there is one that was not used.
     _ready: tuple[ClientIdentity, datetime] | None = field(default=None, init=False, repr=False)
+    #: The command that the certificate of the last login forces.
+    forced_command: str | None = field(default=None, init=False)
 
     async def register(self, certificate: bool) -> None:
         """Register the session; with ``certificate``, ask for one for its first login, too.
@@ -79,6 +82,8 @@ class RegisteredSession:
             identity = await self.identity()
         except Unreachable as error:
             raise Unavailable(f"auth certifies no login now: {error}") from None
+        forced = identity.certificate.critical.get(FORCE_COMMAND)
+        self.forced_command = None if forced is None else forced.decode()
         return identity.sign_request(session_id, service)
 
     async def identity(self) -> ClientIdentity:
