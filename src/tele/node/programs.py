@@ -43,8 +43,7 @@ from tele.node.terminal import open_terminal, set_size
 from tele.reactor import Reactor
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import IExpellable
-from tele.sessions.launching import launched_by
-from tele.spawner.spawn_messages import CLIENT_ENVIRONMENT
+from tele.sessions.launching import allows_environment, check_terminal, launched_by
 
 log = make_logger(__name__)
 
@@ -135,7 +134,7 @@ class NodePrograms:
 
     def env_allowed(self, name: str) -> bool:
         """LANG, LC_* and a few harmless others; never what changes what is run."""
-        return CLIENT_ENVIRONMENT.fullmatch(name) is not None
+        return allows_environment(name)
 
     def start(
         self,
@@ -162,8 +161,7 @@ class NodePrograms:
                 launching(launched)
                 return SpokenProgram(self._reactor, served, self._account)
             launched = Launched("exec", served.encode())
-        if launched.files and request.pty is not None:
-            raise InvalidInput("the file server takes no terminal: use sftp or scp")
+        check_terminal(launched, request)
         launching(launched)
         launch = self._launch(request, launched)
         lease = self._account.take(STARTING)

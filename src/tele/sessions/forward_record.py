@@ -21,6 +21,7 @@ from tele.admission.rate_limiter import RateLimiter, ReportLimiter
 from tele.membership.audit_reporter import AuditReporter, cut
 from tele.model.frame import FrameKind
 from tele.recording.tee import ConnectionTape
+from tele.sessions.connection_records import ConnectionRecords
 from tele.sessions.context import ConnectionContext
 
 #: Connections that others made, or that were refused, in one go, and how many more each second.
@@ -31,7 +32,7 @@ LISTENERS_BURST: Final = 200.0
 LISTENERS_PER_SECOND: Final = 20.0
 
 
-class ForwardRecords:
+class ForwardRecords(ConnectionRecords):
     """Records what is forwarded on one connection."""
 
     def __init__(
@@ -41,10 +42,7 @@ class ForwardRecords:
         audit: AuditReporter,
         tape: ConnectionTape | None,
     ) -> None:
-        self._context = context
-        self._audit = audit
-        self._tape = tape
-        self._clock = clock
+        super().__init__(clock, context, audit, tape)
         self._accepted = ReportLimiter(RateLimiter(ACCEPTED_BURST, ACCEPTED_PER_SECOND))
         self._listeners = ReportLimiter(RateLimiter(LISTENERS_BURST, LISTENERS_PER_SECOND))
         #: Listeners that were left out, and listen still.
@@ -55,22 +53,13 @@ class ForwardRecords:
         if self._tape is not None:
             await self._tape.ready()
 
-    def note(self, channel: int, kind: FrameKind, /, **fields: Any) -> None:
-        """Put a frame on the recording."""
-        if self._tape is not None:
-            self._tape.note(channel, kind, **fields)
-
     def hold(self) -> Deferred[None] | None:
         """Hold what follows until what was recorded so far is where it has to be, or None."""
         return None if self._tape is None else self._tape.held(self._tape.number)
 
-    def emit(self, event: str, **fields: Any) -> None:
-        """Make an event."""
-        self._audit.emit(event, self._context, **fields)
-
     def listening(self, event: str, **fields: Any) -> None:
         """A listener of the client was opened, or failed with ``error``."""
-        shown = self._listeners.listed(self._clock.seconds(), fields)
+        shown = self.listed(self._listeners, fields)
         if shown is not None:
             self.note(0, FrameKind.FORWARD, action="listen", **shown)
             self.emit(event, **shown)
@@ -92,7 +81,7 @@ class ForwardRecords:
     def connected(self, accepted: bool, **fields: Any) -> dict[str, Any] | None:
         """A connection was made, or refused; return the fields of its event, or None."""
         limited = accepted or "error" in fields
-        shown = self._accepted.listed(self._clock.seconds(), fields) if limited else fields
+        shown = self.listed(self._accepted, fields) if limited else fields
         if shown is not None:
             self.emit("forward", **shown)
         return shown

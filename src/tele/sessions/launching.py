@@ -8,10 +8,25 @@ from __future__ import annotations
 from typing import Final
 
 from tele.conch.session.programs import ProgramRequest
+from tele.errors import InvalidInput
 from tele.model.access import INTERNAL_SFTP
 from tele.model.session import Launched
+from tele.spawner.spawn_messages import CLIENT_ENVIRONMENT
 
 SFTP: Final = Launched("subsystem", b"sftp", files=True)
+
+
+def allows_environment(name: str) -> bool:
+    """Whether clients may set a variable: LANG, LC_* and a few harmless others; never what changes
+    what is run.
+    """
+    return CLIENT_ENVIRONMENT.fullmatch(name) is not None
+
+
+def check_terminal(launched: Launched, request: ProgramRequest) -> None:
+    """Raise :class:`InvalidInput` if the file server is to have a terminal."""
+    if launched.files and request.pty is not None:
+        raise InvalidInput("the file server takes no terminal: use sftp or scp")
 
 
 def launched_by(request: ProgramRequest, force_command: str | None) -> Launched:

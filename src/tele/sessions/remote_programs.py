@@ -23,13 +23,12 @@ from zope.interface import implementer
 
 from tele.conch.session.programs import ISessionPrograms, ProgramRequest
 from tele.conch.session.remote_program import RemoteProgram, RemoteRequest
-from tele.errors import InvalidInput, Unreachable
+from tele.errors import Unreachable
 from tele.model.session import Launched
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import IExpellable
-from tele.sessions.launching import launched_by
+from tele.sessions.launching import allows_environment, check_terminal, launched_by
 from tele.sessions.remote_target import RemoteTarget
-from tele.spawner.spawn_messages import CLIENT_ENVIRONMENT
 
 #: Seconds that a target has to start a program.
 START_SECONDS: Final = 30.0
@@ -55,7 +54,7 @@ class RemotePrograms:
 
     def env_allowed(self, name: str) -> bool:
         """See :class:`tele.conch.session.programs.ISessionPrograms`."""
-        return CLIENT_ENVIRONMENT.fullmatch(name) is not None
+        return allows_environment(name)
 
     def start(
         self,
@@ -74,8 +73,7 @@ class RemotePrograms:
     ) -> RemoteProgram:
         force = self._context.grant.force_command
         launched = launched_by(request, force)
-        if launched.files and request.pty is not None:
-            raise InvalidInput("the file server takes no terminal: use sftp or scp")
+        check_terminal(launched, request)
         connection = await self._target.connection()
         launching(launched)
         environment = {name: value for name, value in request.env.items() if self.env_allowed(name)}

@@ -21,6 +21,7 @@ from tele.model.frame import FrameKind
 from tele.model.session import Launched
 from tele.model.transfer import OK, Transfer
 from tele.recording.tee import ConnectionTape
+from tele.sessions.connection_records import ConnectionRecords
 from tele.sessions.context import ConnectionContext
 from tele.transfers.choosing import observer_of
 from tele.transfers.observer import Observer
@@ -30,7 +31,7 @@ EVENTS_BURST: Final = 5_000.0
 EVENTS_PER_SECOND: Final = 50.0
 
 
-class TransferRecords:
+class TransferRecords(ConnectionRecords):
     """Records what is transferred on one connection."""
 
     def __init__(
@@ -40,10 +41,7 @@ class TransferRecords:
         audit: AuditReporter,
         tape: ConnectionTape | None,
     ) -> None:
-        self._clock = clock
-        self._context = context
-        self._audit = audit
-        self._tape = tape
+        super().__init__(clock, context, audit, tape)
         self._limiter = ReportLimiter(RateLimiter(EVENTS_BURST, EVENTS_PER_SECOND))
 
     def observe(self, launched: Launched, channel: int) -> Observer:
@@ -69,17 +67,16 @@ class TransferRecords:
             name: cut(value) if isinstance(value, str) else value
             for name, value in transfer.fields.items()
         }
-        if self._tape is not None:
-            self._tape.note(channel, FrameKind.TRANSFER, **fields)
+        self.note(channel, FrameKind.TRANSFER, **fields)
         return fields
 
     def _transferred(self, channel: int, transfer: Transfer) -> None:
         fields = self._note(channel, transfer)
         if transfer.result != OK:
             fields["error"] = fields["result"]
-        listed = self._limiter.listed(self._clock.seconds(), fields)
+        listed = self.listed(self._limiter, fields)
         if listed is not None:
-            self._audit.emit(transfer.protocol, self._context, channel=channel, **listed)
+            self.emit(transfer.protocol, channel=channel, **listed)
 
     def _unread(self, channel: int, reason: str) -> None:
         reason = cut(f"file transfers are not listed from here on: {reason}")
@@ -87,4 +84,4 @@ class TransferRecords:
             self._tape.note(channel, FrameKind.GAP, lost={}, reason=reason)
             self._tape.lost("", reason)  # that may end the session, or is an event
         else:
-            self._audit.emit("recording.gap", self._context, why=reason)
+            self.emit("recording.gap", why=reason)

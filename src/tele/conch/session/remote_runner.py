@@ -14,93 +14,33 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from enum import Enum
-from typing import Any, Final
+from typing import Any
 
-from twisted.internet.defer import Deferred
-
-from tele.conch.connection.held_output import not_reported
-from tele.conch.connection.permissions import permissions_of
 from tele.conch.session.channel import SessionChannel
-from tele.conch.session.programs import (
-    END_OF_WRITE,
-    Exit,
-    ISessionPrograms,
-    ProgramRequest,
-    PtyRequest,
-)
+from tele.conch.session.programs import Exit, ISessionPrograms
 from tele.conch.session.remote_output import RemoteOutput
 from tele.conch.session.remote_program import IRemoteProgram
 from tele.conch.session.runner import RunnerChannel
-from tele.errors import Unavailable
+from tele.conch.session.session_runner import Phase, RunnerEvent, SessionRunner, programs_of
 from tele.wire.fields import uint32
 
-_OPENSSH: Final = b"SSH-2.0-OpenSSH_"
 
-
-class _Phase(Enum):
-    STARTING = "the program is being started"
-    STARTED = "it runs; its output is not passed on yet"
-    RUNNING = "its output is passed on"
-    ENDED = "it ended and its output was passed on"
-    CLOSED = "the channel is closed"
-
-
-class _Event(Enum):
-    STARTED = "the program was started"
-    OUTPUT = "output may be sent"
-    ENDED = "it ended and its output was passed on"
-    CLOSED = "the channel was closed"
-
-
-_NEXT: Final[Mapping[_Phase, Mapping[_Event, _Phase]]] = {
-    _Phase.STARTING: {_Event.STARTED: _Phase.STARTED, _Event.CLOSED: _Phase.CLOSED},
-    _Phase.STARTED: {_Event.OUTPUT: _Phase.RUNNING, _Event.CLOSED: _Phase.CLOSED},
-    _Phase.RUNNING: {_Event.ENDED: _Phase.ENDED, _Event.CLOSED: _Phase.CLOSED},
-    _Phase.ENDED: {_Event.CLOSED: _Phase.CLOSED},
-    # The client left while the program was started.
-    _Phase.CLOSED: {_Event.STARTED: _Phase.CLOSED},
-}
-
-
-class RemoteRunner:
+class RemoteRunner(SessionRunner):
     """The :class:`~tele.conch.session.runner.Runner` of ``programs`` that run elsewhere (see
     :class:`IRemoteProgram`), for ``channel``.
     """
 
     def __init__(self, channel: RunnerChannel, programs: ISessionPrograms) -> None:
-        self._channel = channel
-        self._programs = programs
-        self._phase = _Phase.STARTING
-        self._program: Any = None
+        super().__init__(channel, programs)
         self._output: Any = None
-        self._has_terminal = self._has_ended = False
-        self._unregister: Callable[[], None] = lambda: None
-
-    def _advance(self, event: _Event) -> None:
-        self._phase = _NEXT[self._phase][event]
+        self._has_ended = False
 
     # -- starting ---------------------------------------------------------------------
-    def set_env(self, name: str, value: str) -> bool:
-        """See :class:`Runner`."""
-        return self._programs.env_allowed(name)
-
-    def request_pty(self, request: PtyRequest) -> bool:
-        """See :class:`Runner`."""
-        return permissions_of(self._channel.avatar).permit_pty
-
-    def start(self, request: ProgramRequest, number: int) -> Deferred[None]:
-        """See :class:`Runner`."""
-        self._has_terminal = request.pty is not None
-        starting: Deferred[Any] = self._programs.start(request, number)
-        return starting.addCallback(self._started)
-
     def _started(self, program: Any) -> None:
         self._program = IRemoteProgram(program)
         self._output = RemoteOutput(self._channel, self._program, self._check_end)
-        self._advance(_Event.STARTED)
-        if self._phase is _Phase.CLOSED:
+        self._advance(RunnerEvent.STARTED)
+        if self._phase is Phase.CLOSED:
             self._leave()
 
     def start_input(self) -> None:
@@ -108,14 +48,9 @@ class RemoteRunner:
 
     def start_output(self) -> None:
         """See :class:`Runner`."""
-        self._advance(_Event.OUTPUT)
-        tap = self._program.tap
-        if tap is not None and tap.holds and self._has_terminal:
-            self._unregister = tap.on_notice(self._notice)
+        self._advance(RunnerEvent.OUTPUT)
+        self._show_notices()
         self._program.attach(self)
-
-    def _notice(self, text: str) -> None:
-        self._channel.notice(text)
 
     # -- input ------------------------------------------------------------------------
     def input(self, view: memoryview) -> None:
@@ -135,11 +70,6 @@ class RemoteRunner:
     def input_ended(self) -> None:
         """See :class:`Runner`. What that means to a terminal is the server's to say."""
         self._program.send_eof()
-
-    def input_closed(self) -> None:
-        """Tell a client that knows this request (OpenSSH PROTOCOL, section 2.1)."""
-        if self._channel.conn.transport.otherVersionString.startswith(_OPENSSH):
-            self._channel.conn.sendRequest(self._channel, END_OF_WRITE, b"")
 
     # -- output -----------------------------------------------------------------------
     def output(self, code: int | None, view: memoryview) -> None:
@@ -164,16 +94,6 @@ class RemoteRunner:
         self._check_end()
 
     # -- requests ---------------------------------------------------------------------
-    def resize(self, columns: int, rows: int, width: int, height: int) -> None:
-        """See :class:`Runner`."""
-        self._program.resize(columns, rows, width, height)
-        if self._program.tap is not None:
-            self._program.tap.resized(columns, rows)
-
-    def signal(self, name: str) -> bool:
-        """See :class:`Runner`."""
-        return bool(self._program.signal(name))
-
     def send_break(self) -> bool:
         """See :class:`Runner`."""
         return bool(self._program.send_break(uint32(0)))
@@ -182,38 +102,27 @@ class RemoteRunner:
     def ended(self) -> None:
         """See :class:`~tele.conch.session.remote_program.OutputReceiver`."""
         self._has_ended = True
-        if self._phase is _Phase.CLOSED:
+        if self._phase is Phase.CLOSED:
             self._notify_tap()
         else:
             self._check_end()
 
     def _check_end(self) -> None:
         """Pass the end on, after what waits for the tap."""
-        if self._phase is not _Phase.RUNNING or not self._output.is_empty:
+        if self._phase is not Phase.RUNNING or not self._output.is_empty:
             return
         if self._has_ended:
-            self._advance(_Event.ENDED)
-            self._notify_tap()
-            tap = self._program.tap
-            wait = tap.hold() if tap is not None and tap.holds else None
-            if wait is None:
-                self._report_end()
-            else:
-                wait.addCallbacks(lambda _: self._report_end(), not_reported)
+            self._end()
 
-    def _report_end(self) -> None:
-        if self._phase is _Phase.ENDED:
-            self._channel.program_ended(self._program.exit)
-
-    def _notify_tap(self) -> None:
-        if self._program.tap is not None:
-            self._program.tap.exited(self._program.exit)
+    def _how(self) -> Exit | None:
+        how: Exit = self._program.exit
+        return how
 
     def close(self) -> None:
         """See :class:`Runner`."""
         self._unregister()
-        was_running = self._phase in (_Phase.STARTED, _Phase.RUNNING)
-        self._advance(_Event.CLOSED)
+        was_running = self._phase in (Phase.STARTED, Phase.RUNNING)
+        self._advance(RunnerEvent.CLOSED)
         if was_running:
             self._leave()
 
@@ -232,10 +141,7 @@ class RemoteSessionChannel(SessionChannel):
         self._remote: RemoteRunner | None = None
 
     def _make(self, channel: RunnerChannel) -> RemoteRunner:
-        programs = ISessionPrograms(channel.avatar, None)
-        if programs is None:
-            raise Unavailable("this server runs no programs")
-        self._remote = RemoteRunner(channel, programs)
+        self._remote = RemoteRunner(channel, programs_of(channel))
         return self._remote
 
     def queue_sent(self, count: int) -> None:
