@@ -195,14 +195,24 @@ def account() -> Iterator[str]:
 
 @contextmanager
 def sshd(
-    folder: Path, options: tuple[str, ...], user_authority: Path, host: str = LOOPBACK
+    folder: Path,
+    options: tuple[str, ...],
+    user_authority: Path,
+    host: str = LOOPBACK,
+    sign: Callable[[Path], None] | None = None,
 ) -> Iterator[Server]:
-    """OpenSSH's sshd with a host key and the cluster's user authority."""
+    """OpenSSH's sshd with a host key and the cluster's user authority.
+
+    ``sign`` makes ``host-cert.pub`` of ``host.pub`` in a folder; else an authority of its own does.
+    """
     port = free_port(host)
     for name in ("host", "host-ca"):
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name))
     authority, public = str(folder / "host-ca"), str(folder / "host.pub")
-    run("ssh-keygen", "-q", "-s", authority, "-h", "-I", "bench", "-n", host, public)
+    if sign is None:
+        run("ssh-keygen", "-q", "-s", authority, "-h", "-I", "bench", "-n", host, public)
+    else:
+        sign(folder)
     config = folder / "sshd_config"
     config.write_text(
         f"Port {port}\nListenAddress {host}\nHostKey {folder}/host\n"
