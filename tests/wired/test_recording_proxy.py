@@ -204,6 +204,19 @@ def test_a_role_that_is_taken_away_ends_it(proxied: Proxied) -> None:
     finish(proxied, client)
 
 
+def test_a_forced_command_learns_what_was_requested(proxied: Proxied) -> None:
+    """On a node behind the proxy ``SSH_ORIGINAL_COMMAND`` is what the user requested, as without a
+    proxy.
+    """
+    command = 'echo "forced [$SSH_ORIGINAL_COMMAND]"'
+    set_options(proxied.cluster, proxied.node, force_command=command)
+    proxied.cluster.reactor.until(lambda: b"forced" in proxied.ssh("true").stdout)
+    done = proxied.ssh("rm -rf 'a b'")
+    assert done.stdout == b"forced [rm -rf 'a b']\n", done.stderr
+    shown = bytes_of(proxied.ended(len(proxied.recorder.recordings)))
+    assert shown == done.stdout
+
+
 def test_a_host_that_is_removed_has_no_sessions(proxied: Proxied) -> None:
     """They end within seconds, at the node or at the proxy, and so do their recordings."""
     client = start(proxied, "sleep 60")
