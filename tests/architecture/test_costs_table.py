@@ -189,6 +189,7 @@ ROWS: dict[str, list[str]] = {
     "port or socket that listens for a client": [
         f"{listening.LISTENING_LIMIT} that listen and {listening.ACCEPTED_LIMIT} accepted",
         f"{seconds(listening.ANSWER_TIMEOUT)} for the client",
+        at_once(forward_record.LISTENERS_BURST, forward_record.LISTENERS_PER_SECOND),
     ],
     "tunnel of a node": [
         f"{acceptor.CONNECTIONS_LIMIT} connections of a node",
