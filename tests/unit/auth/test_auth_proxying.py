@@ -38,7 +38,7 @@ from tele.model.api.roles import PutRole
 from tele.model.api.users import DeleteUser
 from tele.model.authority import AuthorityKind
 from tele.model.event import Event
-from tele.model.identity import Caller, HostRole
+from tele.model.identity import Caller, HostIdentity, HostRole
 from tele.model.presence import Presence
 from tele.model.recording_modes import ProxyLogin
 from tele.model.resources import (
@@ -354,6 +354,23 @@ def test_a_proof_is_good_for_one_session(world: World, proxy: Caller, alice: Ali
         with pytest.raises(Conflict):
             mint(world, proxy, alice.request(**words))
     mint(world, proxy, alice.request(b"y" * 32, session_id=str(uuid.uuid4())))
+
+
+def test_a_proof_that_was_kept_back(world: World, proxy: Caller) -> None:
+    """What a user has signed, and a proxy that was taken over has shown to no one, is good for as
+    long as the proxy's certificate for the host, and no longer (attack).
+    """
+    alice = issue(world, proxy, lifetime=timedelta(hours=30))
+    world.clock.advance(timedelta(hours=23).total_seconds())
+    mint(world, proxy, alice.request())
+    world.clock.advance(timedelta(hours=2).total_seconds())
+    assert isinstance(proxy.identity, HostIdentity)
+    renewed = evolve(proxy.identity, expires=now(world.clock) + timedelta(hours=24))
+    with pytest.raises(AccessDenied, match="it has expired"):
+        mint(
+            world, evolve(proxy, identity=renewed),
+            alice.request(b"y" * 32, session_id=str(uuid.uuid4())),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("number", range(8))
