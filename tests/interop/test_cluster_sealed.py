@@ -112,6 +112,90 @@ def test_a_node_that_was_killed_completes_what_it_sealed(cluster: Cluster) -> No
     assert WORD in cluster.tele("play", recording, "--format", "text").stdout.decode()
 
 
+def test_attack_a_node_that_was_taken_over_records_in_clear(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Auth takes nothing of it; the node's log and the audit state why. It is set aside there.
+
+    The node has a program of its own now, which ignores for whom it has to seal.
+    """
+    (tmp_path / "sitecustomize.py").write_text(
+        "from tele.recording import recorder\n"
+        "begin = recorder.TapeRecorder.__init__\n"
+        "def clear(self, *args, **words):\n"
+        "    begin(self, *args, **words | {'recipients': tuple})\n"
+        "recorder.TapeRecorder.__init__ = clear\n"
+    )
+    cluster.ssh(cluster.host, "true")
+    complete(cluster, 1)
+    before = len(json.loads(cluster.tele("recordings", "ls", "--format", "json").stdout))
+    complete(cluster, before)
+    cluster.kill("node")
+    cluster.prefixes = {"node": ("env", f"PYTHONPATH={tmp_path}")}
+    cluster.start("node")
+    cluster.ssh(cluster.host, f"echo {WORD}")
+    log = cluster.folder / "node.log"
+    reason = "recordings of this cluster are encrypted, and this one is not: node web1 joined after"
+    wait_for(lambda: reason in log.read_text(), "the reason to be in the node's log")
+    archive = cluster.folder / "auth" / "recordings"
+    assert not [path for path in archive.rglob("*.chunk") if WORD.encode() in path.read_bytes()]
+    denied = cluster.tele("audit", "ls", "--event", "auth.denied", "--format", "json").stdout
+    assert any("encrypted" in event["error"] for event in json.loads(denied))
+    assert len(complete(cluster, before)) == before
+    cluster.kill("node")
+    cluster.prefixes = {}
+    cluster.start("node")
+    spool = cluster.folder / "node" / "spool"
+    wait_for(lambda: list(spool.glob("refused-*")), "the recording to be set aside")
+    assert "recording given up" in log.read_text()
+    cluster.ssh(cluster.host, "true")
+    assert len(complete(cluster, before + 1)) == before + 1
+
+
+def test_a_session_that_runs_while_encryption_is_switched_on(
+    tmp_path: Path, key: tuple[Path, str]
+) -> None:
+    """It is finished in clear, and the next one is sealed; switched off, it is the reverse."""
+    cluster = make_cluster(tmp_path)
+    try:
+        config = tmp_path / "auth.yaml"
+        clear = config.read_text()
+        sealed = clear.replace("ed25519}", "ed25519, recording_encryption: {enabled: true}}")
+        assert sealed != clear
+        for number, text in enumerate((sealed, clear)):
+            session = subprocess.Popen(
+                ["ssh", "-F", str(cluster.ssh_config), cluster.host, "echo begun; read end"],
+                env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )  # fmt: skip
+            assert session.stdout is not None
+            assert session.stdout.readline() == b"begun\n"
+            config.write_text(text)
+            cluster.kill("auth")
+            cluster.start("auth")
+            wait_for(cluster.online, "the node to be online again")
+            session.communicate(b"end\n", timeout=60)
+            (newest, *_) = complete(cluster, 2 * number + 1)
+            expected = number
+            assert all(
+                read_head(data, n).key == expected
+                for n, data in enumerate(chunks(cluster, str(newest["id"])))
+            )
+
+            def next_is_sealed(expected: int = 1 - expected, number: int = number) -> bool:
+                cluster.ssh(cluster.host, "true")
+                found = complete(cluster, 2 * number + 2)[0]
+                return [
+                    read_head(data, n).key
+                    for n, data in enumerate(chunks(cluster, str(found["id"])))
+                ][:1] == [expected]
+
+            wait_for(next_is_sealed, "the node to seal, or not")
+            for row in complete(cluster, 2 * number + 2):
+                assert cluster.tele("recordings", "verify", str(row["id"])).stdout[:3] == b"ok:"
+    finally:
+        cluster.stop()
+
+
 def test_a_key_is_not_overwritten(key: tuple[Path, str], cluster: Cluster) -> None:
     """Keygen refuses a file that exists."""
     content = key[0].read_bytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -26,6 +26,9 @@ from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings
 from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
+from tele.auth.recording_keys import RecordingEncryption, RecordingKeys
+from tele.auth.recording_sealing import RecordingSealing
+from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
@@ -40,10 +43,14 @@ from tele.loop import now
 from tele.model.api import audit, members, recordings, table, users
 from tele.model.api.tokens import NewToken
 from tele.model.authority import AuthorityKind
+from tele.model.codec import encode
+from tele.model.frame import Frame, FrameKind
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
 from tele.model.resources import Metadata, RecordingSettings, User, UserSpec
-from tele.model.session import ChunkDigest, Manifest, RecordingStart
+from tele.model.session import ChunkDigest, Manifest, RecordingStart, WrappedKey
 from tele.store.memory import MemoryBackend
+from tele.tape.layout import NO_CHUNK, digest, pack_chunk_2, pack_frames
+from tele.tape.sealing import DataKey
 from tele.tape.verify import VERSION, to_sign
 from tele.testing import SettableClock
 
@@ -93,7 +100,7 @@ class MemoryArchive:
 class World:
     """A cluster with an administrator at auth's own machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, encryption: RecordingEncryption | None = None) -> None:
         self.clock = SettableClock()
         self.clock.advance(1_800_000_000)
         self.backend = MemoryBackend(self.clock)
@@ -110,7 +117,12 @@ class World:
         self.archive = MemoryArchive()
         hosts = Hosts(self.backend, self.clock)
         members = Members(self.backend, hosts)
-        recordings = Recordings(self.backend, self.archive, moment, lambda: self.host_keys)
+        keys = RecordingKeys(self.backend, "auth-1", encryption)
+        recordings = Recordings(self.backend, self.archive, moment, keys=keys)
+        sealing = RecordingSealing(self.backend, keys, members, moment)
+        uploads = RecordingUploads(
+            self.backend, self.archive, moment, lambda: self.host_keys, recordings, sealing
+        )
         audit = AuditLog(self.backend, self.clock)
         owed = OpenRecordings(self.backend, self.clock, "c", audit, recordings)
         state = State(self.backend, "c", self.authorities, RecordingSettings(), hosts, moment)
@@ -126,12 +138,15 @@ class World:
             passwords=passwords,
             tokens=Tokens(self.backend, "c", moment, os.urandom),
             recordings=recordings,
+            uploads=uploads,
             audit=audit,
             heads=HeadPublisher(audit, self.archive, self.clock, "c", HOST_ID),
             disk=DiskWatch(self.backend, self.archive, self.clock),
             ends=SessionEnds(self.backend, self.clock, "c", audit, owed, hosts, members),
         )
         result(self.parts.users.ensure_presets())
+        result(keys.start())
+        result(sealing.start())
         result(self.parts.hosts.start())
         result(self.parts.state.start())
         result(self.parts.ends.start())
@@ -246,7 +261,15 @@ class Threads:
 class Tape:
     """A recording of two chunks."""
 
-    def __init__(self, world: World, user: str = "alice", host_id: str = HOST_ID) -> None:
+    def __init__(
+        self,
+        world: World,
+        user: str = "alice",
+        host_id: str = HOST_ID,
+        seal: Callable[[str], tuple[WrappedKey, ...]] = lambda _: (),
+        started: datetime | None = None,
+    ) -> None:
+        """``seal`` returns the wrapped data keys for an id."""
         self.world = world
         if host_id not in world.joined:
             world.join(world.token(), host_id)
@@ -255,10 +278,11 @@ class Tape:
         self.chunks = [b"first", b"second"]
         self.start = RecordingStart(
             self.id, "ssh", "c", user, "root", ("access",), "s1", "web1", host_id, "192.0.2.7:1",
-            now(world.clock),
+            started or now(world.clock),
         )  # fmt: skip
         self.host = world.host(host_id)
-        world.do(table.START_RECORDING, recordings.StartRecording(self.id, self.start), self.host)
+        start = recordings.StartRecording(self.id, self.start, seal(self.id))
+        world.do(table.START_RECORDING, start, self.host)
 
     def upload(self, *numbers: int) -> None:
         for number in numbers:
@@ -278,3 +302,18 @@ class Tape:
     def finish(self, manifest: Manifest | None = None) -> None:
         request = recordings.FinishRecording(self.id, manifest or self.manifest())
         self.world.do(table.FINISH_RECORDING, request, self.host)
+
+
+def sealed_chunks(tape: Tape, secret: bytes = bytes(range(32)), number: int = 1) -> list[bytes]:
+    """Two chunks of a recording, sealed with its data key."""
+    key = DataKey(number, secret, os.urandom)
+    frames = (
+        Frame(0, 0, FrameKind.START, encode(tape.start)), Frame(1, 0, FrameKind.END, b"{}"),
+    )  # fmt: skip
+    chunks: list[bytes] = []
+    previous = NO_CHUNK
+    for at, frame in enumerate(frames):
+        raw, facts = pack_frames([frame])
+        chunks.append(pack_chunk_2(raw, facts, at, previous, last=at == 1, seal=key))
+        previous = digest(chunks[-1])
+    return chunks

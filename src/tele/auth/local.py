@@ -51,6 +51,7 @@ from tele.auth.operations.sessions import SessionOperations
 from tele.auth.operations.sshd_hosts import SshdHostOperations
 from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
+from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings
 from tele.auth.retention import Retention, RetentionRules
 from tele.auth.session_ends import SessionEnds
@@ -85,6 +86,7 @@ class Collaborators:
     passwords: Passwords
     tokens: Tokens
     recordings: Recordings
+    uploads: RecordingUploads
     audit: AuditLog
     heads: HeadPublisher
     ends: SessionEnds
@@ -127,6 +129,7 @@ class LocalAuthority:
             HostOperations(
                 parts.cluster, clock, parts.authorities, parts.members, parts.hosts, parts.state,
                 parts.ends, parts.disk, authorizer, journal, lambda: parts.heads.latest,
+                parts.uploads.sealing,
             ),
             Administration(
                 parts.users, parts.tokens, parts.authorities, parts.passwords, parts.recordings,
@@ -141,8 +144,8 @@ class LocalAuthority:
                 parts.recordings, parts.hosts, parts.members, parts.ends, quotas, authorizer
             ),
             RecordingOperations(
-                clock, parts.recordings, parts.hosts, parts.members, parts.limits, quotas,
-                authorizer, journal,
+                clock, parts.recordings, parts.uploads, parts.hosts, parts.members, parts.limits,
+                quotas, authorizer, journal,
             ),
             ProxyingOperations(
                 parts.cluster, clock, parts.authorities, parts.issuer, parts.members, parts.hosts,

@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -61,6 +62,8 @@ class Member:
 
     ``sshd``: it did not join but was registered, has no key or certificate of the cluster, and runs
     OpenSSH's sshd; ``addresses`` are further names in its host certificate.
+
+    ``told_to_seal`` is when it first announced itself after recordings were encrypted.
     """
 
     host_id: str
@@ -76,6 +79,7 @@ class Member:
     source: str = ""
     valid_from: datetime = EARLIEST
     sshd: bool = field(default=False, metadata=OMITTED)
+    told_to_seal: datetime = field(default=EARLIEST, metadata=OMITTED)
 
     @property
     def ends(self) -> datetime:
@@ -231,6 +235,14 @@ class Members:
                 continue
             return renewed
         raise Conflict(f"{member.role.value} {name} changes too often; try again")
+
+    async def note_told_to_seal(self, member: Member, moment: datetime) -> None:
+        """Store when a member was told to seal recordings, unless it is changed meanwhile."""
+        entry = await self._members.get(_key(member.role, member.host_id))
+        if entry is not None and entry.value == member:
+            with suppress(Conflict):  # it announces itself again
+                told = evolve(member, told_to_seal=moment)
+                await self._backend.commit(self._put(told, entry.revision))
 
     async def register(self, member: Member, *more: Put) -> None:
         """Store a machine that does not join, in one commit with the changes ``more``.

@@ -8,6 +8,8 @@ Invariants:
 
 * The store and the archive never have a data key that is not wrapped.
 * What a recorder sent first counts: nothing replaces a wrapped data key.
+* A data key is accepted if it is wrapped for someone whom the state names, and if it opens where
+  this auth can open it.
 * An auth that is new gets every data key wrapped for it by one that has it; no recording is sealed
   again for that.
 """
@@ -15,6 +17,7 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
@@ -36,6 +39,8 @@ RECIPIENTS: Final = "/recordings/recipients/"
 WRAPPED_FOR: Final = "/recordings/wrapped-for"
 #: Data keys, times recipients, that a recorder may send for one recording.
 LIMIT: Final = 200
+#: Recordings whose numbers of data keys are kept in memory.
+KNOWN_LIMIT: Final = 4096
 _STEP: Final = 100
 
 
@@ -80,6 +85,12 @@ class RecordingKeys:
         self._keys = Repository(backend, KEYS, KeysOfRecording)
         self._recipients = Repository(backend, RECIPIENTS, Recipient)
         self._wrapping: Deferred[None] | None = None
+        self._numbers: OrderedDict[str, frozenset[int]] = OrderedDict()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether new recordings are sealed."""
+        return self._encryption.enabled
 
     async def start(self) -> None:
         """Make this auth a recipient. Raises :class:`InvalidInput` for a bad recovery key."""
@@ -99,12 +110,46 @@ class RecordingKeys:
         return tuple(dict.fromkeys((*own, *self._encryption.recovery)))
 
     # -- one recording ----------------------------------------------------------------
+    async def check(self, recording_id: str, wrapped: Collection[WrappedKey]) -> None:
+        """Raise :class:`InvalidInput` unless these data keys open the recording for someone."""
+        if len(wrapped) > LIMIT or not all(map(is_wrapped, wrapped)):
+            raise InvalidInput("not the wrapped data keys of a recording")
+        known = {*self._encryption.recovery}
+        known.update(entry.value.public for entry in await self._recipients.list())
+        private = self._encryption.private
+        if private is not None:
+            known.add(public_key(private))
+            try:
+                unwrap(wrapped, private, recording_id)
+            except BadRecording as error:
+                raise InvalidInput(str(error)) from None
+        numbers = {each.number for each in wrapped}
+        if lost := numbers - {each.number for each in wrapped if each.recipient in known}:
+            raise InvalidInput(f"data key {min(lost)} is for nobody in this cluster")
+
+    def first(self, recording_id: str, wrapped: Collection[WrappedKey]) -> tuple[Put, ...]:
+        """Return the change that stores the data keys of a new recording."""
+        if not wrapped:
+            return ()
+        return (self._keys.put(recording_id, KeysOfRecording(tuple(wrapped))),)
+
+    async def numbers(self, recording_id: str) -> frozenset[int]:
+        """Return the numbers of a recording's data keys; none if it is not sealed."""
+        numbers = self._numbers.get(recording_id, frozenset())
+        if not numbers:
+            numbers = frozenset(each.number for each in await self.wrapped(recording_id))
+            if numbers:
+                self._numbers[recording_id] = numbers
+                if len(self._numbers) > KNOWN_LIMIT:
+                    self._numbers.popitem(last=False)
+        return numbers
+
     async def add(self, recording_id: str, wrapped: Collection[WrappedKey]) -> None:
         """Store wrapped data keys that a recorder sends; those that are known stay as they are."""
         if not wrapped:
             return
-        if len(wrapped) > LIMIT or not all(map(is_wrapped, wrapped)):
-            raise InvalidInput("not the wrapped data keys of a recording")
+        await self.check(recording_id, wrapped)
+        self._numbers.pop(recording_id, None)
 
         def merged(present: KeysOfRecording | None) -> KeysOfRecording:
             known = () if present is None else present.wrapped
@@ -116,6 +161,7 @@ class RecordingKeys:
         entry = await self._keys.get(recording_id)
         if entry is None or merged(entry.value) != entry.value:
             await self._keys.change(recording_id, merged)
+            self._numbers.pop(recording_id, None)
 
     async def wrapped(self, recording_id: str) -> tuple[WrappedKey, ...]:
         """Return the wrapped data keys of a recording; none if it is not sealed."""
@@ -141,6 +187,7 @@ class RecordingKeys:
 
     def removal(self, recording_id: str) -> Delete:
         """Return the change that belongs to the removal of a recording."""
+        self._numbers.pop(recording_id, None)
         return self._keys.delete(recording_id)
 
     # -- recipients that are new ------------------------------------------------------

@@ -8,11 +8,8 @@ node (``/recordings/open/<host>/<id>``).
 
 Invariants:
 
-* Only the host that started a recording writes to it.
-* Node, node name and time of receipt of a recording are auth's own knowledge, and so is the order
-  of the list.
-* The same chunk again is accepted, another chunk under its number refused: an acknowledged chunk
-  never changes.
+* What hosts write of them goes through :mod:`tele.auth.recording_uploads`.
+* The order of the list is by auth's own clock.
 * A recording is complete when its manifest is stored (:mod:`tele.auth.manifests`).
 * A recording that was removed before it was complete stays removed: its node learns that it is
   closed and drops the rest (``/recordings/removed/<id>``, for as long as a start is accepted).
@@ -23,7 +20,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
@@ -32,56 +29,31 @@ from attrs import evolve
 
 from tele.auth.holds import Holds
 from tele.auth.host_places import place_key
-from tele.auth.manifests import (
-    MANIFEST,
-    check_chunks,
-    check_manifest,
-    chunk_name,
-    chunk_numbers,
-    lost_chunks,
-)
+from tele.auth.manifests import MANIFEST, chunk_name, chunk_numbers
 from tele.auth.proxied_sessions import ProxiedSessions
-from tele.auth.recording_claims import (
-    BEHIND,
-    TEXT_LIMIT,
-    check_claims,
-    check_start_date,
-    is_id,
-)
+from tele.auth.recording_claims import BEHIND, TEXT_LIMIT, is_id
 from tele.auth.recording_indexes import INDEX as INDEX_BLOB
 from tele.auth.recording_indexes import RecordingIndexes
-from tele.auth.recording_keys import KeysOfRecording, RecordingKeys
+from tele.auth.recording_keys import RecordingKeys
 from tele.auth.recording_search import INDEX, OF_USER, received_at, search, stamp_of
 from tele.auth.recording_texts import RecordingTexts
 from tele.auth.repository import Repository
 from tele.auth.running_sessions import Running, RunningSessions
-from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound
+from tele.errors import Conflict, InvalidInput, NotFound
 from tele.interfaces import Delete, IArchive, IBackend, IUploadingArchive, Put
 from tele.model.api.recordings import (
     IndexState,
     ListRecordings,
     RecordingDetails,
     RecordingList,
-    RecordingProgress,
-    UpdateRecording,
 )
-from tele.model.codec import decode, encode
+from tele.model.codec import decode
 from tele.model.identity import HostIdentity
-from tele.model.session import (
-    Manifest,
-    Recording,
-    RecordingStart,
-    RecordingState,
-    Session,
-    WrappedKey,
-)
-from tele.recording.proof import check_start
+from tele.model.session import Manifest, Recording, RecordingState, Session
 
 ROWS: Final = "/recordings/rows/"
 OPEN: Final = "/recordings/open/"
 REMOVED: Final = "/recordings/removed/"
-#: The archive's name of the wrapped data keys.
-WRAPPED: Final = "keys"
 
 
 class Recordings:
@@ -92,7 +64,6 @@ class Recordings:
         backend: IBackend,
         archive: IArchive,
         now: Callable[[], datetime],
-        host_authorities: Callable[[], Collection[bytes]],
         indexes: RecordingIndexes | None = None,
         keys: RecordingKeys | None = None,
     ) -> None:
@@ -100,8 +71,7 @@ class Recordings:
         self._backend = backend
         self._archive = archive
         self._now = now
-        self._host_authorities = host_authorities
-        self._rows = Repository(backend, ROWS, Recording)
+        self.rows = Repository(backend, ROWS, Recording)
         self.sessions = RunningSessions(backend, now)
         self.proxied = ProxiedSessions(backend)
         #: None: no indexes are made.
@@ -109,182 +79,20 @@ class Recordings:
         self.holds = Holds(backend)
         self.texts = RecordingTexts(None, self.find_by_id)
 
-    # -- hosts ------------------------------------------------------------------------
-    async def start(
-        self,
-        host: HostIdentity,
-        recording_id: str,
-        start: RecordingStart,
-        name: str,
-        keys: Sequence[WrappedKey] = (),
-    ) -> bool:
-        """Register a recording on ``host``, called ``name``; returns whether it is new.
-
-        ``keys`` are its wrapped data keys.
-        """
-        check_claims(host, recording_id, start)
-        if await self.find(recording_id) is None:
-            if await self._was_removed(host, recording_id):
-                return False
-            check_start_date(start.started, self._now())
-        row = Recording(
-            id=recording_id,
-            kind=start.kind,
-            user=start.user,
-            login=start.login,
-            node=name,
-            started=start.started,
-            ended=None,
-            interactive=False,
-            size=0,
-            node_id=start.node_id,
-            received=self._now(),
-            recorder=start.recorder,
-            recorder_id=start.recorder_id,
-            mode=start.mode,
-            target=start.target,
-        )
-        session = Session(
-            recording_id, start.user, start.login, name, start.node_id, start.remote_addr,
-            start.started, start.login_session, received=row.received, recorder=start.recorder,
-            recorder_id=start.recorder_id,
-        )  # fmt: skip
-        try:
-            await self._backend.commit(
-                self._rows.put(recording_id, row, if_revision=0),
-                *self.sessions.start(session),
-                Put(open_key(row), b""),
-                *(Put(key, b"") for key in _index_keys(row)),
-            )
-        except Conflict:
-            known = await self._own(host, recording_id)
-            try:
-                check_start(known, start, start.node)
-            except BadRecording as error:
-                raise Conflict(f"the recording was started before: {error}") from None
-            await self._add_keys(known, keys)
-            if known.incomplete:
-                await self.reopen(session)
-            return False
-        await self.keys.add(recording_id, keys)
-        self.sessions.started(session)
-        return True
-
-    async def _add_keys(self, row: Recording, keys: Sequence[WrappedKey]) -> None:
-        if keys and not await self._is_closed(row):
-            await self.keys.add(row.id, keys)
-
     async def reopen(self, session: Session) -> None:
         """Reopen a recording that auth closed while its node was away, unless it has a manifest."""
         recording_id = session.id
-        entry = await self._rows.get(recording_id)
-        if entry is None or not entry.value.incomplete or await self._has_manifest(recording_id):
+        entry = await self.rows.get(recording_id)
+        if entry is None or not entry.value.incomplete or await self.has_manifest(recording_id):
             return
         row = evolve(entry.value, incomplete="", ended=None)
         with suppress(Conflict):  # another call did, or it was closed for good
             await self._backend.commit(
-                self._rows.put(recording_id, row, if_revision=entry.revision),
+                self.rows.put(recording_id, row, if_revision=entry.revision),
                 *self.sessions.start(evolve(session, interactive=row.interactive)),
                 Put(open_key(row), b""),
             )
             self.sessions.started(session)
-
-    async def _own(self, host: HostIdentity, recording_id: str) -> Recording:
-        row = await self.find(recording_id)
-        if row is None:
-            raise NotFound("no such recording")
-        if row.recorded_by != host.place:
-            raise AccessDenied("this is another host's recording", "host")
-        return row
-
-    async def update(self, host: HostIdentity, request: UpdateRecording) -> None:
-        """Note that a session has a terminal, or has ended."""
-        await self._own(host, request.id)
-        moment = self._now()
-
-        def changed(present: Recording | None) -> Recording:
-            row = _there(present)
-            ended = request.ended and max(row.started, min(request.ended, moment))
-            return evolve(
-                row,
-                interactive=row.interactive or (request.interactive and not row.complete),
-                ended=row.ended or ended,
-            )
-
-        await self._rows.change(request.id, changed)
-        if request.ended is not None:
-            await self.sessions.end(request.id)
-        elif request.interactive:
-            await self.sessions.mark_interactive(request.id)
-
-    async def put_chunk(
-        self, host: HostIdentity, recording_id: str, number: int, data: bytes
-    ) -> Recording:
-        """Store one chunk, durably, before it is acknowledged; returns its recording."""
-        row = await self._own(host, recording_id)
-        if await self._is_closed(row):
-            try:
-                present = await self._archive.get(recording_id, chunk_name(number))
-            except NotFound:
-                present = None
-            if present != data:
-                raise Conflict("the recording is closed")
-            return row
-        await self._archive.put(recording_id, chunk_name(number), data)
-
-        def counted(present: Recording | None) -> Recording:
-            row = _there(present)
-            if number != row.chunks:
-                return row
-            return evolve(row, chunks=number + 1, size=row.size + len(data))
-
-        if number == row.chunks:  # chunks come in order; the manifest corrects other cases
-            return await self._rows.change(recording_id, counted)
-        return row
-
-    async def finish(
-        self, host: HostIdentity, manifest: Manifest, missing: tuple[int, ...] = ()
-    ) -> bool:
-        """Close a recording with its manifest; returns whether it was open.
-
-        ``missing`` chunks, which are lost, make it incomplete.
-        """
-        row = await self._own(host, manifest.id)
-        data = encode(manifest)
-        if await self._is_closed(row):
-            if await self._archive.get(manifest.id, MANIFEST) != data:
-                raise Conflict("the recording is closed")
-            if row.complete or row.incomplete:
-                return False
-        check_manifest(manifest, row, host.cluster, self._host_authorities(), self._now())
-        size = await check_chunks(self._archive, manifest, missing)
-        if manifest.keys:
-            # So that the archive has all that a recovery key needs. What is wrapped later is in
-            # the store alone.
-            keys = KeysOfRecording(await self.keys.wrapped(manifest.id))
-            with suppress(Conflict):
-                await self._archive.put(manifest.id, WRAPPED, encode(keys))
-        await self._archive.put(manifest.id, MANIFEST, data)
-        incomplete = lost_chunks(missing)
-
-        def closed(present: Recording | None) -> Recording:
-            return evolve(
-                _there(present),
-                complete=not incomplete,
-                incomplete=incomplete,
-                ended=manifest.ended,
-                interactive=manifest.interactive,
-                chunks=len(manifest.chunks),
-                size=size,
-            )
-
-        await self._rows.change(manifest.id, closed)
-        await self.sessions.end(manifest.id)
-        waits = () if self.indexes is None else (self.indexes.wait(manifest.id),)
-        await self._backend.commit(Delete(open_key(row)), *waits)
-        if self.indexes is not None:
-            self.indexes.check()
-        return True
 
     async def close_incomplete(
         self, recording_id: str, reason: str, ended: datetime | None = None
@@ -299,53 +107,35 @@ class Recordings:
 
         def closed(present: Recording | None) -> Recording:
             nonlocal news
-            row = _there(present)
+            row = there(present)
             news = not row.complete and not row.incomplete
             if not news:
                 return row
             end = row.ended or max(row.started, min(ended or moment, moment))
             return evolve(row, incomplete=reason[:TEXT_LIMIT], ended=end)
 
-        row = await self._rows.change(recording_id, closed)
+        row = await self.rows.change(recording_id, closed)
         await self.sessions.end(recording_id)
         await self._backend.commit(Delete(open_key(row)))
         return news
 
-    async def _has_manifest(self, recording_id: str) -> bool:
+    async def has_manifest(self, recording_id: str) -> bool:
+        """Whether its host has closed a recording."""
         return any(name == MANIFEST for name, _ in await self._archive.names(recording_id))
 
-    async def _is_closed(self, row: Recording) -> bool:
+    async def is_closed(self, row: Recording) -> bool:
         """Whether there is a manifest: nothing more is taken."""
-        return row.complete or bool(row.incomplete and await self._has_manifest(row.id))
-
-    async def progress(self, host: HostIdentity, recording_id: str) -> RecordingProgress:
-        """Return which chunks are stored."""
-        if await self._was_removed(host, recording_id):
-            return RecordingProgress((), complete=False, closed=True)
-        row = await self._own(host, recording_id)
-        names = [name for name, _ in await self._archive.names(recording_id)]
-        closed = bool(row.incomplete) and MANIFEST in names
-        return RecordingProgress(tuple(chunk_numbers(names)), row.complete, closed)
-
-    async def own_chunk(self, host: HostIdentity, recording_id: str, number: int) -> bytes:
-        """Return a chunk of an open recording to the node that sent it, to resume after it.
-
-        Closed recordings are refused: the node may be in other hands by now.
-        """
-        row = await self._own(host, recording_id)
-        if await self._is_closed(row):
-            raise AccessDenied("the recording is closed", "host")
-        return await self.chunk(row, number)
+        return row.complete or bool(row.incomplete and await self.has_manifest(row.id))
 
     # -- users ------------------------------------------------------------------------
     async def find(self, recording_id: str) -> Recording | None:
         """Return a row, if it is there."""
-        entry = await self._rows.get(recording_id) if is_id(recording_id) else None
+        entry = await self.rows.get(recording_id) if is_id(recording_id) else None
         return None if entry is None else entry.value
 
     async def find_many(self, ids: Sequence[str]) -> Sequence[Recording]:
         """Return the rows that are there."""
-        return [entry.value for entry in await self._rows.get_many(ids)]
+        return [entry.value for entry in await self.rows.get_many(ids)]
 
     async def find_by_id(self, recording_ids: Sequence[str]) -> dict[str, Recording]:
         """Return the rows of those that are there, by their ids."""
@@ -360,7 +150,7 @@ class Recordings:
 
     async def list(self, request: ListRecordings) -> RecordingList:
         """Return a page; see :func:`tele.auth.recording_search.search`."""
-        return await search(self._backend, self._rows, request)
+        return await search(self._backend, self.rows, request)
 
     async def running(self, user: str | None = None) -> Sequence[Running]:
         """Return sessions that have not ended, oldest first; of one ``user`` if given."""
@@ -405,10 +195,10 @@ class Recordings:
         await self.sessions.end(row.id)
         await commit(
             [
-                self._rows.delete(row.id),
+                self.rows.delete(row.id),
                 self.keys.removal(row.id),
                 self.holds.end_of_removal(row.id),
-                *(Delete(key) for key in (open_key(row), *_index_keys(row))),
+                *(Delete(key) for key in (open_key(row), *index_keys(row))),
                 *(() if self.indexes is None else self.indexes.forget(row.id)),
                 # Its node may not know that the recording was complete, and send it again.
                 Put(REMOVED + row.id, place_key(row.recorded_by).encode(), ttl=BEHIND),
@@ -422,7 +212,7 @@ class Recordings:
         """What the archive can do beside storing, if it uploads."""
         return uploading_archive(self._archive)
 
-    async def _was_removed(self, host: HostIdentity, recording_id: str) -> bool:
+    async def was_removed(self, host: HostIdentity, recording_id: str) -> bool:
         """Whether a recording of ``host`` was removed."""
         item = await self._backend.get(REMOVED + recording_id)
         return item is not None and item.value == place_key(host.place).encode()
@@ -440,12 +230,14 @@ def open_key(row: Recording) -> str:
     return f"{OPEN}{place_key(row.recorded_by)}/{row.id}"
 
 
-def _index_keys(row: Recording) -> tuple[str, str]:
+def index_keys(row: Recording) -> tuple[str, str]:
+    """Return the keys by which a recording is found by its time, and by its user and that."""
     stamp = f"{stamp_of(received_at(row))}-{row.id}"
     return f"{INDEX}{stamp}", f"{OF_USER}{row.user}/{stamp}"
 
 
-def _there(row: Recording | None) -> Recording:
+def there(row: Recording | None) -> Recording:
+    """Return a row that has to exist. Raises :class:`NotFound`."""
     if row is None:
         raise NotFound("no such recording")
     return row

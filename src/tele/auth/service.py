@@ -40,7 +40,9 @@ from tele.auth.presence import Hosts
 from tele.auth.proxy_messages import ProxyMessages
 from tele.auth.recording_indexes import RecordingIndexes
 from tele.auth.recording_keys import RECIPIENTS, RecordingEncryption, RecordingKeys
+from tele.auth.recording_sealing import RecordingSealing
 from tele.auth.recording_texts import RecordingTexts
+from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings, uploading_archive
 from tele.auth.repository import Repository
 from tele.auth.retention import Retention, RetentionRules
@@ -227,6 +229,7 @@ class AuthService(Service):
         await parts.hosts.start()
         await parts.members.start()
         await self._keys.start()
+        await parts.uploads.sealing.start()
         await parts.state.start()
         parts.settings.compare(self._recording)
         await parts.passwords.warm_up()
@@ -313,9 +316,8 @@ class AuthService(Service):
         disk = DiskWatch(backend, self._archive, clock)
         hosts = Hosts(backend, clock, disk_full=lambda: disk.is_full)
         members = Members(backend, hosts)
-        recordings = Recordings(
-            backend, self._archive, self._now, lambda: host_keys, keys=self._keys
-        )
+        recordings = Recordings(backend, self._archive, self._now, keys=self._keys)
+        sealing = RecordingSealing(backend, self._keys, members, self._now)
         recordings.texts = RecordingTexts(self._search, recordings.find_by_id)
         recordings.indexes = RecordingIndexes(
             backend, self._archive, clock, Indexer(clock), recordings.find, recordings.texts.add,
@@ -347,6 +349,9 @@ class AuthService(Service):
             passwords=passwords,
             tokens=Tokens(backend, self._cluster, self._now, self._entropy),
             recordings=recordings,
+            uploads=RecordingUploads(
+                backend, self._archive, self._now, lambda: host_keys, recordings, sealing
+            ),
             audit=audit,
             heads=HeadPublisher(audit, self._archive, clock, self._cluster, self._host_id),
             disk=disk,

@@ -54,8 +54,6 @@ NODE_SYNC: Final = "node-sync"
 #: A proxy records; a node accepts only sessions that a proxy records, when the cluster says so.
 PROXY: Final = "proxy"
 PROXY_SYNC: Final = "proxy-sync"
-#: Writes recordings in the format TLT2.
-TAPE_2: Final = "tape-2"
 
 #: What nodes of this version can do.
 NODE_FEATURES: Final[tuple[str, ...]] = (NODE_SYNC, PROXY)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from auth_world import OTHER_ID, Tape, World, result
+from auth_world import OTHER_ID, Tape, World, result, sealed_chunks
 from tele.auth.recording_keys import Recipient, RecordingEncryption, RecordingKeys
 from tele.errors import AccessDenied, InvalidInput, NotFound
 from tele.model.api import recordings, table
@@ -21,21 +21,20 @@ SECRET = bytes(range(32))
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    made = World()
-    made.parts.recordings.keys = RecordingKeys(
-        made.backend, "auth-1", RecordingEncryption(True, FIRST, (public_key(RECOVERY),))
-    )
+    made = World(RecordingEncryption(False, FIRST, (public_key(RECOVERY),)))
     yield made
     made.stop()
 
 
 def sealed(world: World, *recipients: bytes, secret: bytes = SECRET) -> Tape:
     """A recording whose data key is wrapped for these."""
-    tape = Tape(world)
-    keys = tuple(wrap(1, secret, public_key(each), tape.id) for each in recipients or (FIRST,))
-    again = recordings.StartRecording(tape.id, tape.start, keys)
-    world.do(table.START_RECORDING, again, tape.host)
-    return tape
+    return Tape(world, seal=lambda id_: wrapped_for(id_, *(recipients or (FIRST,)), secret=secret))
+
+
+def wrapped_for(
+    recording_id: str, *recipients: bytes, secret: bytes = SECRET
+) -> tuple[WrappedKey, ...]:
+    return tuple(wrap(1, secret, public_key(each), recording_id) for each in recipients)
 
 
 def test_who_may_read_gets_the_key(world: World) -> None:
@@ -73,14 +72,11 @@ def test_a_key_that_was_sent_is_not_replaced(world: World) -> None:
 
 
 def test_a_key_of_another_recording_is_not_opened(world: World) -> None:
-    """A node that sends it as its own does not have auth open it (attack)."""
+    """A node that sends it as its own is refused (attack)."""
     victim = sealed(world)
-    (wrapped,) = result(world.parts.recordings.keys.wrapped(victim.id))
-    tape = Tape(world)
-    stolen = recordings.StartRecording(tape.id, tape.start, (wrapped,))
-    world.do(table.START_RECORDING, stolen, tape.host)
-    with pytest.raises(Exception, match="not one of this recording"):
-        world.do(table.GET_RECORDING_KEYS, ById(tape.id))
+    stolen = result(world.parts.recordings.keys.wrapped(victim.id))
+    with pytest.raises(InvalidInput, match="not one of this recording"):
+        Tape(world, seal=lambda _: stolen)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +93,8 @@ def test_what_is_no_wrapped_key_is_refused(world: World, key: tuple[int, bytes, 
 
 
 def test_without_its_key_auth_says_so(world: World) -> None:
-    """A recording that is sealed for others alone."""
-    tape = sealed(world, SECOND)
+    """A recording that is sealed for a recovery key alone."""
+    tape = sealed(world, RECOVERY)
     with pytest.raises(NotFound, match="no key for it"):
         world.do(table.GET_RECORDING_KEYS, ById(tape.id))
 
@@ -110,6 +106,7 @@ def test_the_archive_has_the_wrapped_keys(world: World) -> None:
     from tele.tape.verify import to_sign
 
     tape = sealed(world, FIRST, RECOVERY)
+    tape.chunks = sealed_chunks(tape)
     tape.upload(0, 1)
     manifest = evolve(tape.manifest(), keys=1)
     tape.finish(evolve(manifest, signature=tape.key.sign(to_sign(manifest))))
@@ -123,9 +120,11 @@ def test_the_archive_has_the_wrapped_keys(world: World) -> None:
 def test_a_new_auth_gets_every_key_wrapped_again(world: World) -> None:
     """By one that has it, and once; nothing is sealed again, and what it cannot open stays."""
     tapes = [sealed(world) for _ in range(3)]
-    foreign = sealed(world, bytes([9]) * 32)
+    foreign = sealed(world, RECOVERY)
     auths = {"auth-1": Recipient(public_key(FIRST)), OTHER_ID: Recipient(public_key(SECOND))}
-    keys = world.parts.recordings.keys
+    keys = RecordingKeys(
+        world.backend, "auth-1", RecordingEncryption(True, FIRST, (public_key(RECOVERY),))
+    )
     keys.wrap_for(lambda: auths)
     second = RecordingKeys(world.backend, OTHER_ID, RecordingEncryption(True, SECOND))
     for tape in tapes:

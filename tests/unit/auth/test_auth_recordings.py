@@ -153,10 +153,10 @@ def test_a_host_in_another_role_is_another_host(world: World) -> None:
     tape = Tape(world)
     same = HostIdentity(HOST_ID, "gate", "c", HostRole.PROXY, now(world.clock))
     for work in (
-        world.parts.recordings.put_chunk(same, tape.id, 0, b"x"),
-        world.parts.recordings.update(same, recordings.UpdateRecording(tape.id, True)),
-        world.parts.recordings.progress(same, tape.id),
-        world.parts.recordings.own_chunk(same, tape.id, 0),
+        world.parts.uploads.put_chunk(same, tape.id, 0, b"x"),
+        world.parts.uploads.update(same, recordings.UpdateRecording(tape.id, True)),
+        world.parts.uploads.progress(same, tape.id),
+        world.parts.uploads.own_chunk(same, tape.id, 0),
     ):
         with pytest.raises(AccessDenied, match="another host's"):
             result(work)

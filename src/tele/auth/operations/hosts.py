@@ -22,6 +22,7 @@ from tele.auth.members import (
     Members,
 )
 from tele.auth.presence import Announcement, Hosts
+from tele.auth.recording_sealing import RecordingSealing
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import check_host_id
@@ -59,8 +60,10 @@ class HostOperations:
         authorizer: Authorizer,
         journal: Journal,
         head: Callable[[], SignedHead | None],
+        sealing: RecordingSealing,
     ) -> None:
         self._head = head
+        self._sealing = sealing
         self._ends = ends
         self._disk = disk
         self._cluster = cluster
@@ -117,6 +120,7 @@ class HostOperations:
         source = host_of(caller.seen_addr) if is_proxy else ""
         announcement = Announcement(host.host_id, presence, now(self._clock), labels, source)
         await self._hosts.observe(host.role, announcement)
+        await self._sealing.announced(member)
         # Hosts of an older version do not know the key.
         head = self._head() if AUDIT_HEADS in request.features else None
         return api.Announced(labels=member.labels, time=now(self._clock), head=head)

@@ -26,6 +26,7 @@ from tele.auth.limits import RecordingLimits, RecordingUse
 from tele.auth.members import Members
 from tele.auth.presence import Hosts
 from tele.auth.recording_search import received_at
+from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings
 from tele.errors import AccessDenied, InvalidInput, NotFound, TeleError, quoted
 from tele.log import make_logger
@@ -57,6 +58,7 @@ class RecordingOperations:
         self,
         clock: IReactorTime,
         recordings: Recordings,
+        uploads: RecordingUploads,
         hosts: Hosts,
         members: Members,
         limits: RecordingLimits,
@@ -66,6 +68,7 @@ class RecordingOperations:
     ) -> None:
         self._clock = clock
         self._recordings = recordings
+        self._uploads = uploads
         self._hosts = hosts
         self._members = members
         self._use = RecordingUse(limits)
@@ -100,18 +103,19 @@ class RecordingOperations:
         if not await self._recordings.sessions.is_below_limit(host.place, quotas.RUNNING_LIMIT):
             limit = f"{quotas.RUNNING_LIMIT:,} running sessions"
             raise await self._quotas.exceeded(caller, "running_sessions", limit)
-        name = (await self._members.require(host)).name
+        member = await self._members.require(host)
+        name = member.name
         if host.role is HostRole.PROXY:
             name = await self._recordings.proxied.check_recording(host.host_id, request.start)
         elif await self._recordings.proxied.has(request.id):
             raise AccessDenied("the session is a proxy's, and recorded by that", "host")
-        await self._recordings.start(host, request.id, request.start, name, request.keys)
+        await self._uploads.start(host, request.id, request.start, member, name, request.keys)
         return Nothing()
 
     async def update_recording(self, request: api.UpdateRecording, caller: Caller) -> Nothing:
         """Note a terminal, the end of the session, or that the recording cannot be completed."""
         host = host_caller(caller)
-        await self._recordings.update(host, request)
+        await self._uploads.update(host, request)
         if request.incomplete and await self._recordings.close_incomplete(
             request.id, request.incomplete, request.ended
         ):
@@ -171,7 +175,7 @@ class RecordingOperations:
         await self._quotas.charge(caller, quotas.CHUNKS, 1)
         if (of_node := self._use.limits.of_node) is not None:
             await self._quotas.charge(caller, of_node, size)
-        row = await self._recordings.put_chunk(host, chunk.id, chunk.number, chunk.data)
+        row = await self._uploads.put_chunk(host, chunk.id, chunk.number, chunk.data)
         over = self._use.add(row, size, self._clock.seconds())
         if over and self._quotas.is_due(caller, f"limit {row.id}"):
             await self._journal.emit(
@@ -185,7 +189,7 @@ class RecordingOperations:
         if request.manifest.id != request.id:
             raise InvalidInput("the manifest is of another recording")
         host = host_caller(caller)
-        if await self._recordings.finish(host, request.manifest, request.missing):
+        if await self._uploads.finish(host, request.manifest, request.missing):
             if request.missing:
                 await self._incomplete(request.id, caller)
                 return Nothing()
@@ -199,7 +203,7 @@ class RecordingOperations:
 
     async def recording_progress(self, request: ById, caller: Caller) -> api.RecordingProgress:
         """Return which chunks are stored."""
-        return await self._recordings.progress(host_caller(caller), request.id)
+        return await self._uploads.progress(host_caller(caller), request.id)
 
     async def open_recordings(self, request: Nothing, caller: Caller) -> api.OpenRecordings:
         """Return the sessions of the calling node that have not ended."""
@@ -309,7 +313,7 @@ class RecordingOperations:
         """Return one chunk."""
         if isinstance(caller.identity, HostIdentity):
             host = host_caller(caller)
-            return Octets(await self._recordings.own_chunk(host, request.id, request.number))
+            return Octets(await self._uploads.own_chunk(host, request.id, request.number))
         row = await self._readable(request.id, caller)
         await self._note_access(row, caller)  # get_recording may not have been called before
         data = await self._recordings.chunk(row, request.number)
