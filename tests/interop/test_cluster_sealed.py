@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import select
+import struct
 import subprocess
+import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -194,6 +201,66 @@ def test_a_session_that_runs_while_encryption_is_switched_on(
                 assert cluster.tele("recordings", "verify", str(row["id"])).stdout[:3] == b"ok:"
     finally:
         cluster.stop()
+
+
+def played(cluster: Cluster, recording: str, wanted: bytes, *words: str) -> bytes:
+    """What ``tele play`` draws on a terminal until it shows ``wanted``; it is quit then."""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    child = subprocess.Popen(
+        [str(BIN / "tele"), "play", recording, *words],
+        env={**cluster.environment, "TERM": "xterm"}, stdin=end, stdout=end, stderr=end,
+    )  # fmt: skip
+    os.close(end)
+    shown = b""
+    try:
+        while wanted not in shown:
+            assert select.select([terminal], [], [], 60)[0], shown
+            with suppress(OSError):  # it has ended
+                shown += os.read(terminal, 65536)
+            assert child.poll() is None, shown
+        os.write(terminal, b"q")
+        with suppress(OSError):  # its end
+            while data := os.read(terminal, 65536):
+                shown += data
+        assert child.wait(60) == 0, shown
+    finally:
+        child.kill()
+        child.wait()
+        os.close(terminal)
+    return shown
+
+
+def test_a_sealed_recording_is_sought_in(cluster: Cluster, key: tuple[Path, str]) -> None:
+    """Its index is sealed, too, and opens with auth's key or the recovery key; its text is nowhere.
+
+    An index that is damaged on the disk is made again, and played meanwhile.
+    """
+    cluster.ssh("-tt", cluster.host, f"seq 1 60000; echo {WORD}")
+    rows = json.loads(cluster.tele("recordings", "ls", "--format", "json").stdout)
+    recording = str(rows[0]["id"])
+    folder = cluster.folder / "auth" / "recordings" / recording[:2] / recording
+    wait_for((folder / "index").exists, "its index", 60)
+    blob = (folder / "index").read_bytes()
+    assert blob[:4] == b"TLXS"
+    assert WORD.encode() not in blob
+    for words in ((), ("--identity", str(key[0]))):
+        assert b"60000" in played(cluster, recording, WORD.encode(), "--at", "1h", *words)
+    found = cluster.tele("recordings", "search", WORD, "--format", "json").stdout
+    assert json.loads(found) == []
+    text = cluster.folder / "auth" / "recordings-text.sqlite"
+    assert WORD.encode() not in text.read_bytes()
+    other = cluster.folder / "wrong.key"
+    cluster.tele("recordings", "keygen", str(other))
+    wrong = cluster.tele("play", recording, "--identity", str(other), check=False)
+    assert wrong.returncode == 2
+    assert b"not sealed for this key" in wrong.stderr
+    (folder / "index").chmod(0o600)
+    (folder / "index").write_bytes(blob[: len(blob) // 2])
+    assert WORD.encode() in played(cluster, recording, WORD.encode(), "--at", "1h")
+    wait_for((folder / "index.1").exists, "the index to be made again", 60)
+    assert WORD.encode() in played(cluster, recording, WORD.encode(), "--at", "1h")
+    assert cluster.tele("recordings", "verify", recording).stdout.startswith(b"ok:")
 
 
 def test_a_key_is_not_overwritten(key: tuple[Path, str], cluster: Cluster) -> None:

@@ -12,7 +12,15 @@ from tele.model.session import RecordingStart
 from tele.snapshots.builder import IndexBuilder
 from tele.snapshots.terminals import MakeTerminal
 from tele.tape.index import Index, read_index, read_state
-from tele.tape.layout import NO_CHUNK, Chunk, pack_chunk_2, pack_frames, read_chunk
+from tele.tape.layout import (
+    NO_CHUNK,
+    Chunk,
+    Seal,
+    digest,
+    pack_chunk_2,
+    pack_frames,
+    read_chunk,
+)
 
 SECOND = 1_000_000_000
 
@@ -30,7 +38,10 @@ def opened(at: float = 0.0, channel: int = 1, **fields: Any) -> Frame:
 
 
 def chunks_of(
-    frames: Iterable[Frame], each: int = 1000, start: RecordingStart | None = None
+    frames: Iterable[Frame],
+    each: int = 1000,
+    start: RecordingStart | None = None,
+    seal: Seal | None = None,
 ) -> list[bytes]:
     """The chunks of a whole session with these frames, ``each`` frames in one."""
     first = b"{}" if start is None else encode(start)
@@ -44,8 +55,8 @@ def chunks_of(
     for at in range(0, len(numbered), each):
         raw, facts = pack_frames(numbered[at : at + each])
         last = at + each >= len(numbered)
-        made.append(pack_chunk_2(raw, facts, len(made), previous, last=last))
-        previous = read_chunk(made[-1], len(made) - 1).digest
+        made.append(pack_chunk_2(raw, facts, len(made), previous, last=last, seal=seal))
+        previous = digest(made[-1])
     return made
 
 

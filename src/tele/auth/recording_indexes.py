@@ -12,36 +12,46 @@ Invariants:
   :data:`ATTEMPTS` there is no index, and the recording is played without.
 * Several auths share the work: an attempt is claimed in the store, for as long as it may take.
 * What is made for a recording that was removed meanwhile is removed again.
+* The index of a sealed recording is sealed for those who can open the recording, and its text is
+  stored for the search only if the cluster says so.
+* An index that is damaged, or another recording's, is made again (:mod:`tele.auth.index_blobs`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any, Final
+from functools import partial
+from os import urandom
+from typing import Final
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from tele.auth.manifests import MANIFEST, chunk_name
+from tele.auth.index_blobs import INDEX as INDEX
+from tele.auth.index_blobs import IndexBlobs, is_index
+from tele.auth.manifests import MANIFEST, chunk_name, chunk_numbers
+from tele.auth.recording_keys import RecordingKeys
 from tele.auth.repository import Repository, Versioned
 from tele.errors import BadRecording, Conflict, NotFound, TeleError
-from tele.interfaces import Delete, IArchive, IBackend, IRangeArchive, Put
+from tele.interfaces import Delete, IArchive, IBackend, Put
 from tele.log import make_logger
 from tele.loop import now
 from tele.model.api.operation import Octets
 from tele.model.api.recordings import IndexState
+from tele.model.bounds import OMITTED
 from tele.model.codec import decode
-from tele.model.session import Manifest, Recording
+from tele.model.session import ChunkDigest, Manifest, Recording
 from tele.recording.indexing import Indexer, MadeIndex, describe, library
 from tele.tape.index import HEAD_SIZE, blob_size, head_tag
+from tele.tape.sealed_index import seal_index
+from tele.tape.sealing import opener
 from tele.wakeup import Wakeup
 
 log: Final = make_logger(__name__)
 
-INDEX: Final = "index"
 WAITING: Final = "/recordings/unindexed/"
 FAILED: Final = "/recordings/unindexable/"
 #: Attempts, and the seconds after each of them before the next one.
@@ -56,24 +66,31 @@ PAGE: Final = 100
 PAUSE_SECONDS: Final = 0.2
 
 
+_BEING_MADE: Final = "the index of the recording is being made; try again later"
+
+
 @frozen
 class Unindexed:
-    """A recording that waits for its index: how often it failed, why, and until when it waits."""
+    """A recording that waits for its index: how often it failed, why, and until when it waits.
+
+    ``opened``: it has one, which is to be compared first.
+    """
 
     attempts: int = 0
     due: datetime | None = None
     reason: str = ""
+    opened: bool = field(default=False, metadata=OMITTED)
 
 
-class _Sealed(BadRecording):
-    """The archive must not have what a sealed recording shows."""
+class _Never(BadRecording):
+    """No attempt will succeed."""
 
 
 class RecordingIndexes:
     """Makes the indexes of ``archive``; ``find(id)`` returns a recording's row.
 
     ``made(row, index)`` is called with each index before it counts as made, ``removed(id)`` if the
-    recording was removed meanwhile.
+    recording was removed meanwhile. ``keys`` opens those that are sealed.
     """
 
     def __init__(
@@ -85,7 +102,10 @@ class RecordingIndexes:
         find: Callable[[str], Awaitable[Recording | None]],
         made: Callable[[Recording, MadeIndex], Awaitable[None]] | None = None,
         removed: Callable[[str], Awaitable[None]] | None = None,
+        keys: RecordingKeys | None = None,
     ) -> None:
+        self._keys = keys or RecordingKeys(backend)
+        self._blobs = IndexBlobs(backend, archive, clock, indexer)
         self._backend = backend
         self._archive = archive
         self._clock = clock
@@ -106,19 +126,25 @@ class RecordingIndexes:
 
     def forget(self, recording_id: str) -> tuple[Delete, ...]:
         """Return the changes with the removal of a recording."""
-        return self._waiting.delete(recording_id), self._failed.delete(recording_id)
+        waits, failed = self._waiting.delete(recording_id), self._failed.delete(recording_id)
+        return waits, failed, self._blobs.forget(recording_id)
 
     def check(self) -> None:
         """Look for what waits now."""
         self._wakeup.set()
 
-    async def state(self, recording_id: str) -> tuple[IndexState, str]:
-        """Return whether a recording without an index will have one, and why not."""
+    async def state(self, recording_id: str, names: Sequence[str]) -> tuple[IndexState, str]:
+        """Return whether a recording has an index or will have one, and why not.
+
+        ``names`` are those of its blobs.
+        """
+        ready = any(map(is_index, names))
         if (entry := await self._waiting.get(recording_id)) is not None:
-            return IndexState.WAITING, entry.value.reason
-        if (entry := await self._failed.get(recording_id)) is not None:
+            if not (ready and entry.value.opened):
+                return IndexState.WAITING, entry.value.reason
+        elif not ready and (entry := await self._failed.get(recording_id)) is not None:
             return IndexState.FAILED, entry.value.reason
-        return IndexState.NONE, ""
+        return IndexState.READY if ready else IndexState.NONE, ""
 
     async def part(self, row: Recording, start: int, end: int, if_range: str) -> Octets:
         """Return the index, or a part of it, see :class:`~tele.model.api.recordings.GetIndex`.
@@ -126,36 +152,42 @@ class RecordingIndexes:
         Raises :class:`NotFound`; a closed recording that never waited for its index does now.
         """
         try:
-            head = await self._range(row.id, 0, HEAD_SIZE)
+            head = await self._blobs.part(row.id, 0, HEAD_SIZE)
+            total, tag = blob_size(head), head_tag(head)
         except NotFound:
             raise NotFound(await self._why_not(row)) from None
-        total, tag = blob_size(head), head_tag(head)
+        except BadRecording:
+            await self._suspect(row.id)
+            raise NotFound(_BEING_MADE) from None
+        if start == 0 and self._blobs.is_due(row.id):
+            await self._suspect(row.id)
         if if_range not in ("", tag):
             start, end = 0, 0
         first = max(0, total + start) if start < 0 else min(start, total)
         last = min(end or total, total)
-        data = await self._range(row.id, first, last) if last > first else b""
+        data = await self._blobs.part(row.id, first, last) if last > first else b""
+        if len(data) != max(0, last - first):
+            await self._suspect(row.id)
+            raise NotFound(_BEING_MADE)
         return Octets(data, first, total, tag)
 
-    async def _range(self, recording_id: str, start: int, end: int) -> bytes:
-        archive: Any = IRangeArchive(self._archive, None)
-        if archive is not None:
-            part: bytes = await archive.get_range(recording_id, INDEX, start, end)
-            return part
-        return (await self._archive.get(recording_id, INDEX))[start:end]
+    async def _suspect(self, recording_id: str) -> None:
+        """Have an index compared soon with what was stored."""
+        with suppress(Conflict):  # it waits already
+            waits = self._waiting.put(recording_id, Unindexed(opened=True), if_revision=0)
+            await self._backend.commit(waits)
+        self.check()
 
     async def _why_not(self, row: Recording) -> str:
-        state, reason = await self.state(row.id)
+        state, reason = await self.state(row.id, await self._names(row.id))
         if state is IndexState.FAILED:
             return f"the recording has no index: {reason}"
         if state is IndexState.NONE and (row.complete or row.incomplete):
-            if row.incomplete and MANIFEST not in await self._names(row.id):
-                return "the recording has no index: it was closed without a manifest"
             await self._backend.commit(self.wait(row.id))
             self.check()
         elif state is IndexState.NONE:
-            return "the recording has no index yet: it is not complete"
-        return "the index of the recording is being made; try again later"
+            return "the recording has no index yet: it is not closed"
+        return _BEING_MADE
 
     async def _names(self, recording_id: str) -> list[str]:
         return [name for name, _ in await self._archive.names(recording_id)]
@@ -209,15 +241,19 @@ class RecordingIndexes:
             return  # another auth makes it
         terminal = library() if attempts < ATTEMPTS - 1 else "own"
         try:
-            await self._make(entry.name, terminal)
+            if entry.value.opened and await self._blobs.is_good(entry.name):
+                await self._backend.commit(self._waiting.delete(entry.name))
+                return
+            stored = await self._make(entry.name, terminal)
         except NotFound:
             await self._gone(entry.name)
-        except _Sealed as error:
+        except _Never as error:
             await self._again(entry.name, Unindexed(ATTEMPTS, None, str(error)))
         except (TeleError, OSError) as error:
             await self._again(entry.name, evolve(claimed, reason=str(error)[:500]))
         else:
-            await self._backend.commit(self._waiting.delete(entry.name))
+            waits, failed, _ = self.forget(entry.name)
+            await self._backend.commit(waits, failed, stored)
 
     async def _gone(self, recording_id: str) -> None:
         """The recording, or a part of it, is not there: it was removed, or is damaged."""
@@ -240,27 +276,51 @@ class RecordingIndexes:
         due = now(self._clock) + timedelta(seconds=RETRY_SECONDS[entry.attempts - 1])
         await self._backend.commit(self._waiting.put(recording_id, evolve(entry, due=due)))
 
-    async def _make(self, recording_id: str, terminal: str) -> None:
+    async def _make(self, recording_id: str, terminal: str) -> Put:
+        """Make and store an index; returns the change by which it counts."""
         row = await self._find(recording_id)
         if row is None:
             raise NotFound("the recording was removed")
         names = await self._names(recording_id)
-        if MANIFEST not in names:
-            raise BadRecording("it was closed without a manifest")
-        manifest = decode(Manifest, await self._archive.get(recording_id, MANIFEST))
-        if manifest.keys:
-            raise _Sealed("it is sealed, and its index would not be")
-        missing = {each.number for each in manifest.chunks if chunk_name(each.number) not in names}
+        chunks = await self._chunks(row, names)
+        missing = {each.number for each in chunks if chunk_name(each.number) not in names}
+        try:
+            secrets = await self._keys.opened(recording_id)
+        except NotFound as error:  # another auth may have its key, or gives it to this one
+            raise BadRecording(str(error)) from None
         made = await self._indexer.make(
-            self._archive, recording_id, manifest.chunks, missing, chunk_name, terminal
-        )
-        if self._made is not None:
+            self._archive, recording_id, chunks, missing, chunk_name, terminal,
+            opener(secrets), _seal(recording_id, secrets),
+        )  # fmt: skip
+        if self._made is not None and (not secrets or self._keys.searchable):
             await self._made(row, made)
-        with suppress(Conflict):  # there is one, made by another version
-            await self._archive.put(recording_id, INDEX, made.blob)
+        stored = await self._blobs.store(recording_id, names, made.blob)
         if await self._find(recording_id) is None:
             await self._archive.remove(recording_id)
             if self._removed is not None:
                 await self._removed(recording_id)
             raise NotFound("the recording was removed")
         log.info("index made", recording=recording_id, terminal=terminal, **describe(made))
+        return stored
+
+    async def _chunks(self, row: Recording, names: Sequence[str]) -> Sequence[ChunkDigest]:
+        """Return the chunks of a recording; without a manifest their digests are empty."""
+        if MANIFEST in names:
+            return decode(Manifest, await self._archive.get(row.id, MANIFEST)).chunks
+        if not (row.complete or row.incomplete):
+            raise _Never("it is not closed")  # it was, but its host continues it
+        numbers = chunk_numbers(names)
+        if not numbers:
+            raise _Never("nothing of it has arrived")
+        return [ChunkDigest(number, 0, "") for number in numbers]
+
+
+def _seal(recording_id: str, secrets: Mapping[int, bytes]) -> Callable[[bytes], bytes] | None:
+    """Return what seals an index with a data key of its recording, if there is one."""
+    if not secrets:
+        return None
+    number = min(secrets)
+    return partial(
+        seal_index, number=number, secret=secrets[number], recording_id=recording_id,
+        entropy=urandom,
+    )  # fmt: skip

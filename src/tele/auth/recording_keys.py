@@ -62,12 +62,14 @@ class KeysOfRecording:
 class RecordingEncryption:
     """``private`` is this auth's X25519 key; None: it opens nothing. ``recovery`` are public keys.
 
-    ``enabled``: new recordings are sealed.
+    ``enabled``: new recordings are sealed. ``searchable``: their text is kept in clear for the
+    search.
     """
 
     enabled: bool = False
     private: bytes | None = None
     recovery: tuple[bytes, ...] = ()
+    searchable: bool = False
 
 
 class RecordingKeys:
@@ -91,6 +93,11 @@ class RecordingKeys:
     def enabled(self) -> bool:
         """Whether new recordings are sealed."""
         return self._encryption.enabled
+
+    @property
+    def searchable(self) -> bool:
+        """Whether the text of sealed recordings is kept in clear for the search."""
+        return self._encryption.searchable
 
     async def start(self) -> None:
         """Make this auth a recipient. Raises :class:`InvalidInput` for a bad recovery key."""

@@ -32,7 +32,6 @@ from tele.auth.host_places import place_key
 from tele.auth.manifests import MANIFEST, chunk_name, chunk_numbers
 from tele.auth.proxied_sessions import ProxiedSessions
 from tele.auth.recording_claims import BEHIND, TEXT_LIMIT, is_id
-from tele.auth.recording_indexes import INDEX as INDEX_BLOB
 from tele.auth.recording_indexes import RecordingIndexes
 from tele.auth.recording_keys import RecordingKeys
 from tele.auth.recording_search import INDEX, OF_USER, received_at, search, stamp_of
@@ -116,7 +115,10 @@ class Recordings:
 
         row = await self.rows.change(recording_id, closed)
         await self.sessions.end(recording_id)
-        await self._backend.commit(Delete(open_key(row)))
+        waits = () if self.indexes is None or not news else (self.indexes.wait(recording_id),)
+        await self._backend.commit(Delete(open_key(row)), *waits)
+        if self.indexes is not None:
+            self.indexes.check()
         return news
 
     async def has_manifest(self, recording_id: str) -> bool:
@@ -172,9 +174,9 @@ class Recordings:
         if manifest is not None:
             expected = range(len(manifest.chunks))
         missing = tuple(sorted(set(expected) - set(numbers)))
-        index = IndexState.READY if INDEX_BLOB in names else IndexState.NONE
-        if index is IndexState.NONE and self.indexes is not None:
-            index, _ = await self.indexes.state(row.id)
+        index = IndexState.NONE
+        if self.indexes is not None:
+            index, _ = await self.indexes.state(row.id, names)
         keys = await self.keys.wrapped(row.id)
         return RecordingDetails(row, len(numbers), manifest, state, missing, problem, index, keys)
 

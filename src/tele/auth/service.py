@@ -321,7 +321,7 @@ class AuthService(Service):
         recordings.texts = RecordingTexts(self._search, recordings.find_by_id)
         recordings.indexes = RecordingIndexes(
             backend, self._archive, clock, Indexer(clock), recordings.find, recordings.texts.add,
-            recordings.texts.remove,
+            recordings.texts.remove, self._keys,
         )  # fmt: skip
         audit = AuditLog(backend, clock, self._sinks)
         host_keys = frozenset(

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     "--identity",
     metavar="KEYFILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The private key that opens a sealed .tape file.",
+    help="The private key that opens a sealed recording, instead of auth's.",
 )
 @where_options(local=True)
 def play(
@@ -132,7 +132,7 @@ def _positions(
 
     at, channel, idle_limit = wanted.at, wanted.channel, wanted.idle_limit
     if perform is not None and source.state is RecordingState.RUNNING:
-        following = Following(source, perform, time.monotonic)
+        following = Following(source, perform, time.monotonic, source.open_chunk)
         here = following.edge() if at is None else at
         return KeptPositions(lambda: following.steps(channel), size), here
     seekable = open_seekable(source, perform)

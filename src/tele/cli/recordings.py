@@ -165,17 +165,15 @@ def open_source(
     """Open a recording by its id, the beginning of it, or as a ``.tape`` file.
 
     What looks like an id is an id, even if there is a file of that name. ``identity`` is the file
-    of a private key that opens a sealed file.
+    of a private key that opens a sealed recording.
     """
     from tele.recording.playback import from_authority, from_file
 
     with _opened(wanted, where) as (found, authority):
         if authority is None:
             yield from_file(Path(found), _read_identity(identity)), None
-        elif identity is not None:
-            raise InvalidInput("--identity is for a .tape file; auth opens what it has itself")
         else:
-            yield from_authority(authority.perform, found), authority
+            yield from_authority(authority.perform, found, _read_identity(identity)), authority
 
 
 def _read_identity(path: Path | None) -> bytes | None:

@@ -287,6 +287,11 @@ class RecordingEncryptionConfig:
         (),
         check=_recovery_keys_problem,
     )
+    searchable: bool = key(
+        "Whether auth keeps what sealed recordings show as text, in clear in its ``data_dir``, so"
+        " that ``tele recordings search`` finds it.",
+        False,
+    )
 
 
 def _end_after_problem(value: timedelta) -> str:

@@ -82,7 +82,7 @@ def _encryption(config: RecordingEncryptionConfig, folder: Path) -> RecordingEnc
         write_file(path, private_text(os.urandom(KEY_SIZE)).encode("ascii"), replace=False)
     private = read_private(read_secret(path, "the key of recordings"))
     recovery = tuple(read_public(text) for text in config.recovery_keys)
-    return RecordingEncryption(config.enabled, private, recovery)
+    return RecordingEncryption(config.enabled, private, recovery, config.searchable)
 
 
 def _search(config: AuthConfig, folder: Path, reactor: IReactorTime) -> ISearchIndex | None:

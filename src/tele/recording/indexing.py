@@ -6,11 +6,14 @@ Invariants:
   (:mod:`tele.snapshots.program`). What it makes is checked, and shown as text only.
 * One thread writes to the process and reads from it; nothing else waits for it. A process that
   takes too long is killed, by its number, and so is one that is not needed any more.
-* Each chunk is the one that the manifest names.
+* Each chunk is the one that the manifest names; without a manifest each names the one before.
+* The process never has a key: chunks of a sealed recording are opened here, and what it made of
+  them is sealed here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -23,7 +26,7 @@ from importlib.util import find_spec
 from typing import IO, Any, Final
 
 import zstandard
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from tele.errors import BadRecording, Unavailable
@@ -171,12 +174,30 @@ def _read_line(line: bytes) -> Line:
     return Line(at, channel, printable(text[:_LINE_LIMIT]))
 
 
+class _Sender:
+    """In the thread: unpacks chunks, which is the expensive part, and sends them."""
+
+    def __init__(self, process: _Process, open_chunk: OpenChunk) -> None:
+        self._process = process
+        self._open_chunk = open_chunk
+        self._last: tuple[int, bytes] | None = None
+
+    def __call__(self, data: bytes, named: ChunkDigest) -> None:
+        previous = None
+        if self._last is not None and self._last[0] == named.number - 1:
+            previous = self._last[1]
+        chunk = self._open_chunk(data, named.number, previous)
+        if named.sha256 and (len(data), chunk.digest.hex()) != (named.size, named.sha256):
+            raise BadRecording(f"chunk {named.number} is not the one that the manifest names")
+        self._last = named.number, chunk.digest
+        self._process.write(chunk)
+
+
 class Indexer:
     """Makes indexes, one at a time, with ``terminal`` (:func:`library`)."""
 
-    def __init__(self, reactor: IReactorTime, open_chunk: OpenChunk = read_chunk) -> None:
+    def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
-        self._open_chunk = open_chunk
         self._worker = SerialWorker(reactor, "tele-index")
         self._process: _Process | None = None
 
@@ -188,11 +209,15 @@ class Indexer:
         missing: Collection[int],
         name: Callable[[int], str],
         terminal: str,
+        open_chunk: OpenChunk = read_chunk,
+        seal: Callable[[bytes], bytes] | None = None,
     ) -> MadeIndex:
         """Return the index of a recording with these ``chunks``, called ``name(number)``.
 
-        Raises :class:`BadRecording` for one that cannot be read, :class:`Unavailable` where another
-        attempt may succeed, and what the archive raises.
+        ``open_chunk`` reads chunks; ``seal``, called in a thread, seals the index. The digest of a
+        chunk is empty if no manifest names it. Raises :class:`BadRecording` for a recording that
+        cannot be read, :class:`Unavailable` where another attempt may succeed, and what the archive
+        raises.
         """
         cpu = CPU_SECONDS + CPU_PER_CHUNK[terminal] * len(chunks)
         try:
@@ -201,13 +226,17 @@ class Indexer:
             raise Unavailable(f"no process can be started: {error}") from None
         self._process = process
         limit = self._reactor.callLater(cpu * TIMES, process.kill)
+        send = _Sender(process, open_chunk)
         try:
             for chunk in chunks:
                 if chunk.number in missing:
                     continue
                 data = await archive.get(recording_id, name(chunk.number))
-                await self._worker.call(self._send, process, data, chunk)
-            return await self._worker.call(process.result)
+                await self._worker.call(send, data, chunk)
+            made = await self._worker.call(process.result)
+            if seal is None:
+                return made
+            return evolve(made, blob=await self._worker.call(seal, made.blob))
         except OSError as error:
             raise Unavailable(str(error)) from None
         finally:
@@ -216,12 +245,13 @@ class Indexer:
                 limit.cancel()
             await self._worker.call(process.close)
 
-    def _send(self, process: _Process, data: bytes, named: ChunkDigest) -> None:
-        """In the thread: unpack a chunk, which is the expensive part, and send it."""
-        chunk = self._open_chunk(data, named.number, None)
-        if (len(data), chunk.digest.hex()) != (named.size, named.sha256):
-            raise BadRecording(f"chunk {named.number} is not the one that the manifest names")
-        process.write(chunk)
+    async def digest(self, data: bytes) -> str:
+        """Return the SHA-256 of an index, in hex."""
+        return await self._worker.call(lambda: hashlib.sha256(data).hexdigest())
+
+    async def check(self, data: bytes, check: Callable[[bytes], None]) -> None:
+        """Check an index in a thread. Raises what ``check`` raises."""
+        await self._worker.call(check, data)
 
     def kill(self) -> None:
         """Kill the process, if one runs: what waits for it fails."""

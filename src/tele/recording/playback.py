@@ -11,7 +11,8 @@ Invariants:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +48,8 @@ FORMS: Final = ("text", "json", "cast", "cast2", "cast3")
 LOST: Final = "chunks are lost: "
 
 Perform = Callable[[Any, Any], Any]
+#: Returns data keys by their numbers.
+Secrets = Callable[[], Mapping[int, bytes]]
 
 
 @frozen
@@ -62,7 +65,7 @@ class Source:
 
     ``details`` come from auth; a file has none. ``missing`` are the numbers of the chunks that are
     known to be lost: no others may be missing. ``keys`` are the wrapped data keys of a sealed
-    recording, whose chunks ``open_chunk`` reads.
+    recording, whose chunks ``open_chunk`` reads; ``secrets()`` are those that are open here.
     """
 
     id: str
@@ -73,6 +76,7 @@ class Source:
     missing: tuple[int, ...] = ()
     keys: tuple[WrappedKey, ...] = ()
     open_chunk: OpenChunk = read_chunk
+    secrets: Secrets = dict
 
     @property
     def state(self) -> RecordingState:
@@ -169,10 +173,11 @@ def _chunk_name(number: int) -> str:
     return f"{number:08d}.chunk"
 
 
-def from_authority(perform: Perform, recording_id: str) -> Source:
+def from_authority(perform: Perform, recording_id: str, identity: bytes | None = None) -> Source:
     """Read a recording from auth; ``perform`` is that of a blocking authority.
 
-    Raises :class:`BadRecording` when what auth has under this id is of another session.
+    If it is sealed ``identity``, a private key, opens it; without one auth does. Raises
+    :class:`BadRecording` when what auth has under this id is of another session.
     """
     details: RecordingDetails = perform(GET_RECORDING, ById(recording_id))
     row = details.recording
@@ -196,24 +201,49 @@ def from_authority(perform: Perform, recording_id: str) -> Source:
             except NotFound:
                 raise BadRecording(f"chunk {number} is missing from the archive") from None
 
-    open_chunk = _opening(perform, recording_id) if details.keys else read_chunk
+    secrets = _secrets(perform, details, identity)
+    open_chunk = _opening(secrets) if details.keys else read_chunk
     if details.manifest is None and 0 in missing:
         raise NotFound("its first chunk is lost, which names the session; it cannot be read")
     start = details.manifest.start if details.manifest is not None else _start(chunks(), open_chunk)
     check_start(row, start, claimed_name(details.manifest))
     return Source(
-        recording_id, start, details.manifest, chunks, details, missing, details.keys, open_chunk
-    )
+        recording_id, start, details.manifest, chunks, details, missing, details.keys, open_chunk,
+        secrets,
+    )  # fmt: skip
 
 
-def _opening(perform: Perform, recording_id: str) -> OpenChunk:
-    """Return what reads sealed chunks with keys that auth opens when they are first needed."""
+def _secrets(perform: Perform, details: RecordingDetails, identity: bytes | None) -> Secrets:
+    """Return what opens the data keys of a recording at auth, once, when they are needed."""
+    recording_id, wrapped = details.recording.id, details.keys
+    if identity is not None:
+        opened = _unwrapped(wrapped, identity, recording_id, "the recording")
+        return lambda: opened
+
+    @cache
+    def ask() -> Mapping[int, bytes]:
+        found = perform(GET_RECORDING_KEYS, ById(recording_id)) if wrapped else None
+        return {key.number: key.secret for key in found.keys} if found is not None else {}
+
+    return ask
+
+
+def _unwrapped(
+    keys: Collection[WrappedKey], identity: bytes, recording_id: str, what: str
+) -> Mapping[int, bytes]:
+    opened = unwrap(keys, identity, recording_id)
+    if not opened:
+        raise InvalidInput(f"{what} is not sealed for this key")
+    return opened
+
+
+def _opening(secrets: Secrets) -> OpenChunk:
+    """Return what reads sealed chunks."""
     found: list[OpenChunk] = []
 
     def open_chunk(data: bytes, number: int, previous: bytes | None) -> Chunk:
         if not found:
-            opened = perform(GET_RECORDING_KEYS, ById(recording_id))
-            found.append(opener({key.number: key.secret for key in opened.keys}))
+            found.append(opener(secrets()))
         return found[0](data, number, previous)
 
     return open_chunk
@@ -250,15 +280,13 @@ def from_file(path: Path, identity: bytes | None = None) -> Source:
                     raise BadRecording(f"{quoted(name)} stands where {expected} has to be")
                 yield data
 
-    open_chunk: OpenChunk = read_chunk
+    secrets: Mapping[int, bytes] = {}
     if identity is not None:
-        opened = unwrap(keys, identity, start.id)
-        if not opened:
-            raise InvalidInput(f"{path} is not sealed for this key")
-        open_chunk = opener(opened)
+        secrets = _unwrapped(keys, identity, start.id, str(path))
     return Source(
-        start.id, start, manifest, chunks, missing=missing, keys=keys, open_chunk=open_chunk
-    )
+        start.id, start, manifest, chunks, missing=missing, keys=keys,
+        open_chunk=opener(secrets) if secrets else read_chunk, secrets=lambda: secrets,
+    )  # fmt: skip
 
 
 _Beginning = tuple[RecordingStart, Manifest | None, tuple[int, ...], tuple[WrappedKey, ...]]

@@ -29,6 +29,8 @@ from tele.errors import BadRecording
 
 MAGIC: Final = b"TLX1"
 VERSION: Final = 1
+#: Of an index that is sealed, see :mod:`tele.tape.sealed_index`.
+MAGIC_SEALED: Final = b"TLXS"
 #: Output between two keyframes of a channel, in bytes, and time, in nanoseconds, at most.
 KEYFRAME_BYTES: Final = 256 * 1024
 KEYFRAME_TIME: Final = 10 * 1_000_000_000
@@ -45,6 +47,8 @@ _NEWLINE, _ALTERNATE = 1, 2
 #: the tables unpacked and packed; length, bytes of frames, of output and of states; last digest.
 _HEAD: Final = struct.Struct(">4sHHIIIIIIIIQQQQ32s")
 HEAD_SIZE: Final = _HEAD.size
+#: Magic, version, data key, salt, length of the sealed tables and of the sealed states.
+SEALED_HEAD: Final = struct.Struct(">4sHH32sIQ")
 _CHUNK: Final = struct.Struct(">IQIQQQQQ")
 _CHANNEL: Final = struct.Struct(">IQBHH")
 _KEYFRAME: Final = struct.Struct(">QIIIHHBQQII")
@@ -167,8 +171,12 @@ class Index:
 
 
 def pack_state(state: bytes) -> bytes:
-    """Return a keyframe's state as it is stored."""
-    return zstandard.ZstdCompressor(level=3).compress(state)
+    """Return a keyframe's state as it is stored; its frame has a checksum."""
+    return _compress(state)
+
+
+def _compress(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(data)
 
 
 def pack_index(index: Index, states: Sequence[bytes]) -> bytes:
@@ -200,7 +208,7 @@ def pack_index(index: Index, states: Sequence[bytes]) -> bytes:
         bytes(marks),
         bytes(texts),
     ))  # fmt: skip
-    packed = zstandard.ZstdCompressor(level=3).compress(tables)
+    packed = _compress(tables)
     head = _HEAD.pack(
         MAGIC, VERSION, index.whole * _WHOLE, len(index.chunks), len(index.channels),
         len(index.keyframes), len(index.resizes), len(index.marks), len(texts), len(tables),
@@ -241,12 +249,25 @@ def tables_end(head: bytes) -> int:
 
     Raises :class:`BadRecording`.
     """
-    return _HEAD.size + _read_head(head).packed
+    return _parts(head)[0]
 
 
 def blob_size(head: bytes) -> int:
     """Return how long the blob is, by its first bytes. Raises :class:`BadRecording`."""
-    return tables_end(head) + _read_head(head).states
+    return sum(_parts(head))
+
+
+def _parts(head: bytes) -> tuple[int, int]:
+    """Return the lengths of head and tables together, and of the states."""
+    if head[:4] != MAGIC_SEALED:
+        read = _read_head(head)
+        return _HEAD.size + read.packed, read.states
+    if len(head) < SEALED_HEAD.size:
+        raise BadRecording("the index is cut off")
+    _, version, _, _, tables, states = SEALED_HEAD.unpack_from(head)
+    if version != VERSION or tables > TABLES_LIMIT:
+        raise BadRecording("this is no index, or one of a newer version")
+    return SEALED_HEAD.size + tables, states
 
 
 def head_tag(head: bytes) -> str:
@@ -301,10 +322,18 @@ def read_index(data: bytes) -> Index:
         states=end,
         states_size=head.states,
     )
+    _check_chunks(index)
+    return index
+
+
+def _check_chunks(index: Index) -> None:
     numbers = [each.number for each in index.chunks]
     if numbers != sorted(set(numbers)):
         raise BadRecording("the index does not name the chunks in order")
-    return index
+    last = index.chunks[-1] if index.chunks else ChunkPlace(0, 0, 0, 0, 0, 0, 0, 0)
+    stated = (index.length, index.raw)
+    if stated != (last.last_time, last.offset + last.size) or index.output < last.output:
+        raise BadRecording("the head of the index states something else than its chunks")
 
 
 def _check_keyframes(keyframes: Iterable[Keyframe], states: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +25,8 @@ from tele.model.session import (
 from tele.recording.playback import Source
 from tele.recording.seek import IndexedRecording, Position, open_seekable
 from tele.snapshots.terminals import OwnTerminal
+from tele.tape.sealed_index import seal_index
+from tele.tape.sealing import DataKey, opener
 from tele.terminal.emulator import Emulator
 from tele.terminal.screen import Screen
 
@@ -103,7 +106,7 @@ def test_only_what_is_needed_is_read() -> None:
     """The tables once, then for each time one keyframe and the chunk in which it is."""
     stored = Stored()
     seekable = stored.opened()
-    assert stored.read == ["get_index"] * 2
+    assert stored.read == ["get_index"]
     for at in (590, 10, 300):
         del stored.read[:]
         screen_at(seekable.position(at), at)
@@ -173,3 +176,87 @@ def test_lost_chunks_are_passed_over() -> None:
     numbers = [int(step.at) for step in seekable.position(340).steps]
     assert numbers[-1] == 599
     assert not set(range(355, 390)) & set(numbers)
+
+
+def test_a_damaged_keyframe_is_passed_over() -> None:
+    """The replay begins with the one before; if none can be read, where the channel was opened."""
+    stored = Stored()
+    seekable = stored.opened()
+    shown = screen_at(seekable.position(320), 330)
+    index = seekable.index
+    wanted = index.keyframe(1, 320 * 10**9)
+    assert wanted is not None
+    good = stored.index
+    at = index.states + wanted.offset + wanted.packed - 2
+    stored.index = good[:at] + bytes((good[at] ^ 1,)) + good[at + 1 :]
+    earlier = seekable.position(320)
+    assert earlier.at < wanted.time / 10**9
+    assert screen_at(earlier, 330) == shown
+    stored.index = good[: index.states] + bytes(index.states_size)
+    from_opening = seekable.position(320)
+    assert from_opening.at == 0
+    assert screen_at(from_opening, 330) == shown
+
+
+def test_an_index_of_other_chunks_is_not_used() -> None:
+    """One of another recording with as many chunks, or one from before it was completed."""
+    stored, other = Stored(), Stored()
+    other.chunks = chunks_of(
+        [opened(), *(frame(at, FrameKind.OUTPUT, b"x") for at in range(1, 600))], each=50
+    )
+    stored.index = Built(read_all(other.chunks), OwnTerminal).blob
+    assert open_seekable(stored.source(), stored.perform) is None
+    stored.index = Built(read_all(stored.chunks[:-1]), OwnTerminal).blob
+    assert open_seekable(stored.source(), stored.perform) is None
+
+
+def closed_by_auth(stored: Stored) -> Source:
+    """The recording as it is if its host never closed it."""
+    source = stored.source()
+    assert source.details is not None
+    row = evolve(source.details.recording, complete=False, incomplete="its node is gone")
+    details = evolve(source.details, recording=row, manifest=None, state=RecordingState.INCOMPLETE)
+    return evolve(source, manifest=None, details=details)
+
+
+def test_a_recording_without_a_manifest_is_sought_in() -> None:
+    """Its chunks name each other; the last one is that of which auth made the index."""
+    stored = Stored()
+    seekable = open_seekable(closed_by_auth(stored), stored.perform)
+    assert seekable is not None
+    assert screen_at(seekable.position(320), 330) == screen_at(stored.opened().position(320), 330)
+    stored.chunks[8] = stored.chunks[7]
+    with pytest.raises(BadRecording, match="chunk"):
+        screen_at(seekable.position(340), 500)
+    other = chunks_of(
+        [opened(), *(frame(at, FrameKind.OUTPUT, b"x") for at in range(1, 600))], each=50
+    )
+    stored.chunks[6:] = other[6:]
+    with pytest.raises(BadRecording, match="not the one that auth made the index of"):
+        screen_at(seekable.position(340), 10**6)
+
+
+def test_a_sealed_recording_is_sought_in_with_its_key() -> None:
+    """Tables and keyframes open with the data key, which is asked for once."""
+    stored = Stored()
+    secret = bytes(range(32))
+    output = [frame(at, FrameKind.OUTPUT, b"at %d\r\n" % at) for at in range(1, 600)]
+    clear = Stored()
+    stored.chunks = chunks_of(
+        [opened(), *output], each=50, start=START, seal=DataKey(1, secret, os.urandom)
+    )
+    open_chunk = opener({1: secret})
+    read = [open_chunk(data, number, None) for number, data in enumerate(stored.chunks)]
+    stored.index = seal_index(Built(read, OwnTerminal).blob, 1, secret, START.id, os.urandom)
+    asked: list[int] = []
+
+    def secrets() -> dict[int, bytes]:
+        asked.append(1)
+        return {1: secret}
+
+    source = evolve(stored.source(), open_chunk=open_chunk, secrets=secrets)
+    seekable = open_seekable(source, stored.perform)
+    assert seekable is not None
+    assert screen_at(seekable.position(320), 330) == screen_at(clear.opened().position(320), 330)
+    assert asked == [1]
+    assert open_seekable(evolve(source, secrets=dict), stored.perform) is None
