@@ -25,7 +25,7 @@ from attrs import frozen
 from tele.errors import InvalidInput, quoted
 from tele.https.api_errors import unreadable
 from tele.https.ranges import RANGE_FIELDS, range_header
-from tele.model.api.operation import Operation
+from tele.model.api.operation import Operation, Written
 from tele.model.codec import decode, encode, encode_plain, from_json, read_json, to_json
 from tele.model.names import NAME_PATTERN
 from tele.model.scalars import SCALAR_LIMIT
@@ -109,6 +109,10 @@ class Encoded:
 
 def encode_request(operation: Operation[Any, Any], request: Any) -> Encoded:
     """Write ``request`` down. Raises :class:`InvalidInput` if the body is over the limit."""
+    if isinstance(request, Written):
+        body = request.body
+        _check_size(operation, body)
+        return Encoded(operation.path, body, JSON)
     shape = shape_of(operation)
     # Octets are sent as they are: they have no form in JSON.
     plain = to_json(attrs.evolve(request, data=b"") if shape.octets else request)
@@ -131,13 +135,17 @@ def encode_request(operation: Operation[Any, Any], request: Any) -> Encoded:
         body, content_type = encode_plain(given), JSON
     else:
         body, content_type = b"", ""
+    _check_size(operation, body)
+    wanted = range_header(request) if operation.ranges else ""
+    return Encoded(target, body, content_type, wanted)
+
+
+def _check_size(operation: Operation[Any, Any], body: bytes) -> None:
     if len(body) > operation.limit:
         raise InvalidInput(
             f"{operation.name}: a request of {len(body)} bytes is over the limit of "
             f"{operation.limit}"
         )
-    wanted = range_header(request) if operation.ranges else ""
-    return Encoded(target, body, content_type, wanted)
 
 
 def _default(cls: type, name: str) -> Any:

@@ -212,14 +212,7 @@ class BackgroundSpool:
         if self._writing or not self._lines:
             return
         self._writing = True
-        self._call(self._append_all, list(self._lines)).addBoth(self._ended, self._appended)
-
-    def _append_all(self, lines: list[bytes]) -> int:
-        """In the thread: append as many of ``lines`` as fit."""
-        for number, line in enumerate(lines):
-            if not self._spool.append(line):
-                return number
-        return len(lines)
+        self._call(self._spool.append_all, list(self._lines)).addBoth(self._ended, self._appended)
 
     def _ended(self, result: int | Failure, tried: int) -> None:
         self._writing = False

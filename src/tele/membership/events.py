@@ -22,11 +22,11 @@ from twisted.internet.task import deferLater
 from tele.errors import InvalidInput, TeleError
 from tele.log import make_logger
 from tele.loop import backoff
-from tele.membership.background_spool import BackgroundSpool
+from tele.membership.background_spool import GATHER_SECONDS, BackgroundSpool
 from tele.membership.calls import Calls, pause_after
 from tele.membership.session_report import SessionReport
-from tele.model.api.audit import EMIT_EVENTS, EmitEvents
-from tele.model.codec import decode, encode
+from tele.model.api.audit import EMIT_EVENTS, WrittenEvents
+from tele.model.codec import encode
 from tele.model.event import Event
 from tele.wakeup import Wakeup
 
@@ -92,8 +92,8 @@ class EventSender:
                 await self._send(batch)
                 self._delivers = True
                 failures = 0
-                if self._spool.gathers:
-                    await deferLater(self._clock, GATHER)  # no request for each few of many
+                if self._spool.gathers:  # no request for each few of many
+                    await deferLater(self._clock, GATHER_SECONDS)
             except TeleError as error:
                 self._delivers = False
                 self.report.soon()
@@ -127,5 +127,4 @@ class EventSender:
         await self._spool.drop([line])
 
     async def _perform(self, lines: list[bytes]) -> None:
-        events = tuple(decode(Event, line) for line in lines)
-        await self._calls.perform("events", EMIT_EVENTS, EmitEvents(events))
+        await self._calls.perform("events", EMIT_EVENTS, WrittenEvents(lines))

@@ -24,6 +24,7 @@ import contextlib
 import errno
 import os
 from collections import deque
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Protocol
@@ -54,6 +55,9 @@ class Spool(Protocol):
 
     def append(self, line: bytes) -> bool:
         """Keep one line; False if it is too long or nothing more fits."""
+
+    def append_all(self, lines: Sequence[bytes]) -> int:
+        """Keep lines, in order, up to the first that is too long or does not fit; their number."""
 
     def peek(self) -> list[bytes]:
         """Return the oldest lines, as many as fit into one request."""
@@ -91,6 +95,10 @@ class MemorySpool:
         self._lines.append(line)
         self._size += len(line)
         return True
+
+    def append_all(self, lines: Sequence[bytes]) -> int:
+        """See :class:`Spool`."""
+        return append_each(self, lines)
 
     def peek(self) -> list[bytes]:
         """See :class:`Spool`."""
@@ -180,9 +188,15 @@ class FileSpool:
         except OSError:
             return False
         if not self._size:
-            self._first = _digest(line)
+            self._first = _digest(line.partition(b"\n")[0])
         self._size += len(line) + 1
         return True
+
+    def append_all(self, lines: Sequence[bytes]) -> int:
+        """See :class:`Spool`. All of them are one write, if they fit."""
+        if len(lines) > 1 and self.append(b"\n".join(lines)):
+            return len(lines)
+        return append_each(self, lines)
 
     def _write(self, data: bytes) -> None:
         """Append all of ``data``, or nothing and raise OSError."""
@@ -242,6 +256,14 @@ class FileSpool:
             os.fdatasync(self._file)
         os.close(self._mark)
         os.close(self._file)
+
+
+def append_each(spool: Spool, lines: Sequence[bytes]) -> int:
+    """Append one line after the other; see :meth:`Spool.append_all`."""
+    for number, line in enumerate(lines):
+        if not spool.append(line):
+            return number
+    return len(lines)
 
 
 def _digest(line: bytes) -> bytes:

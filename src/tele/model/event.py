@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from attrs import Factory, fields, frozen
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from cattrs.gen import make_dict_structure_fn
 
-from tele.model.codec import CONVERTER
+from tele.model.codec import CONVERTER, format_time
 
 #: Event names and their codes.
 CODES: Final[Mapping[str, str]] = {
@@ -116,24 +116,26 @@ class Event:
 _SCALARS: Final = frozenset((str, int, bool, float, type(None)))
 #: Keys of an event's JSON that are never ``fields``.
 OWN_KEYS: Final = frozenset(a.name for a in fields(Event)) - {"fields"}
-# The key is left out if it is empty, so that the hashes of older events stay valid.
-_plain_to_json = make_dict_unstructure_fn(
-    Event,
-    CONVERTER,
-    claimed=override(omit_if_default=True),
-    fields=override(unstruct_hook=lambda given: given),
-)
 _plain_from_json = make_dict_structure_fn(Event, CONVERTER)
 
 
 def _to_json(event: Event) -> dict[str, Any]:
-    flat: dict[str, Any] = _plain_to_json(event)
-    # Most fields are scalars, and there are many events: only others need the converter.
-    extra = {
+    # By hand: there are many events, and the converter costs twice as much.
+    plain = {
         name: value if type(value) in _SCALARS else CONVERTER.unstructure(value)
-        for name, value in flat.pop("fields").items()
+        for name, value in event.fields.items()
     }
-    return {**extra, **flat}
+    plain.update(
+        id=event.id, time=format_time(event.time), event=event.event, code=event.code,
+        cluster=event.cluster, user=event.user, login=event.login, roles=list(event.roles),
+        session_id=event.session_id, login_session=event.login_session, server_id=event.server_id,
+        server_name=event.server_name, remote_addr=event.remote_addr, ok=event.ok,
+        error=event.error, previous=event.previous, hash=event.hash,
+    )  # fmt: skip
+    # The key is left out if it is empty, so that the hashes of older events stay valid.
+    if event.claimed is not None:
+        plain["claimed"] = format_time(event.claimed)
+    return plain
 
 
 def _from_json(value: Any, _: Any) -> Event:

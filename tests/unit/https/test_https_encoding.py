@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tele import errors
+from tele.audit.chain import event
 from tele.errors import BY_KIND, AccessDenied, BadCertificate, InvalidInput, TeleError
 from tele.https.api_errors import decode_error, encode_error, read_line, status_of
 from tele.https.encoding import (
@@ -27,7 +28,7 @@ from tele.https.ranges import RANGE_FIELDS
 from tele.https.routes import NoRoute, Route, Routes
 from tele.model.access import Reason
 from tele.model.api import table
-from tele.model.api.audit import ListEvents
+from tele.model.api.audit import EmitEvents, ListEvents, WrittenEvents
 from tele.model.api.hosts import ListHosts
 from tele.model.api.operation import Octets, Operation
 from tele.model.api.paging import ById
@@ -38,6 +39,7 @@ from tele.model.identity import HostRole
 
 ALL = list(OPERATIONS.values())
 ROUTES = Routes(ALL)
+AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def carried(operation: Operation[Any, Any], request: Any) -> Any:
@@ -48,6 +50,31 @@ def carried(operation: Operation[Any, Any], request: Any) -> Any:
     assert isinstance(route, Route)
     assert route.operation is operation
     return decode_request(operation, route.path, query.encode("ascii"), encoded.body)
+
+
+def test_spooled_events_are_sent_as_they_are() -> None:
+    """A host sends lines of its spool without reading them, and auth reads the same events."""
+    events = tuple(event("sftp", f"id-{n}", AT, "example", path="/\u00e9") for n in range(3))
+    lines = [encode(each) for each in events]
+    written = WrittenEvents(lines)
+    assert encode_request(table.EMIT_EVENTS, written) == encode_request(
+        table.EMIT_EVENTS, EmitEvents(events)
+    )
+    assert carried(table.EMIT_EVENTS, written) == EmitEvents(events)
+    assert written.events == events
+
+
+def test_spooled_events_over_the_limit_are_not_sent() -> None:
+    """The limit of a request holds for one that was written down before, too."""
+    line = encode(event("sftp", "id", AT, "example", path="x" * 200_000))
+    with pytest.raises(InvalidInput, match="over the limit"):
+        encode_request(table.EMIT_EVENTS, WrittenEvents([line] * 6))
+
+
+def test_a_damaged_line_is_no_event() -> None:
+    """Auth in this process refuses a line that it would refuse on the wire."""
+    with pytest.raises(InvalidInput):
+        _ = WrittenEvents([b"{}"]).events
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

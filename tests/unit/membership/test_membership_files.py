@@ -113,6 +113,39 @@ def test_spool_keeps_order(spool: Spool) -> None:
     assert spool.peek() == [b"again"]
 
 
+def test_spool_takes_many_lines(spool: Spool) -> None:
+    """Lines that are appended together are those that were appended, up to the first that does not
+    fit.
+    """
+    assert spool.append_all([b"1", b"2", b"3"]) == 3
+    spool.drop([b"1"])
+    assert spool.append_all([b"4"]) == 1
+    assert spool.append_all([b"5", b"x" * 5000, b"6"]) == 1
+    assert spool.append_all([]) == 0
+    assert spool.peek() == [b"2", b"3", b"4", b"5"]
+
+
+def test_many_lines_are_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand small files cost the disk few writes; after a crash the spool is as it was."""
+    spool = FileSpool(tmp_path / "events")
+    sizes: list[int] = []
+    write = os.write
+
+    def counted(file: int, data: bytes) -> int:
+        sizes.append(len(data))
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", counted)
+    assert spool.append_all([b"%03d" % n for n in range(200)]) == 200
+    assert sizes == [800]
+    spool.drop([b"000"])
+    monkeypatch.undo()
+    again = FileSpool(tmp_path / "events")
+    assert again.peek() == [b"%03d" % n for n in range(1, 200)]
+    spool.close()
+    again.close()
+
+
 def test_spool_is_bounded(spool: Spool) -> None:
     """It says that it is full before it is, then takes no more and loses nothing old."""
     count = 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Final
 
 from attrs import field, frozen
 
-from tele.model.api.operation import Hosts, Nothing, Operation, Permitted
+from tele.model.api.operation import Hosts, Nothing, Operation, Permitted, Written
 from tele.model.audit_head import SignedHead
 from tele.model.bounds import AtMost, Between
+from tele.model.codec import decode
 from tele.model.event import Event
 from tele.model.identity import HostRole
 
@@ -26,6 +29,29 @@ class EmitEvents:
     """
 
     events: tuple[Event, ...] = field(validator=AtMost(EVENTS_LIMIT))
+
+
+class WrittenEvents(EmitEvents, Written):
+    """Events that are JSON texts already, as they are spooled.
+
+    They are read if auth is in this process. Then :class:`InvalidInput` is raised if one is not
+    an event.
+    """
+
+    def __init__(self, lines: Sequence[bytes]) -> None:
+        object.__setattr__(self, "_lines", tuple(lines))
+
+    _lines: tuple[bytes, ...]
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """Return the events."""
+        return tuple(decode(Event, line) for line in self._lines)
+
+    @property
+    def body(self) -> bytes:
+        """See :class:`Written`."""
+        return b'{"events":[%b]}' % b",".join(self._lines)
 
 
 #: The largest ``limit`` of events.

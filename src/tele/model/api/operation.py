@@ -81,6 +81,18 @@ class Operation(Generic[Req, Res]):
         return tuple(re.findall(r"\{(\w+)\}", self.path))
 
 
+class Written:
+    """A request that was written down before: its ``body`` is sent as it is.
+
+    It is of a subclass of the operation's ``request``, and has no attribute in path or query.
+    """
+
+    @property
+    def body(self) -> bytes:
+        """Return its JSON."""
+        raise NotImplementedError
+
+
 @frozen
 class Nothing:
     """No content."""
