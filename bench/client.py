@@ -6,7 +6,8 @@ It reads commands as lines of JSON on its standard input, and answers with one e
 memory of this process each costs. ``{"start": 100}`` runs ``true`` so often, one after the
 other, on the first connection; seconds of each. ``{"show": 100}`` starts a program on so many
 connections that shows a line every second, and leaves it running; ``{"shown": 100}`` waits until
-so many have shown something since the last command, and says how many did.
+so many have shown something since the last command, and says how many did, and which errors were
+shown or programs ended.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import base64
 import json
 import os
 import time
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,11 +64,13 @@ class Client(LineOnlyReceiver):
 
     delimiter = b"\n"
 
-    def __init__(self, port: int, identity: ClientIdentity) -> None:
+    def __init__(self, port: int, identities: Sequence[ClientIdentity]) -> None:
         self._endpoint = TCP4ClientEndpoint(DirectReactor(reactor), "127.0.0.1", port)
-        self._identity = identity
+        self._identities = cycle(identities)
         self._connections: list[Any] = []
         self._seen: set[Any] = set()
+        #: Errors that were shown, and ends of programs, of which there should be none.
+        self._problems: Counter[str] = Counter()
 
     def lineReceived(self, line: bytes) -> None:
         """One command."""
@@ -93,7 +99,7 @@ class Client(LineOnlyReceiver):
                 reactor,
                 self._endpoint,
                 verify_host=AnyHost(),  # type: ignore[arg-type]
-                identity=self._identity,
+                identity=next(self._identities),
             )
         )
 
@@ -127,20 +133,38 @@ class Client(LineOnlyReceiver):
         for connection in self._connections[:count]:
             channel = ProgramChannel(ProgramRequest("exec", SHOWS), partial(self._saw, connection))
             connection.openChannel(channel)
+            channel.ended.addCallback(lambda how: self._problems.update((str(how),)))
             await channel.started
         return {"seconds": time.monotonic() - start}
 
     def _saw(self, connection: Any, code: int | None, view: memoryview) -> None:
-        self._seen.add(connection)
+        if code is None:
+            self._seen.add(connection)
+        else:
+            self._problems.update((bytes(view).decode("utf-8", "replace"),))
 
-    async def _shown(self, count: int) -> dict[str, float]:
+    async def _shown(self, count: int) -> dict[str, Any]:
         self._seen.clear()
         start = time.monotonic()
         while len(self._seen) < count and time.monotonic() < start + SHOWN_SECONDS:
             pause: Deferred[None] = Deferred()
             cast(Any, reactor).callLater(0.05, pause.callback, None)
             await pause
-        return {"seconds": time.monotonic() - start, "shown": len(self._seen)}
+        return {
+            "seconds": time.monotonic() - start,
+            "shown": len(self._seen),
+            "problems": dict(self._problems),
+        }
+
+
+def identity(key: Path, login: str) -> ClientIdentity:
+    """Return who logs in as ``login`` with ``key`` and its certificate."""
+    line = key.with_name(f"{key.name}-cert.pub").read_text()
+    return ClientIdentity(
+        PrivateKey.from_openssh(key.read_bytes()),
+        parse_certificate(base64.b64decode(line.split()[1])),
+        login,
+    )
 
 
 def main() -> None:
@@ -148,15 +172,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--login", required=True)
-    parser.add_argument("--key", type=Path, required=True, help="its certificate is KEY-cert.pub")
-    options = parser.parse_args()
-    line = options.key.with_name(f"{options.key.name}-cert.pub").read_text()
-    identity = ClientIdentity(
-        PrivateKey.from_openssh(options.key.read_bytes()),
-        parse_certificate(base64.b64decode(line.split()[1])),
-        options.login,
+    parser.add_argument(
+        "--keys", type=Path, nargs="+", required=True, help="the certificate is KEY-cert.pub"
     )
-    StandardIO(Client(options.port, identity))
+    options = parser.parse_args()
+    StandardIO(Client(options.port, [identity(key, options.login) for key in options.keys]))
     cast(Any, reactor).run()
 
 

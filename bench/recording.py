@@ -30,10 +30,12 @@ from pathlib import Path
 import sessions
 import transfers
 from all import Figures, medians
-from servers import Fleet, Server, account, auth, node, sshd
+from servers import Fleet, Server, account, add_user, auth, node, sshd
 
 #: How long the crowd is watched.
 WATCH_SECONDS = 20.0
+#: Users of the crowd.
+CROWD_USERS = 8
 LIMITS = {"throughput": 1.0, "recorder": 1.15, "KiB_each": 256}
 
 
@@ -67,14 +69,21 @@ def archived(folder: Path) -> int:
 
 
 def crowd(server: Server, fleet: Fleet, count: int) -> Figures:
-    """Run sessions at once, and watch the node while all of them write."""
-    with sessions.other(server, fleet) as first:
+    """Run sessions at once, and watch the node while all of them write.
+
+    They are of several users: one may hold a quarter of the node's descriptors.
+    """
+    keys = [
+        add_user(fleet.folder, f"bench{number}", fleet.login, f"key{number}")
+        for number in range(CROWD_USERS)
+    ]
+    with sessions.other(server, fleet, keys) as first:
         first.do(open=1)
         first.do(show=1)
         first.do(shown=1)
         time.sleep(2)
         memory, files = own_memory(server.pid), descriptors(server.pid)
-        with sessions.other(server, fleet) as many:
+        with sessions.other(server, fleet, keys) as many:
             many.do(open=count)
             many.do(show=count)
             many.do(shown=count)
@@ -86,6 +95,8 @@ def crowd(server: Server, fleet: Fleet, count: int) -> Figures:
                 most = max(most, own_memory(server.pid))
             wall = time.monotonic() - began
             shown = many.do(shown=count)
+            if shown["problems"]:
+                raise RuntimeError(f"{server.name}: {shown['problems']}")
             return {
                 "sessions": count,
                 "alive": shown["shown"],

@@ -271,10 +271,7 @@ def auth(folder: Path, mode: str, login: str) -> Iterator[Fleet]:
         token = json.loads(run(tele, "tokens", "add", "--role", "node", "--format", "json", *local))
         (folder / "token").touch(0o600)
         (folder / "token").write_text(token["token"])
-        run(tele, "users", "add", "bench", "--role", "access", "--login", login, *local)
-        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key"))
-        signed = run(tele, "ca", "sign-user", f"{folder}/key.pub", "--user", "bench", *local)
-        (folder / "key-cert.pub").write_bytes(signed)
+        add_user(folder, "bench", login, "key")
         (folder / "user-ca").write_bytes(run(tele, "ca", "export", "--type", "user", *local))
         options = (
             "-o", f"User={login}",
@@ -291,6 +288,20 @@ def auth(folder: Path, mode: str, login: str) -> Iterator[Fleet]:
     finally:
         stop(process)
         log.close()
+
+
+def add_user(folder: Path, name: str, login: str, key: str) -> Path:
+    """Add a user to the cluster in ``folder``; returns the path of the new key ``key``.
+
+    Its certificate is beside it.
+    """
+    tele, local = str(BIN / "tele"), ("--config", f"{folder}/auth.yaml")
+    path = folder / key
+    run(tele, "users", "add", name, "--role", "access", "--login", login, *local)
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path))
+    signed = run(tele, "ca", "sign-user", f"{path}.pub", "--user", name, *local)
+    path.with_name(f"{key}-cert.pub").write_bytes(signed)
+    return path
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,9 +78,10 @@ class Other:
 
 
 @contextmanager
-def other(server: Server, fleet: Fleet) -> Iterator[Other]:
-    """Start the process at the other end."""
-    words = ["--port", str(server.port), "--login", fleet.login, "--key", str(fleet.folder / "key")]
+def other(server: Server, fleet: Fleet, keys: Sequence[Path] = ()) -> Iterator[Other]:
+    """Start the process at the other end. It logs in with each of ``keys`` in turn, if given."""
+    words = ["--port", str(server.port), "--login", fleet.login, "--keys"]
+    words += [str(key) for key in keys or [fleet.folder / "key"]]
     with subprocess.Popen(
         [sys.executable, str(CLIENT), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
