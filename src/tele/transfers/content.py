@@ -19,7 +19,8 @@ class Content:
         self.count = 0
         #: Why the SHA-256 is not known, if it is not.
         self.unhashed = ""
-        self._hash = hashlib.sha256()
+        # Most files pass in one direction only.
+        self._hash: hashlib._Hash | None = None
         self._position = 0
 
     def at(self, offset: int, otherwise: str) -> None:
@@ -34,7 +35,10 @@ class Content:
         self.count += len(view)
         if not self.unhashed:
             self._position += len(view)
-            self._hash.update(view)
+            if self._hash is None:
+                self._hash = hashlib.sha256(view)
+            else:
+                self._hash.update(view)
 
     def spoil(self, reason: str) -> None:
         """The SHA-256 is not known, for this reason or an earlier one."""
@@ -48,4 +52,4 @@ class Content:
     @property
     def sha256(self) -> str:
         """The SHA-256 in hex, or nothing."""
-        return "" if self.unhashed else self._hash.hexdigest()
+        return "" if self.unhashed else (self._hash or hashlib.sha256()).hexdigest()

@@ -25,7 +25,7 @@ from attrs import define, evolve, field
 from tele.model.transfer import DOWNLOAD, OK, UPLOAD, Transfer
 from tele.transfers.content import Content
 from tele.transfers.observer import Report, Unreadable, text
-from tele.transfers.sftp_packets import NUMBERED, TYPED, Fields, Packets
+from tele.transfers.sftp_packets import NUMBERED, TYPED, Fields, Packets, ReadHead
 
 #: Requests that wait for a reply, and files that are open.
 REQUESTS_LIMIT: Final = 4_096
@@ -183,7 +183,7 @@ class SftpReader:
         self._files.clear()
 
     # -- requests ---------------------------------------------------------------------
-    def _request(self, kind: int, length: int) -> tuple[int, Callable[[bytearray], None]]:
+    def _request(self, kind: int, length: int) -> tuple[int, ReadHead]:
         if not self._begun:
             if kind != INIT:
                 raise Unreadable("it does not begin with INIT")
@@ -198,7 +198,7 @@ class SftpReader:
         return min(length + 4, HEAD_LIMIT), lambda head: self._read_head(read, head, is_whole)
 
     def _read_head(
-        self, read: Callable[[SftpReader, Fields], None], head: bytearray, is_whole: bool
+        self, read: Callable[[SftpReader, Fields], None], head: bytes | bytearray, is_whole: bool
     ) -> None:
         try:
             read(self, Fields(head))
@@ -227,7 +227,7 @@ class SftpReader:
             raise Unreadable("a handle before the server gave it")
         return file
 
-    def _other(self, head: bytearray) -> None:
+    def _other(self, head: bytes | bytearray) -> None:
         self._expect(_Request(Fields(head).u32()))
 
     def _open(self, fields: Fields) -> None:
@@ -286,13 +286,13 @@ class SftpReader:
         number, handle, offset = fields.u32(), fields.string(), fields.u64()
         self._expect(_Request(number, file=self._named(handle), offset=offset))
 
-    def _write_begins(self, head: bytearray) -> None:
+    def _write_begins(self, head: bytes | bytearray) -> None:
         size = int.from_bytes(head[NUMBERED:], "big")
         if size > HANDLE_LIMIT:
             raise Unreadable(f"a handle of {size} bytes")
         self._from_client.more(size + 12, self._write)
 
-    def _write(self, head: bytearray) -> None:
+    def _write(self, head: bytes | bytearray) -> None:
         fields = Fields(head)
         number, handle, offset, size = fields.u32(), fields.string(), fields.u64(), fields.u32()
         file = self._named(handle)
@@ -410,7 +410,7 @@ class SftpReader:
         self._simply(number, transfer)
 
     # -- replies ----------------------------------------------------------------------
-    def _reply(self, kind: int, length: int) -> tuple[int, Callable[[bytearray], None]]:
+    def _reply(self, kind: int, length: int) -> tuple[int, ReadHead]:
         if not self.recognized:
             if kind != VERSION or not self._begun:
                 raise Unreadable("the server does not begin with VERSION")
@@ -443,19 +443,19 @@ class SftpReader:
             self._paths -= len(request.transfer.path) + len(request.transfer.to)
         return request
 
-    def _status(self, head: bytearray) -> None:
+    def _status(self, head: bytes | bytearray) -> None:
         fields = Fields(head)
         request, status = self._of(fields.u32()), fields.u32()
         if request.replied is not None:
             request.replied(status, None)
 
-    def _other_reply(self, head: bytearray) -> None:
+    def _other_reply(self, head: bytes | bytearray) -> None:
         fields = Fields(head)
         request = self._of(fields.u32())
         if request.replied is not None:
             request.replied(None, fields)
 
-    def _data(self, head: bytearray) -> None:
+    def _data(self, head: bytes | bytearray) -> None:
         fields = Fields(head)
         request, size = self._of(fields.u32()), fields.u32()
         file = request.file
@@ -473,7 +473,7 @@ class SftpReader:
     }  # fmt: skip
 
 
-def _nothing(_: bytearray) -> None:
+def _nothing(_: bytes | bytearray) -> None:
     """There is nothing to read in a packet."""
 
 

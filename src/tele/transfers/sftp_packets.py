@@ -44,20 +44,21 @@ class Fields:
 
     def u32(self) -> int:
         """Read four bytes."""
-        return self._number(_U32, 4)
+        at = self._at
+        self._at = at + 4
+        try:
+            return int(_U32.unpack_from(self._data, at)[0])
+        except struct.error:
+            raise Unreadable(TOO_LONG) from None
 
     def u64(self) -> int:
         """Read eight bytes."""
-        return self._number(_U64, 8)
-
-    def _number(self, kind: struct.Struct, size: int) -> int:
         at = self._at
-        self._at = at + size
+        self._at = at + 8
         try:
-            (number,) = kind.unpack_from(self._data, at)
+            return int(_U64.unpack_from(self._data, at)[0])
         except struct.error:
             raise Unreadable(TOO_LONG) from None
-        return int(number)
 
     def string(self) -> bytes:
         """Read a length and so many bytes."""
@@ -77,9 +78,11 @@ class Fields:
         return size, f"{self.u32() & 0o7777:04o}" if flags & _MODE else ""
 
 
+#: Called with the first bytes of a packet.
+ReadHead = Callable[[bytes | bytearray], None]
 #: Called with type and length of a packet, the latter from the type on. Returns how many bytes of
 #: it, from its first, to read, and what to call with them.
-Begin = Callable[[int, int], tuple[int, Callable[[bytearray], None]]]
+Begin = Callable[[int, int], tuple[int, ReadHead]]
 
 
 class Packets:
@@ -92,7 +95,7 @@ class Packets:
         self._head = bytearray()
         self._wanted = TYPED
         self._typed = False
-        self._read: Callable[[bytearray], None] = bytearray.clear
+        self._read: ReadHead = _nothing
         #: Bytes of the packet that are not in the head.
         self._left = 0
         #: Bytes that are content, and who takes them; and bytes of nothing after it.
@@ -105,7 +108,7 @@ class Packets:
             raise Unreadable(TOO_LONG)
         self._skip, self._sink = size, sink
 
-    def more(self, size: int, read: Callable[[bytearray], None]) -> None:
+    def more(self, size: int, read: ReadHead) -> None:
         """The head that is being read has ``size`` bytes more; call ``read`` with all of it."""
         if size > self._left:
             raise Unreadable(TOO_LONG)
@@ -117,7 +120,19 @@ class Packets:
         """Read the next piece. Raises :class:`Unreadable`."""
         at, end = 0, len(view)
         while at < end:
-            if self._skip:
+            if not self._head and end - at >= TYPED:
+                length, kind = _TYPED.unpack_from(view, at)
+                self._start(length, kind)
+                if at + 4 + length <= end:
+                    self._read_whole(view[at : at + 4 + length])
+                    at += 4 + length
+                    continue
+                size = min(self._wanted, end - at)
+                self._head += view[at : at + size]
+                at += size
+                if size == self._wanted:
+                    self._read_head()
+            elif self._skip:
                 size = min(self._skip, end - at)
                 if self._sink is not None:
                     self._sink(view[at : at + size])
@@ -128,13 +143,6 @@ class Packets:
                 size = min(self._left, end - at)
                 self._left -= size
                 at += size
-            elif not self._head and end - at >= TYPED:
-                self._start(*_TYPED.unpack_from(view, at))
-                size = min(self._wanted, end - at)
-                self._head += view[at : at + size]
-                at += size
-                if size == self._wanted:
-                    self._read_head()
             else:
                 size = min(self._wanted - len(self._head), end - at)
                 self._head += view[at : at + size]
@@ -143,6 +151,17 @@ class Packets:
                     self._read_head()
             if self._typed and not self._left and len(self._head) >= self._wanted:
                 self._next()
+
+    def _read_whole(self, packet: memoryview) -> None:
+        """Read a packet that came in one piece, as most do."""
+        at = 0
+        while at < self._wanted:  # its reader may ask for more
+            at = self._wanted
+            self._read(packet[:at].tobytes())
+        if self._skip and self._sink is not None:
+            self._sink(packet[at : at + self._skip])
+        self._skip = self._left = 0
+        self._next()
 
     def _next(self) -> None:
         self._head.clear()
@@ -163,3 +182,7 @@ class Packets:
             self._start(*_TYPED.unpack_from(self._head))
         if len(self._head) == self._wanted:
             self._read(self._head)
+
+
+def _nothing(_: bytes | bytearray) -> None:
+    """There is nothing to read yet."""
