@@ -19,7 +19,7 @@ from typing import Any, Final
 from attrs import define, evolve, field, frozen
 
 from tele.errors import InvalidInput, quoted
-from tele.model.codec import encode
+from tele.model.codec import encode, encode_plain, to_json
 from tele.model.event import CODES, Event
 
 _MARK: Final = re.compile(r"(?:(\d{1,15}):)?([0-9a-f]{64})", re.ASCII)
@@ -47,8 +47,15 @@ def digest(value: Event) -> str:
 
 def link(value: Event, previous: str) -> Event:
     """Return ``value`` as the event after the one whose hash is ``previous``."""
-    linked = evolve(value, previous=previous, hash="")
-    return evolve(linked, hash=digest(linked))
+    return link_encoded(value, previous)[0]
+
+
+def link_encoded(value: Event, previous: str) -> tuple[Event, bytes]:
+    """Return the event that :func:`link` returns, and its canonical JSON."""
+    plain = to_json(value)
+    plain.update(previous=previous, hash="")
+    plain["hash"] = hashlib.sha256(encode_plain(plain)).hexdigest()
+    return evolve(value, previous=previous, hash=plain["hash"]), encode_plain(plain)
 
 
 @frozen

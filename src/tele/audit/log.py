@@ -29,7 +29,7 @@ from twisted.internet.defer import Deferred, DeferredLock, FirstError, gatherRes
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
-from tele.audit.chain import Mark, Verification, link
+from tele.audit.chain import Mark, Verification, link_encoded
 from tele.audit.delivery import Delivery
 from tele.audit.reading import EVENTS, HEAD, event_key, head, search, verify
 from tele.errors import Conflict, InvalidInput, Unavailable, quoted
@@ -37,7 +37,7 @@ from tele.interfaces import Change, Delete, IAuditSink, IBackend, IWatch, Put
 from tele.log import make_logger
 from tele.model.api.audit import EventList, ListEvents
 from tele.model.codec import decode, encode
-from tele.model.event import OWN_KEYS, Event
+from tele.model.event import OWN_KEYS, Event, is_plain
 from tele.store.batches import get_many
 
 IDS: Final = "/audit/ids/"
@@ -139,21 +139,22 @@ class AuditLog:
                 return []
             last = await self._backend.get(HEAD)
             number, previous = (0, "") if last is None else json.loads(last.value)
-            linked: list[Event] = []
+            appended: list[Event] = []
             changes: list[Put | Delete] = []
             for value, more in reversed(new):
-                linked.append(link(value, previous))
-                number, previous = number + 1, linked[-1].hash
-                changes.append(Put(event_key(number), encode(linked[-1]), if_revision=0))
+                linked, text = link_encoded(value, previous)
+                appended.append(linked)
+                number, previous = number + 1, linked.hash
+                changes.append(Put(event_key(number), text, if_revision=0))
                 changes.append(Put(_id_key(value), b"", if_revision=0, ttl=REMEMBER_IDS))
                 changes.extend(more)
-            text = json.dumps([number, previous]).encode("ascii")
-            changes.append(Put(HEAD, text, if_revision=0 if last is None else last.revision))
+            head_text = json.dumps([number, previous]).encode("ascii")
+            changes.append(Put(HEAD, head_text, if_revision=0 if last is None else last.revision))
             try:
                 await self._backend.commit(*changes)
             except Conflict:
                 continue  # another auth on this store appended meanwhile
-            return linked
+            return appended
         raise Unavailable("too many conflicts while appending to the audit; try again")
 
     async def close(self) -> None:
@@ -234,7 +235,8 @@ def _check(value: Event) -> None:
         raise InvalidInput(f"{quoted(value.id)} is not an event id")
     try:
         text = encode(value)
-        decode(EventList, b'{"items":[%b]}' % text)  # as in a list
+        if not is_plain(value):
+            decode(EventList, b'{"items":[%b]}' % text)  # as in a list
     except (ValueError, TypeError, RecursionError, InvalidInput) as error:
         raise InvalidInput(f"event {value.id} cannot be stored: {error}") from None
     if len(text) > EVENT_LIMIT:

@@ -16,6 +16,7 @@ from attrs import Factory, fields, frozen
 from cattrs.gen import make_dict_structure_fn
 
 from tele.model.codec import CONVERTER, format_time
+from tele.model.scalars import check_integer
 
 #: Event names and their codes.
 CODES: Final[Mapping[str, str]] = {
@@ -114,9 +115,35 @@ class Event:
 
 
 _SCALARS: Final = frozenset((str, int, bool, float, type(None)))
+_READ_BACK: Final = frozenset((str, bool, type(None)))
 #: Keys of an event's JSON that are never ``fields``.
 OWN_KEYS: Final = frozenset(a.name for a in fields(Event)) - {"fields"}
 _plain_from_json = make_dict_structure_fn(Event, CONVERTER)
+
+
+def is_plain(event: Event) -> bool:
+    """Whether its JSON, if it can be written, is certain to be read as the same event.
+
+    So it is if each value has the declared type, and those of ``fields`` are texts, flags or
+    integers. Raises ValueError for an integer that cannot be read.
+    """
+    own = (
+        event.id, event.event, event.code, event.cluster, event.user, event.login, *event.roles,
+        event.session_id, event.login_session, event.server_id, event.server_name,
+        event.remote_addr, event.error, event.previous, event.hash, *event.fields,
+    )  # fmt: skip
+    if any(type(each) is not str for each in own) or type(event.ok) is not bool:
+        return False
+    if type(event.time) is not datetime or type(event.roles) is not tuple:
+        return False
+    if event.claimed is not None and type(event.claimed) is not datetime:
+        return False
+    for value in event.fields.values():
+        if type(value) is int:
+            check_integer(value)
+        elif type(value) not in _READ_BACK:
+            return False
+    return True
 
 
 def _to_json(event: Event) -> dict[str, Any]:

@@ -12,13 +12,15 @@ from typing import Any, TypeVar
 
 import pytest
 from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.audit import reading
-from tele.audit.chain import Verification, event, link
+from tele.audit.chain import Verification, digest, event, link, link_encoded
 from tele.audit.delivery import BACKLOG
 from tele.audit.file_sink import FileSink
 from tele.audit.log import CLOSING_SECONDS, AuditLog
@@ -27,7 +29,7 @@ from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import Delete, IAuditSink, Item, Put
 from tele.model.api.audit import EventList, ListEvents
 from tele.model.codec import DEPTH_LIMIT, decode, encode
-from tele.model.event import Event
+from tele.model.event import OWN_KEYS, Event, is_plain
 from tele.store.memory import MemoryBackend
 
 T = TypeVar("T")
@@ -52,6 +54,38 @@ class Broken:
 
     def receive(self, event: Event) -> Deferred[None]:
         return fail(RuntimeError("full"))
+
+
+values = st.one_of(
+    st.text(), st.booleans(), st.none(), st.integers(), st.floats(), st.binary(), st.datetimes(),
+    st.lists(st.text(), max_size=2),
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(st.text(), values, max_size=4),
+    st.one_of(st.text(), st.integers(), st.none()),
+    st.lists(st.one_of(st.text(), st.integers()), max_size=2),
+)
+def test_a_plain_event_is_read_back(fields: dict[str, Any], user: Any, roles: list[Any]) -> None:
+    """An event that is stored without being read again first is one that can be read in a list."""
+    made = Event("id", START, "exec", "T1", "c", user=user, roles=tuple(roles), fields=fields)
+    try:
+        if OWN_KEYS & set(fields) or not is_plain(made):
+            return
+        text = encode(made)
+    except (ValueError, TypeError):
+        return
+    assert decode(EventList, b'{"items":[%b]}' % text).items == (made,)
+
+
+def test_stored_text_is_that_of_the_linked_event() -> None:
+    """What is stored of an event is its canonical JSON, and its hash is right."""
+    made = evolve(make(1, user="u", roles=("r",), path="/\u00e9", n=1), claimed=START)
+    linked, text = link_encoded(made, "ab")
+    assert text == encode(linked)
+    assert (linked.previous, linked.hash) == ("ab", digest(linked))
+    assert evolve(linked, previous="", hash="") == made
 
 
 def make(number: int, **fields: Any) -> Event:
