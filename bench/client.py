@@ -41,7 +41,10 @@ from tele.sockets.direct import DirectReactor
 #: Logins under way at once: servers refuse unauthenticated clients beyond some number.
 PARALLEL = 8
 #: A program that shows something all the time.
-SHOWS = b"while :; do echo 'a line of some length, as a program shows it'; sleep 1; done"
+SHOWS = (
+    b'exec bash -c "exec 3<> <(:); while :; do echo a line of some length, as a program shows it;'
+    b' read -t 1 -u 3; done"'
+)
 #: How long its next line may take.
 SHOWN_SECONDS = 60.0
 
