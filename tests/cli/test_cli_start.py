@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tele.cli.auth_client import running_socket
 from tele.cli.home import CertificateSummary, Home, Profile
 from tele_command import Tele
 
@@ -76,6 +77,37 @@ def test_help_and_completion_import_little(tele: Tele) -> None:
     assert not imported(tele, "--help") & SLOW
     completing = {"_TELE_COMPLETE": "bash_complete", "COMP_WORDS": "tele lo", "COMP_CWORD": "1"}
     assert not imported(tele, **completing) & SLOW
+
+
+def test_a_replay_imports_no_checks_and_no_rules() -> None:
+    """``tele play`` of a recording at auth checks no certificate, opens nothing that is sealed,
+    exports nothing, and reads of a configuration only where auth is.
+    """
+    program = (
+        "import sys, tele.cli.play, tele.cli.player, tele.cli.positions, tele.cli.auth_client,"
+        " tele.config.document, tele.recording.seek, tele.recording.follow, tele.https.blocking;"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    names = set(done.stdout.split())
+    assert "tele.recording.playback" in names
+    unneeded = {"tele.certs.check", "tele.config.values", "tele.tape.exports.cast", "twisted"}
+    assert not {*unneeded, "tele.tape.examine", "cryptography.hazmat.primitives.hpke"} & names
+
+
+def test_where_auth_is_follows_from_its_data_dir(tmp_path: Path) -> None:
+    """A command finds the socket by ``data_dir`` alone; if nothing is there, all is checked."""
+    (tmp_path / "data").mkdir()
+    config = tmp_path / "tele.yaml"
+    config.write_text("version: v1\ndata_dir: x/../data\nauth: {cluster_name: example}\n")
+    assert running_socket(config) is None
+    (tmp_path / "data" / "auth.sock").touch()
+    assert running_socket(config) == tmp_path / "data" / "auth.sock"
+    for other in ("auth: {}\n", "data_dir: data\n", "data_dir: [data]\nauth: {}\n", ": :", "- x"):
+        config.write_text(other)
+        assert running_socket(config) is None
 
 
 def test_completion_knows_the_commands(tele: Tele) -> None:

@@ -6,9 +6,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from tele.errors import AccessDenied, InvalidInput, quoted
 
 _PIN = re.compile(r"sha256:[0-9a-f]{64}")
@@ -16,6 +13,10 @@ _PIN = re.compile(r"sha256:[0-9a-f]{64}")
 
 def pin(certificate: str) -> str:
     """Return ``sha256:<hex>`` of the SubjectPublicKeyInfo of a PEM certificate."""
+    # A program that reads a configuration compares none.
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     key = x509.load_pem_x509_certificate(certificate.encode("ascii")).public_key()
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return f"sha256:{hashlib.sha256(spki).hexdigest()}"

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from tele.certs.keys import PrivateKey, parse_line
 from tele.errors import InvalidInput, quoted
 from tele.wire.fields import Reader
+
+if TYPE_CHECKING:  # a program that reads a configuration makes no keys
+    from tele.certs.keys import PrivateKey
 
 
 class SignatureSuite(str, Enum):
@@ -30,6 +33,8 @@ class SignatureSuite(str, Enum):
 
     def generate(self) -> PrivateKey:
         """Make an SSH key."""
+        from tele.certs.keys import PrivateKey
+
         return PrivateKey.generate(self.key_type)
 
 
@@ -44,6 +49,8 @@ def suite_of(authority_keys: Sequence[str]) -> SignatureSuite:
 
     Raises :class:`InvalidInput` if keys of that type cannot be made.
     """
+    from tele.certs.keys import parse_line
+
     if not authority_keys:
         raise InvalidInput("the cluster named no SSH key of its CA")
     kind = Reader(parse_line(authority_keys[0])).string(64).decode("ascii", "replace")

@@ -8,8 +8,9 @@ its owner: for the first user and token.
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -208,9 +209,33 @@ def open_authority(where: Where = Where()) -> Iterator[Authority]:  # noqa: B008
         yield remote
 
 
+def running_socket(config: Path) -> Path | None:
+    """Return the socket of the auth that runs with this configuration, if one does.
+
+    Only ``data_dir`` is read: all of it, with its rules, takes longer than the whole command.
+    """
+    from tele.config.document import find_documents
+
+    try:
+        documents = find_documents(config.read_text("utf-8"), str(config), [])
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = documents[0].value if len(documents) == 1 else None
+    if not isinstance(found, Mapping) or not {"auth", "data_dir"} <= found.keys():
+        return None
+    folder, auth = found["data_dir"].value, found["auth"].value
+    if not isinstance(folder, str) or not isinstance(auth, Mapping):
+        return None
+    path = Path(os.path.normpath(config.absolute().parent / folder)) / LOCAL_SOCKET
+    return path if path.exists() else None
+
+
 def _local(config: Path) -> BlockingAuthority:
-    from tele.config.reading import load
     from tele.https.blocking import BlockingAuthority
+
+    if (running := running_socket(config)) is not None:
+        return BlockingAuthority.local(str(running))
+    from tele.config.reading import load
 
     loaded = load(config)
     if loaded.config.auth is None:

@@ -18,10 +18,9 @@ from tele.model.api.recordings import GET_CHUNK, GET_RECORDING, GetChunk, Record
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingState
 from tele.recording.playback import Perform, Source, Step, schedule
-from tele.tape.examine import OpenChunk
 from tele.tape.layout import NO_CHUNK, read_chunk
 from tele.tape.order import SequenceCheck
-from tele.tape.verify import read_start
+from tele.tape.verify import OpenChunk, read_start
 
 POLL_SECONDS: Final = 0.5
 #: Polls of the next chunk between two looks at the state of the recording.

@@ -33,10 +33,7 @@ from tele.model.frame import Frame, FrameKind
 from tele.model.session import Manifest, RecordingStart, RecordingState, WrappedKey
 from tele.recording.proof import check_end, check_signer, check_start, claimed_name
 from tele.tape.details import is_forward
-from tele.tape.exports.cast import asciicast
-from tele.tape.exports.json_lines import json_lines
 from tele.tape.exports.summary import opens_terminal
-from tele.tape.exports.text import text
 from tele.tape.file import read_file
 from tele.tape.layout import Chunk, read_chunk
 from tele.tape.sealing import opener, unwrap
@@ -132,6 +129,10 @@ class Source:
 
         ``times``: lines of text begin with the time in the session.
         """
+        from tele.tape.exports.cast import asciicast
+        from tele.tape.exports.json_lines import json_lines
+        from tele.tape.exports.text import text
+
         if form in ("cast", "cast2", "cast3"):
             return asciicast(
                 self.start, self.frames(), channel, version=3 if form == "cast3" else 2
@@ -206,7 +207,9 @@ def from_authority(perform: Perform, recording_id: str, identity: bytes | None =
     if details.manifest is None and 0 in missing:
         raise NotFound("its first chunk is lost, which names the session; it cannot be read")
     start = details.manifest.start if details.manifest is not None else _start(chunks(), open_chunk)
-    check_start(row, start, claimed_name(details.manifest))
+    # The name in the certificate counts where the others differ.
+    renamed = start.node != row.node
+    check_start(row, start, claimed_name(details.manifest) if renamed else row.node)
     return Source(
         recording_id, start, details.manifest, chunks, details, missing, details.keys, open_chunk,
         secrets,

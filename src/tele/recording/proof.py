@@ -9,6 +9,8 @@ Invariants:
   merely has the host's name is not enough.
 * Auth's record of the start of the session, the manifest and the first frame agree: id, user,
   login, node, recorder, start.
+
+Certificates are imported where they are checked: a player, which does not, starts faster.
 """
 
 from __future__ import annotations
@@ -17,9 +19,6 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from tele.certs.certificate import parse_certificate
-from tele.certs.check import LATEST, NODE_NAME, check_member
-from tele.certs.keys import parse_line
 from tele.errors import BadCertificate, BadRecording, InvalidInput, quoted
 from tele.model.codec import format_time
 from tele.model.identity import HostIdentity, HostPlace, HostRole
@@ -31,7 +30,6 @@ from tele.tape.verify import to_sign
 CLOSED_WITHIN: Final = timedelta(days=7)
 #: The roles of hosts that record sessions.
 RECORDERS: Final = (HostRole.NODE, HostRole.PROXY)
-_LATEST: Final = int(LATEST.timestamp())
 
 
 def check_signer(
@@ -41,6 +39,10 @@ def check_signer(
 
     ``host_authorities`` are SSH key blobs. Raises :class:`BadRecording`.
     """
+    from tele.certs.certificate import parse_certificate
+    from tele.certs.check import LATEST, check_member
+    from tele.certs.keys import parse_line
+
     start = manifest.start
     if start.cluster != cluster:
         raise BadRecording(f"it is of cluster {quoted(start.cluster)}, not {cluster}")
@@ -49,7 +51,8 @@ def check_signer(
     role, host_id = start.recorded_by
     try:
         certificate = parse_certificate(parse_line(manifest.host_certificate))
-        issued = datetime.fromtimestamp(min(certificate.valid_after, _LATEST), UTC)
+        latest = int(LATEST.timestamp())
+        issued = datetime.fromtimestamp(min(certificate.valid_after, latest), UTC)
         if manifest.ended < issued - CLOSED_WITHIN:
             raise BadCertificate("it was issued long after the recording ended", "validity")
         checked = check_member(
@@ -82,6 +85,10 @@ def recorder_problem(start: RecordingStart) -> str:
 
 def claimed_name(manifest: Manifest | None) -> str:
     """Return the name of the signer of ``manifest`` from its certificate, not verified."""
+    from tele.certs.certificate import parse_certificate
+    from tele.certs.check import NODE_NAME
+    from tele.certs.keys import parse_line
+
     try:
         line = "" if manifest is None else manifest.host_certificate
         return parse_certificate(parse_line(line)).extensions.get(NODE_NAME, b"").decode("utf-8")

@@ -23,11 +23,11 @@ from tele.model.api.recordings import GET_CHUNK, GET_INDEX, GetChunk, GetIndex, 
 from tele.model.frame import Frame
 from tele.model.session import Manifest, RecordingState
 from tele.recording.playback import Perform, Source, Step, schedule
-from tele.tape.examine import OpenChunk
 from tele.tape.index import HEAD_SIZE, Index, Keyframe, Mark, read_state, tables_end
 from tele.tape.layout import read_chunk
 from tele.tape.placed import placed_frames
 from tele.tape.sealed_index import ReadState, read_any_index
+from tele.tape.verify import OpenChunk
 
 #: Bytes that are read to open an index; the rest of its tables, if they are longer, after that.
 FIRST_PART: Final = 256 * 1024

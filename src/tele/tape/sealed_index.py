@@ -16,13 +16,9 @@ Entropy is an argument.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from attrs import evolve
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from tele.errors import BadRecording
 from tele.tape.index import (
@@ -37,6 +33,9 @@ from tele.tape.index import (
     tables_end,
 )
 
+if TYPE_CHECKING:  # most indexes are in clear
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 SALT_SIZE: Final = 32
 TAG_SIZE: Final = 16
 _CONTEXT: Final = b"tele-recording-index@tele\n"
@@ -46,6 +45,10 @@ ReadState = Callable[[Keyframe, bytes], bytes]
 
 
 def _aead(secret: bytes, salt: bytes, recording_id: str) -> AESGCM:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     info = _CONTEXT + recording_id.encode("ascii")
     return AESGCM(HKDF(SHA256(), 32, salt, info).derive(secret))
 
@@ -88,6 +91,8 @@ def open_index(
 
     Raises :class:`BadRecording`.
     """
+    from cryptography.exceptions import InvalidTag
+
     end = tables_end(data)
     _, _, number, salt, _, _ = SEALED_HEAD.unpack_from(data)
     if len(data) < end:

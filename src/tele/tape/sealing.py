@@ -12,23 +12,23 @@ Invariants:
 * A wrapped key opens nothing but the recording and the number that it was wrapped for.
 * A chunk's head cannot be changed: it is the associated data.
 
-Entropy is an argument, but for that of HPKE, which the library takes itself.
+Entropy is an argument, but for that of HPKE, which the library takes itself. It is imported
+where it is used: most programs that read recordings open none that is sealed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from attrs import field, frozen
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from tele.errors import BadRecording, InvalidInput
 from tele.model.session import WrappedKey
 from tele.tape.layout import Chunk, read_chunk
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.hpke import Suite
 
 KEY_SIZE: Final = 32
 NONCE_SIZE: Final = 12
@@ -38,6 +38,8 @@ _CONTEXT: Final = b"tele-recording-key@tele\n"
 
 
 def _suite() -> Suite:
+    from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
     return Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
@@ -55,6 +57,8 @@ class DataKey:
 
     def seal(self, nonce: bytes, packed: bytes, head: bytes) -> bytes:
         """See :class:`Seal`."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         return AESGCM(self.secret).encrypt(nonce, packed, head)
 
 
@@ -65,6 +69,8 @@ def make_data_key(number: int, entropy: Callable[[int], bytes]) -> DataKey:
 
 def opener(keys: Mapping[int, bytes]) -> Callable[[bytes, int, bytes | None], Chunk]:
     """Return what reads chunks that are sealed with one of ``keys``, and those that are not."""
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     def unseal(key: int, nonce: bytes, sealed: bytes, head: bytes) -> bytes:
         secret = keys.get(key)
@@ -84,11 +90,15 @@ def opener(keys: Mapping[int, bytes]) -> Callable[[bytes, int, bytes | None], Ch
 # -- recipients -----------------------------------------------------------------------
 def public_key(private: bytes) -> bytes:
     """Return the public key of an X25519 private key; both are 32 bytes."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
 def check_recipient(public: bytes) -> None:
     """Raise :class:`InvalidInput` for bytes that are no public key to wrap for."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
     try:
         _suite().encrypt(b"", X25519PublicKey.from_public_bytes(public))
     except ValueError:
@@ -101,6 +111,8 @@ def _info(recording_id: str, number: int) -> bytes:
 
 def wrap(number: int, secret: bytes, recipient: bytes, recording_id: str) -> WrappedKey:
     """Wrap a data key for a recipient's public key. Raises :class:`InvalidInput` for a bad one."""
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+
     try:
         public = X25519PublicKey.from_public_bytes(recipient)
         data = _suite().encrypt(secret, public, _info(recording_id, number))
@@ -120,6 +132,9 @@ def unwrap(wrapped: Collection[WrappedKey], private: bytes, recording_id: str) -
 
     Raises :class:`BadRecording` if one that is for this key does not open.
     """
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
     key = X25519PrivateKey.from_private_bytes(private)
     public = key.public_key().public_bytes_raw()
     found: dict[int, bytes] = {}
