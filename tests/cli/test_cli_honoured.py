@@ -71,6 +71,10 @@ def test_a_shorter_lifetime_than_requested_is_reported(
         ("tokens", "add", "--label", "env=a,env=b"),
         ("play", "x.tape", "--format", "text", "--speed", "2"),
         ("play", "x.tape", "--idle-limit", "2"),
+        ("play", "x.tape", "--format", "json", "--at", "12:41"),
+        ("play", "x.tape", "--format", "pty", "--speed", "nan"),
+        ("play", "x.tape", "--format", "pty", "--idle-limit", "inf"),
+        ("recordings", "ls", "--since", "2026-13-01"),
     ],
     ids=" ".join,
 )

@@ -305,3 +305,14 @@ def test_a_replay_needs_a_terminal(tele: Tele, tmp_path: Path) -> None:
     file = recording(tmp_path / "r.tape", [SESSION])
     assert "needs a terminal" in tele.fails(2, "play", file, "--format", "pty")
     assert "\x1b" not in tele.run("play", file).stdout
+
+
+def test_what_is_wrong_with_a_file_is_said_with_its_name(tele: Tele, tmp_path: Path) -> None:
+    """A file of another kind, and one that is cut off."""
+    other = tmp_path / "other.tape"
+    other.write_bytes(b"root:x:0:0\n")
+    assert f"{other}: not a .tape file" in tele.fails(2, "play", other)
+    whole = Path(recording(tmp_path / "r.tape", [SESSION]))
+    cut = tmp_path / "cut.tape"
+    cut.write_bytes(whole.read_bytes()[:40])
+    assert f"{cut}: the file is cut off" in tele.fails(1, "play", cut)

@@ -196,6 +196,15 @@ def test_output_without_a_terminal() -> None:
     assert play([], [], recorded=recorded)[0].lines()[:3] == ["[exec x]", "one", "two"]
 
 
+def test_data_of_a_program_without_a_terminal_is_one_line() -> None:
+    """A terminal would show it as characters without meaning."""
+    data = bytes(range(256)) * 4
+    recorded = frames([b"begin\n", data, data, b"end\n"], {"kind": "exec", "command": "x"})
+    assert play([], [], recorded=recorded)[0].lines()[:4] == [
+        "[exec x]", "begin", "[binary output]", "end",
+    ]  # fmt: skip
+
+
 # -- the status line ------------------------------------------------------------------
 def status(display: FakeDisplay) -> list[tuple[float, str]]:
     return [(at, lines[-1].strip()) for at, lines in display.seen]
@@ -216,6 +225,17 @@ def test_the_last_line_shows_position_length_and_speed() -> None:
     display, _ = play(six, [], size=(60, 6))
     assert display.lines()[4] == "line 6"
     assert "part of 40x6" in display.lines()[5]
+
+
+@pytest.mark.parametrize("columns", [30, 60, 200])
+def test_help_names_every_key_on_a_terminal_of_any_width(columns: int) -> None:
+    """It is wrapped, and covers the last lines only while it is shown."""
+    display, _ = play(NUMBERS[:20], [(1.5, ["?"]), (12.5, ["q"])], size=(columns, 12))
+    shown = next(lines for _, lines in display.seen if any("space pause" in e for e in lines))
+    help_text = " ".join(" ".join(line.split()) for line in shown)
+    for key in ("space pause", "left/right 10 s", "/ search", "N before", "s status", "q quit"):
+        assert key in help_text
+    assert not any("q quit" in line for line in display.lines())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (7, 1), (500, 3)])

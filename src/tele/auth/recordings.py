@@ -38,7 +38,7 @@ from tele.auth.recording_search import INDEX, OF_USER, received_at, search, stam
 from tele.auth.recording_texts import RecordingTexts
 from tele.auth.repository import Repository
 from tele.auth.running_sessions import Running, RunningSessions
-from tele.errors import Conflict, InvalidInput, NotFound
+from tele.errors import Conflict, InvalidInput, NotFound, quoted
 from tele.interfaces import Delete, IArchive, IBackend, IUploadingArchive, Put
 from tele.model.api.recordings import (
     IndexState,
@@ -147,7 +147,7 @@ class Recordings:
         """Return a row. Raises :class:`NotFound`."""
         row = await self.find(recording_id)
         if row is None:
-            raise NotFound("no such recording; tele recordings ls shows them")
+            raise NotFound(f"no recording {quoted(recording_id)}; tele recordings ls shows them")
         return row
 
     async def list(self, request: ListRecordings) -> RecordingList:

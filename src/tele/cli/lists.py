@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -99,19 +100,38 @@ def warn_shorter(certificate: str, asked: timedelta | None) -> None:
         )
 
 
+class FiniteRange(click.FloatRange):
+    """A number in a range; NaN and infinity are in none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return ``value`` as a number. Fails with click's own error."""
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(
+                f"{number} is not a number in the range {self._describe_range()}.", param, ctx
+            )
+        return number
+
+
 def read_moment(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
-    """Parse a time, or how long ago it was; for click's ``callback``."""
+    """Parse a time, a day (UTC), or how long ago it was; for click's ``callback``."""
     from tele.model.codec import parse_duration, parse_time
 
     if value is None:
         return None
-    for read in (parse_time, lambda text: datetime.now(UTC) - parse_duration(text)):
+    for read in (
+        parse_time,
+        lambda text: parse_time(f"{text}T00:00:00Z"),
+        lambda text: datetime.now(UTC) - parse_duration(text),
+    ):
         try:
             return read(value)
         except (ValueError, OverflowError):
             continue
     raise click.BadParameter(
-        f"{value!r} is neither a time (2026-11-24T12:00:00Z) nor a length (1h)"
+        f"{value!r} is neither a time (2026-11-24T12:00:00Z, 2026-11-24) nor a length (1h)"
     )
 
 

@@ -105,7 +105,7 @@ def _show(error: click.ClickException) -> None:
 
     message = io.StringIO()
     error.show(message)
-    print_notice(message.getvalue().rstrip("\n"))
+    print_notice(message.getvalue().rstrip("\n").expandtabs(4))
 
 
 def _complain(text: str) -> None:

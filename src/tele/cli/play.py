@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from tele.cli.auth_client import Where, where_options
-from tele.cli.lists import read_at
+from tele.cli.lists import FiniteRange, read_at
 from tele.cli.output import print_notice
 from tele.cli.recordings import open_source
 from tele.errors import InvalidInput
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recording")
-@click.option("--speed", type=click.FloatRange(0.05, 1000), help="Speed factor; pty only.")
-@click.option("--idle-limit", type=click.FloatRange(0), help="Cut pauses to S seconds; pty only.")
+@click.option("--speed", type=FiniteRange(0.05, 1000), help="Speed factor; pty only.")
+@click.option("--idle-limit", type=FiniteRange(0), help="Cut pauses to S seconds; pty only.")
 @click.option(
     "--format",
     "form",
@@ -77,10 +77,10 @@ def play(
             "--format pty needs a terminal; choose text, json or cast, or export the recording:"
             " tele recordings export"
         )
-    if form != "pty" and (speed, idle_limit, at) != (None, None, None):
-        raise InvalidInput(
-            f"--speed, --idle-limit and --at are for --format pty only; this is {form}"
-        )
+    if form != "pty" and (speed, idle_limit) != (None, None):
+        raise InvalidInput(f"--speed and --idle-limit are for --format pty only; this is {form}")
+    if form not in ("pty", "text") and at is not None:
+        raise InvalidInput(f"--at is for --format pty and text only; this is {form}")
     if times and form != "text":
         raise InvalidInput(f"--times is for --format text only; this is {form}")
     with open_source(recording, where, identity) as (source, authority):
@@ -92,7 +92,7 @@ def play(
             perform = None if authority is None else authority.perform
             _play(_Wanted(channel, speed or 1.0, idle_limit, at), source, perform)
             return
-        for part in source.rendered(form, channel, times=times):
+        for part in source.rendered(form, channel, times=times, at=at or 0.0):
             sys.stdout.buffer.write(part.encode("utf-8", "surrogateescape"))
 
 

@@ -23,6 +23,7 @@ from tele.cli.searching import Prompt, Search
 from tele.cli.view import View, clock_text
 from tele.model.frame import FrameKind
 from tele.tape.details import details, terminal
+from tele.tape.exports.binary import BINARY_LINE, is_binary
 from tele.tape.exports.summary import summary
 from tele.terminal.emulator import Emulator
 from tele.terminal.screen import Line, Screen
@@ -43,10 +44,11 @@ _STATUS_SECONDS: Final = 1.0
 _STEPS_BETWEEN_KEYS: Final = 64
 #: Shorter waits are rounding errors.
 _SHORTEST_WAIT: Final = 0.001
+#: The keys and what they do; a narrow terminal shows them in several lines.
 _HELP: Final = (
-    "space pause, left/right 10 s, up/down or +/- speed, 1-9 speed, . step, g start, G end,"
-    " / search, n next, N before, s status, q quit"
-)
+    "space pause", "left/right 10 s", "up/down or +/- speed", "1-9 speed", ". step", "g start",
+    "G end", "/ search", "n next", "N before", "s status", "q quit",
+)  # fmt: skip
 
 
 class Player:
@@ -79,6 +81,8 @@ class Player:
         #: Whether playing has to begin at another position.
         self._moved = False
         self._shows_status = True
+        #: Streams of programs without a terminal whose last output was data.
+        self._binary: set[tuple[int, FrameKind]] = set()
 
     def run(self) -> list[Line]:
         """Play until the end, or until ``q``; return the lines of the main screen."""
@@ -91,6 +95,7 @@ class Player:
         begun = self._positions.begin(self._at)
         self._emulator, self._applied, self._moved = begun.emulator, begun.at, False
         self._view.forget()
+        self._binary.clear()
         for number, step in begun.steps:
             if step.edge:
                 self._at = min(self._at, step.at)  # a session that runs: the end is not there yet
@@ -131,6 +136,13 @@ class Player:
     def _apply(self, step: Step) -> None:
         frame, screen = step.frame, self._emulator.screen
         if frame.kind in (FrameKind.OUTPUT, FrameKind.ERROR):
+            stream = frame.channel, frame.kind
+            if screen.newline and is_binary(frame.data):
+                if stream not in self._binary:
+                    self._write_line(BINARY_LINE)
+                self._binary.add(stream)
+                return
+            self._binary.discard(stream)
             self._emulator.feed(frame.data)
         elif frame.kind is FrameKind.RESIZE:
             self._resize(details(frame))
@@ -139,10 +151,15 @@ class Player:
             self._resize(pty)
         elif text := summary(frame):
             screen.newline = True  # without a terminal there are no carriage returns
-            before = "\n" if screen.column else ""
-            self._emulator.feed(f"{before}\x1b[0;2m[{text}]\x1b[0m\n".encode("utf-8", "replace"))
+            self._write_line(text)
         elif frame.kind is FrameKind.OPEN:
             screen.newline = True
+
+    def _write_line(self, text: str) -> None:
+        """Show a line of ours, in brackets, among what programs wrote."""
+        before = "\n" if self._emulator.screen.column else ""
+        line = f"{before}\x1b[0;2m[{text}]\x1b[0m\n"
+        self._emulator.feed(line.encode("utf-8", "replace"))
 
     def _resize(self, size: dict[str, Any]) -> None:
         columns, rows = size.get("columns"), size.get("rows")
@@ -247,7 +264,7 @@ class Player:
         self._paused, self._at = True, max(self._at, due)
 
     def _help(self, due: float) -> None:
-        self._show_notice(_HELP, 4 * NOTICE_SECONDS)
+        self._show_notice(", ".join(_HELP), 4 * NOTICE_SECONDS)
 
     def _toggle_status(self, due: float) -> None:
         self._shows_status = not self._shows_status

@@ -3,11 +3,13 @@
 Invariants:
 
 * The screen is shown as it is, or the part of it around the cursor; nothing is wrapped or scaled.
-* The status is on the last line, which the screen does not get.
+* The status is on the last line, which the screen does not get. A message that needs more lines
+  covers the screen's last ones while it is shown.
 """
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from tele.terminal.screen import Screen, draw
@@ -48,7 +50,8 @@ class View:
         if status or message:
             if status and (screen.columns > columns or screen.rows > lines):
                 status += f"  part of {screen.columns}x{screen.rows}"
-            shown[-1] = _last_line(status, message, columns)
+            below = _last_lines(status, message, columns)[:rows]
+            shown[-len(below) :] = below
         out = ["\x1b[?25l"]
         if len(self._drawn) != rows:
             out.append("\x1b[0m\x1b[2J")
@@ -63,12 +66,16 @@ class View:
         self._display.write("".join(out).encode("utf-8", "replace"))
 
 
-def _last_line(status: str, message: str, columns: int) -> str:
-    """Return both, or the message alone where they do not fit."""
+def _last_lines(status: str, message: str, columns: int) -> list[str]:
+    """Return both in one line; where they do not fit, the message alone, in as many as it needs."""
     text = printable("  ".join(filter(None, (status, message))))
-    if message and len(text) > columns - 2:
-        text = printable(message)
-    return f"\x1b[7m {text[: max(columns - 2, 0)]} \x1b[0m"
+    width = max(columns - 2, 1)
+    lines = [text[:width]]
+    if message and len(text) > width:
+        lines = wrap(printable(message), width) or [""]
+    if len(lines) > 1:
+        lines = [line.ljust(width) for line in lines]
+    return [f"\x1b[7m {line} \x1b[0m" for line in lines]
 
 
 def _window(start: int, length: int, total: int, cursor: int) -> int:

@@ -55,6 +55,12 @@ _BRACKET = re.compile(r"[\[{\]}]")
 _STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
+def _unknown(cls: EnumType) -> object:
+    """Return the value that stands for those of newer peers, or None: it is not one to give."""
+    member = cls.__members__.get("UNKNOWN")
+    return member.value if isinstance(member, Enum) else None
+
+
 def _strictly(*types: type) -> Callable[[Any, Any], Any]:
     def structure(value: Any, cls: Any) -> Any:
         if isinstance(cls, EnumType):  # one of the subclasses of str and int
@@ -64,7 +70,7 @@ def _strictly(*types: type) -> Callable[[Any, Any], Any]:
             # A value of a newer peer becomes UNKNOWN where the type has that.
             if type(value) is str and "UNKNOWN" in cls.__members__:
                 return cls["UNKNOWN"]
-            known = ", ".join(map(str, values))
+            known = ", ".join(str(each) for each in values if each != _unknown(cls))
             raise ValueError(f"{quoted(value)} is none of {known}")
         if type(value) not in types:
             wrong = f"expected {types[0].__name__}, got {type(value).__name__}"

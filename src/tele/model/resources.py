@@ -172,7 +172,7 @@ class RecordingSettings:
         default=RecordingMode.NODE, metadata={"check": mode_problem, "values": MODES}
     )
     proxy_checks_host_keys: bool = True
-    # Hosts of an older version do not know these keys: they are left out while nobody set them.
+    # Hosts of an older version do not know these keys: defaults are left out.
     sync_end_after: timedelta = field(
         default=timedelta(minutes=5), metadata={**OMITTED, "check": sync_end_problem}
     )
@@ -188,7 +188,7 @@ class RecordingSettings:
     def problem(self) -> str:
         """Why these settings are not supported, or nothing."""
         for name, wrong in (
-            (f"mode {self.mode.value}", mode_problem(self.mode)),
+            ("mode", mode_problem(self.mode)),
             ("sync_end_after", sync_end_problem(self.sync_end_after)),
             ("capture_head", capture_problem(self.capture_head)),
             ("capture_tail", capture_problem(self.capture_tail)),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from attrs import frozen
 
@@ -124,10 +124,12 @@ class Source:
             self.chunks(), self.manifest, self.start, check_manifest, self.missing, self.open_chunk
         )
 
-    def rendered(self, form: str, channel: int, *, times: bool = False) -> Iterator[str]:
+    def rendered(
+        self, form: str, channel: int, *, times: bool = False, at: float = 0.0
+    ) -> Iterator[str]:
         """Yield the recording as one of :data:`FORMS`; channel 0 is any.
 
-        ``times``: lines of text begin with the time in the session.
+        ``times``: lines of text begin with the time in the session; ``at``: text begins there.
         """
         from tele.tape.exports.cast import asciicast
         from tele.tape.exports.json_lines import json_lines
@@ -139,7 +141,7 @@ class Source:
             )
         if form == "json":
             return json_lines(f for f in self.frames() if channel in (0, f.channel))
-        return text(self.frames(), channel, times=times)
+        return text(self.frames(), channel, times=times, at=at)
 
     def blobs(self) -> Iterator[tuple[str, bytes]]:
         """Yield the blobs of a ``.tape`` file."""
@@ -275,7 +277,7 @@ def from_file(path: Path, identity: bytes | None = None) -> Source:
             numbers = _numbers(missing)
             before = ["start", *["manifest"] * (manifest is not None), *["missing"] * bool(missing)]
             before += ["keys"] * bool(keys)
-            for at, (name, data) in enumerate(read_file(file)):
+            for at, (name, data) in enumerate(_parts(path, file)):
                 if before[at : at + 1] == [name]:
                     continue
                 expected = _chunk_name(next(numbers))
@@ -292,6 +294,14 @@ def from_file(path: Path, identity: bytes | None = None) -> Source:
     )  # fmt: skip
 
 
+def _parts(path: Path, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Yield the parts of a file; what is wrong with it is said with its name."""
+    try:
+        yield from read_file(file)
+    except (InvalidInput, BadRecording) as error:
+        raise type(error)(f"{path}: {error}") from None
+
+
 _Beginning = tuple[RecordingStart, Manifest | None, tuple[int, ...], tuple[WrappedKey, ...]]
 
 
@@ -300,7 +310,7 @@ def _beginning(path: Path) -> _Beginning:
     missing: tuple[int, ...] = ()
     keys: tuple[WrappedKey, ...] = ()
     with path.open("rb") as file:
-        parts = read_file(file)
+        parts = _parts(path, file)
         name, data = next(parts, ("", b""))
         if name != "start":
             raise BadRecording(f"{path} has no start: the session is not known")

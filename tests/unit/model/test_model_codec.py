@@ -31,7 +31,15 @@ from tele.model.codec import (
 )
 from tele.model.event import CODES, Event
 from tele.model.identity import HostRole
-from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec, User
+from tele.model.resources import (
+    Conditions,
+    Metadata,
+    RecordingSettings,
+    Role,
+    RoleOptions,
+    RoleSpec,
+    User,
+)
 
 NOON = datetime(2026, 11, 24, 12, 0, 0, 250_000, tzinfo=UTC)
 
@@ -188,6 +196,14 @@ def test_an_enumeration_takes_its_own_values_only() -> None:
     for bad in ("king", 1, None, ["node"]):
         with pytest.raises(InvalidInput, match=r"role: .* is none of node, proxy, auth"):
             from_json(ListHosts, {"role": bad})
+
+
+def test_a_wrong_value_is_told_what_can_be_given() -> None:
+    """The value that stands for those of newer versions cannot."""
+    with pytest.raises(InvalidInput, match=r"mode: 3 is none of node, .*, off$"):
+        from_json(RecordingSettings, {"mode": 3})
+    unknown = from_json(RecordingSettings, {"mode": "quantum"})
+    assert unknown.problem.startswith("session_recording mode: this version supports node, ")
 
 
 # -- what hostile bytes cost ------------------------------------------------------------

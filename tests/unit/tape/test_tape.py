@@ -397,6 +397,54 @@ def test_files_and_commands_are_in_the_text() -> None:
     )
 
 
+def test_data_is_a_line_and_not_a_flood_of_characters() -> None:
+    """An archive that a command writes is one line, however many frames it has; text before and
+    after it is there, also in a script of which a quarter is not, or with NUL between names.
+    """
+    said = {"kind": "exec", "command": "scp -f /a"}
+    data = bytes(range(256)) * 16
+    frames = [
+        frame(0, json.dumps(said).encode(), FrameKind.OPEN),
+        frame(1, b"C0644 8192 a\n"),
+        frame(2, data),
+        frame(3, data),
+        frame(4, b"done\n"),
+        frame(5, data),
+        frame(6, b'{"status": 0}', FrameKind.EXIT),
+    ]
+    assert "".join(text(frames)) == (
+        "[exec scp -f /a]\nC0644 8192 a\n[binary output]\ndone\n[binary output]\n[exit status 0]\n"
+    )
+    for data in (
+        b"a\0" * 40,
+        "\u00fc\u4e16".encode() * 40,
+        b"caf\xe9 au lait \r\n" * 40,
+        b"\xff\xfe",
+    ):
+        assert "binary" not in "".join(text([frame(1, data)]))
+
+
+def test_text_from_a_time_on() -> None:
+    """What was finished before it is left out."""
+    frames = [frame(n * 1_000_000_000, b"line %d\n" % n) for n in range(5)]
+    assert "".join(text(frames, at=3.0)) == "line 3\nline 4\n"
+    assert "".join(text(frames, at=9.0)) == ""
+
+
+def test_a_gap_names_the_frames_that_are_lost() -> None:
+    """With the reason; of very many the first ones."""
+
+    def shown(ranges: object) -> str:
+        gap = {"lost": {"output": 1200}, "frames": ranges, "reason": "disk full"}
+        return "".join(text([frame(0, json.dumps(gap).encode(), FrameKind.GAP)]))
+
+    assert shown([[1041, 1050], [1060, 1060]]) == (
+        "[not recorded: 1,200 bytes of output, frames 1041 to 1050, 1060 lost, disk full]\n"
+    )
+    assert ", 15, and 42 more ranges lost" in shown([[n, n] for n in range(1, 100, 2)])
+    assert "frames ?, ? lost" in shown(["x", [1]])
+
+
 def test_one_file_holds_it_all() -> None:
     """A .tape file gives back its parts; a foreign or truncated one says so."""
     blobs = [("start", b"x"), ("00000000.chunk", CHUNKS[0])]

@@ -5,9 +5,10 @@ time to time, as far as its proof of its key, and tells auth.
 
 Invariants:
 
-* Nothing is sent to a host but a key exchange; nobody logs in.
-* One probe of a host runs or waits, and so many run at once, each for a limited time. The probes of
-  all hosts are spread over the period: a fleet costs a proxy a few connections a second.
+* Nothing is sent to a host but a key exchange; a probe does not log in.
+* One periodic probe of a host runs or waits, and so many run at once, each for a limited time. They
+  are spread over the period: a fleet costs a proxy a few connections a second.
+* A host that was registered a moment ago, and that no proxy has reached yet, is probed at once.
 * What is known is reported together; a report that fails is not repeated: the next one follows.
 """
 
@@ -31,11 +32,13 @@ from tele.conch.client.transport import AwaitedTransport, One, Verifier
 from tele.errors import BadCertificate, TeleError
 from tele.log import make_logger
 from tele.model.codec import format_time
-from tele.model.presence import Host
+from tele.model.presence import NEVER, Host
 from tele.routing.direct import dial_server
 
 #: Each host is probed once in so many seconds.
 PERIOD_SECONDS: Final = 30.0
+#: How often newly registered hosts are looked for.
+NEW_HOSTS_SECONDS: Final = 2.0
 #: Probes at once, and how long one may take.
 AT_ONCE: Final = 128
 PROBE_SECONDS: Final = 10.0
@@ -142,11 +145,14 @@ class Probes:
         self._found: list[Probed] = []
         #: Hosts whose probe runs, or waits to.
         self._waiting: set[str] = set()
+        #: Hosts that were never reached, and had their first probe.
+        self._tried: set[str] = set()
         self._running: set[Deferred[Any]] = set()
 
     def start(self) -> None:
         """Probe from now on."""
         self._run(self._rounds())
+        self._run(self._first_probes())
         self._run(self._reports())
 
     def stop(self) -> None:
@@ -174,12 +180,24 @@ class Probes:
                     self._run(self._later(host, self._dice() * PERIOD_SECONDS))
             await deferLater(self._clock, PERIOD_SECONDS)
 
+    async def _first_probes(self) -> None:
+        """Probe hosts once soon after they were registered, whatever the period is."""
+        while True:
+            new = {host.id: host for host in self._hosts() if host.last_seen == NEVER}
+            for host_id in new.keys() - self._tried:
+                self._run(self._probed(new[host_id]))
+            self._tried = set(new)
+            await deferLater(self._clock, NEW_HOSTS_SECONDS)
+
     async def _later(self, host: Host, seconds: float) -> None:
         try:
             await deferLater(self._clock, seconds)
-            await self._places.run(lambda: Deferred.fromCoroutine(self._one(host)))
+            await self._probed(host)
         finally:
             self._waiting.discard(host.id)
+
+    async def _probed(self, host: Host) -> None:
+        await self._places.run(lambda: Deferred.fromCoroutine(self._one(host)))
 
     async def _one(self, host: Host) -> None:
         probing: Deferred[None] = Deferred.fromCoroutine(self._checked(host))

@@ -15,6 +15,8 @@ from tele.text import printable
 #: Characters of one line, and of one value in it.
 LINE_LIMIT: Final = 1000
 VALUE_LIMIT: Final = 400
+#: Ranges of lost frames that a line names.
+RANGES_LIMIT: Final = 8
 
 
 def summary(frame: Frame) -> str:
@@ -81,8 +83,18 @@ def _gap(fields: dict[str, Any]) -> str:
     shown = [f"{_count(n)} of {_text(kind)}" for kind, n in counts]
     ranges = fields.get("frames")
     if isinstance(ranges, list) and ranges:
-        shown.append(f"{len(ranges)} ranges of frames")
+        named = [_range(each) for each in ranges[:RANGES_LIMIT]]
+        if len(ranges) > RANGES_LIMIT:
+            named.append(f"and {len(ranges) - RANGES_LIMIT} more ranges")
+        shown.append(f"frames {_joined(*named)} lost")
     return f"not recorded: {_joined(*shown[:8], _text(fields.get('reason')))}"
+
+
+def _range(value: object) -> str:
+    if not isinstance(value, list) or len(value) != 2:
+        return "?"
+    first, last = value
+    return _text(first) if first == last else f"{_text(first)} to {_text(last)}"
 
 
 def _pause(fields: dict[str, Any]) -> str:

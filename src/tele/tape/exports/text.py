@@ -4,7 +4,8 @@ Invariants:
 
 * The text has no control sequences: it is safe in any terminal. Forwards, files and commands
   without a terminal have lines of their own, in brackets.
-* Streams are decoded as UTF-8 across frames; invalid bytes are replaced by U+FFFD.
+* Streams are decoded as UTF-8 across frames; invalid bytes are replaced by U+FFFD. Data that is no
+  text is one line in brackets.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 from tele.model.frame import Frame, FrameKind
 from tele.tape.details import STREAMS, details, terminal_size
+from tele.tape.exports.binary import BINARY_LINE, is_binary
 from tele.tape.exports.summary import opens_terminal, summary
 from tele.tape.exports.transcript import Shown, Transcript
 from tele.text import MARKS_LIMIT, printable
@@ -100,11 +102,14 @@ class PlainText:
             self._state = "text" if character == "\\" else "string"
 
 
-def text(frames: Iterable[Frame], channel: int = 0, *, times: bool = False) -> Iterator[str]:
+def text(
+    frames: Iterable[Frame], channel: int = 0, *, times: bool = False, at: float = 0.0
+) -> Iterator[str]:
     """Yield the text of the session, of one channel or (0) of all.
 
     Of a terminal that is what it showed, line by line; of a program without one, what it wrote.
-    With ``times`` each line begins with the time in the session.
+    With ``times`` each line begins with the time in the session. What was finished earlier than
+    ``at`` seconds is left out.
     """
     streams = _Streams()
     forwards: set[int] = set()
@@ -124,6 +129,8 @@ def text(frames: Iterable[Frame], channel: int = 0, *, times: bool = False) -> I
             if line:
                 parts = chain(parts, (_OWN_LINE, line))
         for part in parts:
+            if frame.time < at * 1e9:
+                continue
             if part is _OWN_LINE:
                 shown = "" if at_start else "\n"
             else:
@@ -159,6 +166,8 @@ class _Streams:
     def __init__(self) -> None:
         self._terminals: dict[int, Transcript] = {}
         self._plain: dict[tuple[int, FrameKind], PlainText] = {}
+        #: Streams whose last frame was data.
+        self._binary: set[tuple[int, FrameKind]] = set()
 
     def open(self, frame: Frame) -> None:
         """Take note of a channel that opens."""
@@ -174,8 +183,13 @@ class _Streams:
             return _texts(terminal.resize(*size)) if terminal and size else iter(())
         if terminal is not None:
             return _texts(terminal.feed(frame.time, frame.data))
-        plain = self._plain.setdefault((frame.channel, frame.kind), PlainText())
-        return iter((plain.feed(frame.data),))
+        stream = frame.channel, frame.kind
+        if is_binary(frame.data):
+            shown = () if stream in self._binary else (_OWN_LINE, f"[{BINARY_LINE}]\n")
+            self._binary.add(stream)
+            return iter(shown)
+        self._binary.discard(stream)
+        return iter((self._plain.setdefault(stream, PlainText()).feed(frame.data),))
 
     def close(self, frame: Frame) -> Iterator[str]:
         """Yield the rest of a terminal whose channel is closed."""

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from tele.certs.certificate import FOREVER
 from tele.errors import BadCertificate, Unavailable
 from tele.model.identity import HostRole
-from tele.model.presence import Host, Mode, Status
+from tele.model.presence import NEVER, Host, Mode, Status
 from tele.proxy.terminating import probes
 from tele.proxy.terminating.probes import LastingVerifier, Probed, Probes
 
@@ -82,7 +83,7 @@ def test_what_is_found_is_reported() -> None:
     assert not fleet.clock.getDelayedCalls()
 
 
-def test_one_that_does_not_answer_delays_nobody() -> None:
+def test_one_that_does_not_answer_delays_no_other() -> None:
     """It is given up in time, and reported."""
     fleet = Fleet(1)
     fleet.probes.start()
@@ -101,7 +102,7 @@ def test_a_fleet_is_probed_bit_by_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(fleet.asked) == 4
     fleet.pass_time(120)
     assert len(fleet.told) > 20
-    assert len(fleet.probes._running) <= 60 + 2  # one for each host, and the two loops
+    assert len(fleet.probes._running) <= 60 + 3  # one for each host, and the three loops
     fleet.probes.stop()
     assert not fleet.clock.getDelayedCalls()
 
@@ -116,6 +117,26 @@ def test_hosts_that_are_registered_later_are_probed() -> None:
     fleet.pass_time(probes.PERIOD_SECONDS + 1)
     assert fleet.asked == ["h-0", "h-7"]
     fleet.probes.stop()
+
+
+def test_a_newly_registered_host_is_probed_at_once() -> None:
+    """Whoever has registered it sees within seconds whether proxies reach it; then it is probed
+    once in each period, as others are.
+    """
+    fleet = Fleet(1)
+    fleet.probes.start()
+    fleet.pass_time(4)
+    fleet.waiting["h-0"].callback(None)
+    fleet.hosts.append(evolve(host(7), last_seen=NEVER))
+    fleet.pass_time(probes.NEW_HOSTS_SECONDS)
+    assert fleet.asked == ["h-0", "h-7"]
+    fleet.waiting["h-7"].errback(OSError("no route"))
+    fleet.pass_time(probes.GATHER_SECONDS)
+    assert fleet.told["h-7"] == "no route"
+    fleet.pass_time(10)
+    assert fleet.asked == ["h-0", "h-7"]
+    fleet.probes.stop()
+    assert not fleet.clock.getDelayedCalls()
 
 
 def test_without_auth_probes_go_on() -> None:
