@@ -121,6 +121,19 @@ def test_anothers_files_in_the_archive(cluster: Cluster, two: tuple[str, str], w
     cluster.tele.run("recordings", "verify", two[0])
 
 
+def test_several_recordings_are_held_at_once(cluster: Cluster, two: tuple[str, str]) -> None:
+    """As several are removed at once; the audit names each, and a wrong one stops at its place."""
+    tele = cluster.tele
+    tele.run("recordings", "hold", *two, "--reason", "case 12")
+    assert {row["id"] for row in tele.json("recordings", "holds")} == set(two)
+    held = tele.run("audit", "ls", "--event", "recording.hold").stdout
+    assert all(f"recording={each} " in held for each in two)
+    tele.run("recordings", "release", two[0], "none-such", two[1], "--reason", "over", status=5)
+    assert [row["id"] for row in tele.json("recordings", "holds")] == [two[1]]
+    tele.run("recordings", "release", two[1], "--reason", "over")
+    assert tele.json("recordings", "holds") == []
+
+
 def test_a_file_is_not_taken_for_the_recording_whose_id_it_has_as_its_name(
     cluster: Cluster, two: tuple[str, str], tmp_path: Path
 ) -> None:

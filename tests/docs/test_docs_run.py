@@ -283,7 +283,7 @@ def test_services_and_tunnels(tmp_path: Path) -> None:
 
 def test_a_machine_with_sshd(tmp_path: Path) -> None:
     """The page on machines that keep their sshd, by the administrator of a cluster of one machine
-    and on a machine without tele: what was done there is recorded, and nobody gets in directly.
+    and on a machine without tele: what was done there is recorded, and direct logins are refused.
     """
     page = "docs/howto/sshd-fleet.rst"
     with world(tmp_path, **{"one": "", "db-legacy": ""}) as it:

@@ -87,7 +87,7 @@ def test_a_command(proxied: Proxied) -> None:
     assert {event.fields["recorded"] for event in ends} == {True, False}
 
 
-def test_nobody_gets_around_it(proxied: Proxied) -> None:
+def test_there_is_no_way_around_it(proxied: Proxied) -> None:
     """A user who connects to the node itself is refused, and told what to do (attack)."""
     direct = proxied.cluster.ssh("alice", proxied.node, "echo in")
     assert (direct.stdout, direct.returncode) == (b"", 255)

@@ -154,7 +154,7 @@ def test_no_certificate_is_accepted(world: ChannelWorld) -> None:
 @pytest.mark.parametrize(
     ("names", "trusted", "text"),
     [
-        (("db2",), None, "the certificate is not for 'db2'"),
+        (("db2",), None, "the certificate is not for 'db2', but for 'h-1.test', "),
         (("web1",), PrivateKey.generate(), "is not of this cluster"),
     ],
 )
@@ -167,7 +167,7 @@ def test_another_host(
     endpoint = Endpoint(world)
     shown = error(attempt(endpoint, login(world, verifier=verifier)), BadCertificate)
     assert shown.startswith("the host key of db1 is refused: ")
-    assert text in shown.replace("['db2']", "'db2'")
+    assert text in shown
     assert not world.realm.calls
 
 

@@ -5,7 +5,7 @@ is removed.
 
 Invariants:
 
-* A held recording is removed by nobody: neither by a person nor by retention.
+* A held recording is removed neither by a person nor by retention.
 * A hold and a removal of the same recording at the same time do not both succeed: each writes its
   own key first and looks at the other's then.
 * A hold begins, and ends, in the commit that appends the event of it.

@@ -29,6 +29,9 @@ from tele.model.patterns import matches
 from tele.rbac.certificate import limits_of
 from tele.wire.fields import Reader
 
+#: Names of a host certificate that an error lists.
+SHOWN_PRINCIPALS: Final = 8
+
 # Extensions of tele, in user certificates ...
 CLUSTER: Final = "tele-cluster"
 ROLES: Final = "tele-roles"
@@ -144,7 +147,11 @@ def check_host(
     _check_common(certificate, CertKind.HOST, trusted, now)
     wanted = {name.lower() for name in names}
     if not any(_matches(principal.lower(), wanted) for principal in certificate.principals):
-        raise BadCertificate(f"the certificate is not for {quoted(sorted(names))}", "principal")
+        expected = " or ".join(quoted(name) for name in sorted(names))
+        given = ", ".join(quoted(name) for name in certificate.principals[:SHOWN_PRINCIPALS])
+        raise BadCertificate(
+            f"the certificate is not for {expected}, but for {given or 'no name'}", "principal"
+        )
     if certificate.critical:
         raise BadCertificate("a host certificate has no critical options", "option")
     _check_signature(certificate)

@@ -17,6 +17,8 @@ from tele.text import printable, printable_json
 
 #: Seconds between a host's claim and auth's time from which on the claim is shown.
 _MUCH_EARLIER = 60.0
+#: Characters of what an event says.
+_WHAT_LIMIT = 80
 #: Events that are listed unless more are asked for.
 LISTED = 200
 _COLUMNS = (
@@ -35,9 +37,12 @@ _PLAIN = (
 
 
 def _what(event: Any) -> str:
-    """Return the fields that only this event has, as text."""
-    text = " ".join(f"{k}={v}" for k, v in event.items() if k not in _PLAIN)
-    return text if len(text) <= 80 else text[:77] + "..."
+    """Return the fields that only this event has, and which recording it is about, as text."""
+    fields = {k: v for k, v in event.items() if k not in _PLAIN}
+    if event["event"].startswith("recording.") and event["session_id"]:
+        fields = {"recording": event["session_id"], **fields}  # which one is what matters
+    text = " ".join(f"{k}={v}" for k, v in fields.items())
+    return text if len(text) <= _WHAT_LIMIT else text[: _WHAT_LIMIT - 3] + "..."
 
 
 def _earlier(event: Any) -> str:

@@ -66,7 +66,7 @@ _COLUMNS = (
         "files": Lazy("tele.cli.recordings_files:files", "List the files that a session copied."),
         "verify": Lazy("tele.cli.recordings_verify:verify", "Check that a recording is unchanged."),
         "rm": Lazy("tele.cli.recordings_keep:rm", "Remove a recording."),
-        "hold": Lazy("tele.cli.recordings_keep:hold", "Hold a recording: nobody removes it."),
+        "hold": Lazy("tele.cli.recordings_keep:hold", "Keep a recording until it is released."),
         "release": Lazy("tele.cli.recordings_keep:release", "End the hold of a recording."),
         "keygen": Lazy("tele.cli.recordings_keygen:keygen", "Make a recovery key."),
         "holds": Lazy("tele.cli.recordings_keep:holds", "List recordings that are held."),

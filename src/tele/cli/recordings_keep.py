@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +11,9 @@ from tele.cli.auth_client import Where, open_authority, where_options
 from tele.cli.lists import pages
 from tele.cli.output import Column, format_option, print_notice, show_list, show_pages
 from tele.cli.recordings import full_id
+
+if TYPE_CHECKING:
+    from tele.model.api.operation import Operation
 
 _HOLDS = (
     Column("ID", lambda r: r["id"]),
@@ -26,6 +30,24 @@ _STUCK = (
 )
 
 
+def _each(
+    recordings: Sequence[str],
+    where: Where,
+    operation: Operation[Any, Any],
+    request: Callable[..., Any],
+    *reason: str,
+) -> Iterator[str]:
+    """Perform ``operation`` on one recording after the other; yield the id of each that is done.
+
+    The request is ``request(id, *reason)``.
+    """
+    with open_authority(where) as authority:
+        for wanted in recordings:
+            found = full_id(authority, wanted)
+            authority.perform(operation, request(found, *reason))
+            yield found
+
+
 @click.command()
 @click.argument("recording", nargs=-1, required=True)
 @click.option("--reason", required=True, help="Why; it is in the audit.")
@@ -34,38 +56,31 @@ def rm(recording: tuple[str, ...], reason: str, where: Where) -> None:
     """Remove recordings. The removal is in the audit, with the reason."""
     from tele.model.api.keeping import DELETE_RECORDING, RemoveRecording
 
-    with open_authority(where) as authority:
-        for wanted in recording:
-            found = full_id(authority, wanted)
-            authority.perform(DELETE_RECORDING, RemoveRecording(found, reason))
-            print_notice(f"removed {found}")
+    for found in _each(recording, where, DELETE_RECORDING, RemoveRecording, reason):
+        print_notice(f"removed {found}")
 
 
 @click.command()
-@click.argument("recording")
+@click.argument("recording", nargs=-1, required=True)
 @click.option("--reason", required=True, help="Why, such as the number of a case.")
 @where_options(local=True)
-def hold(recording: str, reason: str, where: Where) -> None:
-    """Hold a recording: nobody removes it, and no retention does, until it is released."""
+def hold(recording: tuple[str, ...], reason: str, where: Where) -> None:
+    """Hold recordings: neither people nor retention remove them until they are released."""
     from tele.model.api.keeping import HOLD_RECORDING, HoldRecording
 
-    with open_authority(where) as authority:
-        found = full_id(authority, recording)
-        authority.perform(HOLD_RECORDING, HoldRecording(found, reason))
+    for found in _each(recording, where, HOLD_RECORDING, HoldRecording, reason):
         print_notice(f"held {found}")
 
 
 @click.command()
-@click.argument("recording")
+@click.argument("recording", nargs=-1, required=True)
 @click.option("--reason", required=True, help="Why the hold ends.")
 @where_options(local=True)
-def release(recording: str, reason: str, where: Where) -> None:
-    """End the hold of a recording."""
+def release(recording: tuple[str, ...], reason: str, where: Where) -> None:
+    """End the hold of recordings."""
     from tele.model.api.keeping import RELEASE_RECORDING, ReleaseRecording
 
-    with open_authority(where) as authority:
-        found = full_id(authority, recording)
-        authority.perform(RELEASE_RECORDING, ReleaseRecording(found, reason))
+    for found in _each(recording, where, RELEASE_RECORDING, ReleaseRecording, reason):
         print_notice(f"released {found}")
 
 
@@ -103,14 +118,12 @@ def stuck(form: str, where: Where) -> None:
 
 
 @click.command()
-@click.argument("recording")
+@click.argument("recording", nargs=-1, required=True)
 @where_options(local=True)
-def retry(recording: str, where: Where) -> None:
-    """Upload a recording that is stuck again, now."""
+def retry(recording: tuple[str, ...], where: Where) -> None:
+    """Upload recordings that are stuck again, now."""
     from tele.model.api.keeping import RETRY_RECORDING
     from tele.model.api.paging import ById
 
-    with open_authority(where) as authority:
-        found = full_id(authority, recording)
-        authority.perform(RETRY_RECORDING, ById(found))
-    print_notice(f"{found} is uploaded again")
+    for found in _each(recording, where, RETRY_RECORDING, ById):
+        print_notice(f"{found} is uploaded again")

@@ -142,7 +142,7 @@ def _cluster(_: bool) -> Kind:
 
 
 def _complete(cluster: Any) -> Any:
-    """Return the JSON form with every setting, also those that nobody has set."""
+    """Return the JSON form with every setting, also those that have their defaults."""
     import attrs
 
     resource = plain(cluster)

@@ -1,4 +1,4 @@
-"""Which heads of the audit does this host keep, so that nobody can rewrite what was published?
+"""Which heads of the audit does this host keep, so that what was published cannot be rewritten?
 
 Auth answers an announcement with the last head that it signed. The host appends it to
 ``audit-heads`` in its folder, where ``tele audit verify --heads`` reads it.

@@ -1,4 +1,4 @@
-"""How long are certificates and tokens valid if nobody says otherwise?
+"""How long are certificates and tokens valid if nothing else is asked for?
 
 These are the only places of these values: requests, commands and their help take them from here.
 Roles and auth's limits may shorten what is asked for.

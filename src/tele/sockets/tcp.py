@@ -15,6 +15,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from typing import Any, Final
 
@@ -57,3 +58,11 @@ def notice_dead_peer_below(transport: Any, seconds: int = MACHINE_SECONDS) -> No
     connected = getattr(getattr(transport, "transport", None), "socket", None)
     if isinstance(connected, socket.socket):
         notice_dead_peer(connected, seconds)
+
+
+def connect_problem(error: BaseException) -> str:
+    """Return why a connection was not made, in the system's words where it has some."""
+    number = getattr(error, "osError", None) or getattr(error, "errno", None)
+    if isinstance(number, int) and not isinstance(error, socket.gaierror):
+        return os.strerror(number).lower()
+    return str(error).rstrip(".") or type(error).__name__

@@ -46,7 +46,7 @@ def head(number: int = 7, value: str = "a" * 64, minutes: float = 0) -> SignedHe
 
 
 def plain(number: int, value: str, minutes: float) -> SignedHead:
-    """One that nobody signed: what is kept does not depend on that."""
+    """One that is not signed: what is kept does not depend on that."""
     return SignedHead("c", number, value, NOW + timedelta(minutes=minutes), "x" * 700, b"s" * 83)
 
 

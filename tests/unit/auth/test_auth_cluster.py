@@ -206,7 +206,7 @@ def every_mode(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("every_mode")
 def test_a_mode_that_a_host_cannot_do_is_refused(world: World) -> None:
-    """The error names the hosts that are online; one that is offline delays nobody."""
+    """The error names the hosts that are online; one that is offline delays nothing."""
     sync = RecordingSettings(RecordingMode.NODE_SYNC)
     world.join(world.token())
     world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
@@ -225,7 +225,7 @@ def test_a_mode_that_a_host_cannot_do_is_refused(world: World) -> None:
 
 @pytest.mark.usefixtures("every_mode")
 def test_a_mode_of_proxies_needs_a_proxy(world: World) -> None:
-    """Without one that is online nobody could log in anywhere; nodes need no such feature then."""
+    """Without one that is online no user could log in anywhere; nodes need no such feature then."""
     by_proxies = RecordingSettings(RecordingMode.PROXY)
     with pytest.raises(InvalidInput, match="no proxy is online"):
         put(world, by_proxies)

@@ -55,7 +55,7 @@ def test_a_removal_needs_a_reason(world: World, reason: str) -> None:
     assert event.fields["reason"] == "asked by the user"
 
 
-def test_a_held_recording_is_removed_by_nobody(world: World) -> None:
+def test_a_held_recording_is_not_removed(world: World) -> None:
     """Not by an administrator either; after the release it can be. Both are events."""
     tape = stored(world)
     world.do(table.HOLD_RECORDING, HoldRecording(tape.id, "case 12"))

@@ -461,7 +461,7 @@ def test_a_minted_certificate_mints_nothing(world: World, proxy: Caller, alice: 
         mint(world, proxy, stolen)
 
 
-def test_nobody_else_asks(world: World, proxy: Caller, alice: Alice) -> None:
+def test_only_the_proxy_of_the_session_asks(world: World, proxy: Caller, alice: Alice) -> None:
     """Neither a node nor a user gets such certificates."""
     for caller in (world.host(), world.user("alice", "dev"), Caller(None, "192.0.2.1:1")):
         with pytest.raises(TeleError):

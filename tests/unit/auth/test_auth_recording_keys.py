@@ -1,4 +1,4 @@
-"""Auth opens sealed recordings for those who may read them, and for nobody else."""
+"""Auth opens sealed recordings for those who may read them, and refuses all others."""
 
 from __future__ import annotations
 

@@ -265,7 +265,7 @@ def test_probes_are_of_such_machines_only(world: World) -> None:
 
 
 def test_it_is_no_member(world: World) -> None:
-    """Nobody gets a member's certificates as such a machine: it has no key to prove (attack)."""
+    """No peer gets a member's certificates as such a machine: it has no key to prove (attack)."""
     host = add(world)
     key = PrivateKey.generate()
     keys = PublicKeys(key.public.line, TlsKey.generate().public_pem)

@@ -117,7 +117,7 @@ def test_its_recording_is_that_of_the_proxy(world: World, proxy: Caller) -> None
     ],
 )
 def test_no_other_recording_is_taken(world: World, proxy: Caller, words: dict[str, Any]) -> None:
-    """Nobody gets a forged recording of a session that they never had (attack)."""
+    """No user gets a forged recording of a session that they never had (attack)."""
     forged = start(world, **words)
     with pytest.raises(AccessDenied):
         world.do(table.START_RECORDING, recordings.StartRecording(forged.id, forged), proxy)

@@ -169,7 +169,7 @@ def test_asking_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_file_is_private_and_no_link(tmp_path: Path) -> None:
-    """Nobody else can lock the parts, and a link leads to no other file."""
+    """No other account can lock the parts, and a link leads to no other file."""
     DataDirLock(tmp_path, "auth").release()
     assert stat.S_IMODE((tmp_path / LOCK_FILE).stat().st_mode) == 0o600
     (tmp_path / "other").mkdir()

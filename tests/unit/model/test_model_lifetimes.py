@@ -1,4 +1,4 @@
-"""Lifetimes that nobody chose have one value each, which requests and commands share."""
+"""Lifetimes that were not chosen have one value each, which requests and commands share."""
 
 from __future__ import annotations
 

@@ -395,7 +395,7 @@ def test_a_proxy_in_the_place_of_the_node() -> None:
 
 # -- sealed ---------------------------------------------------------------------------
 def sealed(chunk: bytes) -> bytes:
-    """Return a chunk whose frames are sealed with a key that nobody has."""
+    """Return a chunk whose frames are sealed with a key that no reader has."""
     head = bytearray(chunk[:95])
     head[81:83] = (1).to_bytes(2, "big")
     head[83:95] = bytes(range(12))

@@ -14,7 +14,7 @@ from tele.tape.file import write_file
 from tele.tape.sealing import public_key
 
 AUTH, RECOVERY = bytes([7]) * 32, bytes([8]) * 32
-SECRET = b"a word that nobody else may read " * 20
+SECRET = b"a word that no other may read " * 20
 
 
 @pytest.fixture

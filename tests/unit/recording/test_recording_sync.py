@@ -90,7 +90,7 @@ def test_nothing_is_called_synced_while_auth_is_away(place: Place) -> None:
     assert waits == [None]
 
 
-def test_a_recording_that_ends_lets_nobody_wait(place: Place) -> None:
+def test_a_recording_that_ends_ends_all_waits(place: Place) -> None:
     """Those who wait learn that it will not come."""
     auth = Auth()
     auth.away = True

@@ -111,7 +111,7 @@ def test_no_two_chunks_have_a_nonce() -> None:
 
 
 def test_a_key_is_wrapped_for_each_recipient() -> None:
-    """Each opens it alone; a key that is for nobody here is none."""
+    """Each opens it alone; a key of another recipient opens nothing."""
     first, second, third = (bytes([n]) * 32 for n in (1, 2, 3))
     wrapped = [wrap(1, KEYS[1], public_key(private), ID) for private in (first, second)]
     assert unwrap(wrapped, first, ID) == unwrap(wrapped, second, ID) == KEYS

@@ -1,4 +1,4 @@
-"""What a terminal showed, line by line: what a reader of the text sees, what nobody hides."""
+"""What a terminal showed, line by line: what its reader sees, and what cannot be hidden."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class AgentChannel(Channel):
 
     def channelOpen(self, specificData: bytes) -> None:
         """It is open."""
-        if self.opened.called:  # nobody waits for it any more
+        if self.opened.called:  # the wait for it was given up
             self.loseConnection()
         else:
             self.opened.callback(self)

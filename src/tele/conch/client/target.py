@@ -39,6 +39,7 @@ from tele.errors import (
 )
 from tele.log import make_logger
 from tele.loop import validity_date
+from tele.sockets.tcp import connect_problem
 from tele.text import printable_lines
 from tele.wire import numbers as n
 from tele.wire.fields import Reader
@@ -155,7 +156,40 @@ class TargetUserAuth(conch_userauth.SSHUserAuthClient):
         self.transport.sendDisconnect(n.NO_MORE_AUTH_METHODS, b"no more authentication methods")
 
 
-class TargetTransport(AwaitedTransport):
+class TargetHostTransport(AwaitedTransport):
+    """A transport to a target, which has to have a host certificate.
+
+    A plain host key is taken only to be refused with the reason: without it no algorithm would be
+    common, which says less.
+    """
+
+    #: ``SHA256:...`` of the host key that the target proved.
+    host_fingerprint = ""
+
+    def host_key_algorithms(self) -> tuple[bytes, ...]:
+        """See :class:`Transport`: a plain key is last, to be refused with the reason."""
+        return tuple(HOST_ALGORITHMS)
+
+    def _verified_certificate(self, host_key: bytes) -> Deferred[Any]:
+        return maybeDeferred(self._checked, parse_host_key(host_key))
+
+    def _checked(self, shown: Certificate | PlainHostKey) -> Any:
+        if self._verifier is not None:
+            if isinstance(shown, PlainHostKey):
+                raise BadCertificate(
+                    "it has no host certificate: sign its key with 'tele ca sign-host', and set"
+                    " HostCertificate in its sshd_config",
+                    "kind",
+                )
+            moment = validity_date(self.clock, shown.valid_after)
+            self.host = self._verifier.verify(shown, moment)
+        if self.host_fingerprint not in ("", shown.key.fingerprint):
+            raise ProtocolError("another host key than before", n.HOST_KEY_NOT_VERIFIABLE)
+        self.host_fingerprint = shown.key.fingerprint
+        return shown
+
+
+class TargetTransport(TargetHostTransport):
     """A transport that logs in to a target."""
 
     def __init__(self, clock: IReactorTime, login: TargetLogin) -> None:
@@ -167,8 +201,6 @@ class TargetTransport(AwaitedTransport):
         self._step = Step.KEY_EXCHANGE
         self._step_timer: IDelayedCall | None = None
         self._error: TeleError | None = None
-        #: ``SHA256:...`` of the host key that the target proved.
-        self.host_fingerprint = ""
 
     # -- steps ------------------------------------------------------------------------
     def connectionMade(self) -> None:
@@ -194,29 +226,6 @@ class TargetTransport(AwaitedTransport):
     def rekey_source(self) -> str:
         """See :class:`Transport`."""
         return self._login.user
-
-    # -- the host ---------------------------------------------------------------------
-    def host_key_algorithms(self) -> tuple[bytes, ...]:
-        """See :class:`Transport`: a plain key is last, to be refused with the reason."""
-        return tuple(HOST_ALGORITHMS)
-
-    def _verified_certificate(self, host_key: bytes) -> Deferred[Any]:
-        return maybeDeferred(self._checked, parse_host_key(host_key))
-
-    def _checked(self, shown: Certificate | PlainHostKey) -> Any:
-        if self._verifier is not None:
-            if isinstance(shown, PlainHostKey):
-                raise BadCertificate(
-                    "it has no host certificate: sign its key with 'tele ca sign-host', and set"
-                    " HostCertificate in its sshd_config",
-                    "kind",
-                )
-            moment = validity_date(self.clock, shown.valid_after)
-            self.host = self._verifier.verify(shown, moment)
-        if self.host_fingerprint not in ("", shown.key.fingerprint):
-            raise ProtocolError("another host key than before", n.HOST_KEY_NOT_VERIFIABLE)
-        self.host_fingerprint = shown.key.fingerprint
-        return shown
 
     # -- the login --------------------------------------------------------------------
     def connectionSecure(self) -> None:
@@ -281,7 +290,7 @@ def connect_target(
             seconds = SECONDS[Step.CONNECT]
             raise Unreachable(f"{cannot}: no answer in {seconds:.0f} seconds") from None
         except Exception as error:
-            raise Unreachable(f"{cannot}: {error}") from error
+            raise Unreachable(f"{cannot}: {connect_problem(error)}") from error
         return await ready
 
     return Deferred.fromCoroutine(log_in())

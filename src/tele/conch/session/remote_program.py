@@ -196,7 +196,7 @@ class RemoteProgram(Channel):
             self.started.errback(error)
 
     def give_up(self) -> None:
-        """Nobody waits for the program to start any more."""
+        """The wait for the program to start was given up."""
         self._given_up = True
         if self.is_open:
             self._abort()

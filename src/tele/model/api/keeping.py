@@ -82,7 +82,7 @@ HOLD_RECORDING = Operation(
     HoldRecording,
     Nothing,
     (Permitted("recording", "update"),),
-    "Hold a recording: nobody and nothing removes it",
+    "Hold a recording: neither people nor retention remove it",
 )
 
 RELEASE_RECORDING = Operation(

@@ -21,7 +21,7 @@ class LockList:
 class PutLock:
     """Create or replace. A ``metadata.revision`` other than 0 must be the present one.
 
-    ``force``: also if nobody can administer the cluster then.
+    ``force``: also if no user can administer the cluster then.
     """
 
     name: str

@@ -67,7 +67,7 @@ class ChangePassword:
 @frozen
 class PutUser:
     """Create or replace; the password stays. A ``metadata.revision`` other than 0 must be the
-    present one. ``force``: also if nobody can administer the cluster afterwards.
+    present one. ``force``: also if no user can administer the cluster afterwards.
     """
 
     name: str

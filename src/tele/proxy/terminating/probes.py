@@ -28,12 +28,14 @@ from twisted.python.failure import Failure
 
 from tele.certs.certificate import Certificate
 from tele.certs.check import CheckedHost
-from tele.conch.client.transport import AwaitedTransport, One, Verifier
+from tele.conch.client.target import TargetHostTransport
+from tele.conch.client.transport import One, Verifier
 from tele.errors import BadCertificate, TeleError
 from tele.log import make_logger
 from tele.model.codec import format_time
 from tele.model.presence import NEVER, Host
 from tele.routing.direct import dial_server
+from tele.sockets.tcp import connect_problem
 
 #: Each host is probed once in so many seconds.
 PERIOD_SECONDS: Final = 30.0
@@ -89,7 +91,7 @@ def _shown(seconds: int) -> str:
     return format_time(datetime.fromtimestamp(min(seconds, LAST_SECOND), UTC))
 
 
-class _ProbeTransport(AwaitedTransport):
+class _ProbeTransport(TargetHostTransport):
     """Ends when the server has proved its host key."""
 
     def connectionSecure(self) -> None:
@@ -213,7 +215,7 @@ class Probes:
         except TeleError as error:
             problem = str(error)
         except Exception as error:
-            problem = str(error) or type(error).__name__
+            problem = connect_problem(error)
         finally:
             if timer.active():
                 timer.cancel()
