@@ -15,13 +15,12 @@ _SHORTEST: Final = 16
 #: Of so many characters one that text has not makes it data.
 _ONE_OF: Final = 4
 #: Characters that text has not. NUL is not one of them: it separates names (``find -print0``).
-_ODD: Final = dict.fromkeys(
-    [0xFFFD, 0x7F, *(code for code in range(1, 0x20) if chr(code) not in "\a\b\t\n\v\f\r\x1b")]
-)
+_ODD: Final = frozenset("\ufffd\x7f") | {
+    chr(code) for code in range(1, 0x20) if chr(code) not in "\a\b\t\n\v\f\r\x1b"
+}
 
 
 def is_binary(data: bytes) -> bool:
     """Whether ``data`` is no text: a quarter of it is no UTF-8, or control characters."""
     text = data[:_LOOKED_AT].decode("utf-8", "replace")
-    odd = len(text) - len(text.translate(_ODD))
-    return len(text) >= _SHORTEST and odd * _ONE_OF > len(text)
+    return len(text) >= _SHORTEST and sum(map(_ODD.__contains__, text)) * _ONE_OF > len(text)

@@ -120,7 +120,7 @@ def test_hosts_that_are_registered_later_are_probed() -> None:
 
 
 def test_a_newly_registered_host_is_probed_at_once() -> None:
-    """Whoever has registered it sees within seconds whether proxies reach it; then it is probed
+    """The administrator sees within seconds whether proxies reach it; then it is probed
     once in each period, as others are.
     """
     fleet = Fleet(1)
