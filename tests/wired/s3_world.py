@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from attrs import define, field
 from twisted.internet.defer import Deferred, succeed
 
@@ -110,3 +111,14 @@ def s3_world(swift: Swift, folder: Path, prefix: str) -> Iterator[S3World]:
                 world.stop()
             reactor.wait(backend.close())
             reactor.sleep(0.05)
+
+
+@contextmanager
+def s3_world_of(request: pytest.FixtureRequest, swift: Swift, folder: Path) -> Iterator[S3World]:
+    """Make an archive with the right credentials, below a prefix of the test's own."""
+    prefix = request.node.name.replace("[", "-").strip("]")
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in swift.credentials.items():
+            environment.setenv(name, value)
+        with s3_world(swift, folder, prefix) as made:
+            yield made

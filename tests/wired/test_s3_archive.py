@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from s3_world import ID, OTHER, S3World, chunk, s3_world
+from s3_world import ID, OTHER, S3World, chunk, s3_world_of
 from swift_server import INSTALLED, Swift, running_swift
 from tele.errors import Conflict, NotFound, StorageFull, Unavailable
 from tele.recording.archives import directory
@@ -25,13 +25,9 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
 
 
 @pytest.fixture
-def world(
-    swift: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[S3World]:
+def world(swift: Swift, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[S3World]:
     """An archive with the right credentials, below a prefix of its own."""
-    for name, value in swift.credentials.items():
-        monkeypatch.setenv(name, value)
-    with s3_world(swift, tmp_path, request.node.name.replace("[", "-").strip("]")) as made:
+    with s3_world_of(request, swift, tmp_path) as made:
         yield made
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from bad_bucket import BadBucket, Fault
-from s3_world import ID, OTHER, S3World, chunk, s3_world
+from s3_world import ID, OTHER, S3World, chunk, s3_world_of
 from swift_server import INSTALLED, Swift, running_swift
 from tele.errors import Unavailable
 
@@ -29,14 +29,9 @@ def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
 
 
 @pytest.fixture
-def world(
-    swift: Swift, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[S3World]:
+def world(swift: Swift, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[S3World]:
     """An archive below a prefix of its own, behind a network that fails."""
-    for name, value in swift.credentials.items():
-        monkeypatch.setenv(name, value)
-    prefix = request.node.name.replace("[", "-").replace("]", "")
-    with s3_world(swift, tmp_path, prefix) as made:
+    with s3_world_of(request, swift, tmp_path) as made:
         yield made
 
 

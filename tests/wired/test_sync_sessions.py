@@ -3,85 +3,46 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
-from attrs import define
 
-from small_cluster import ME, SmallCluster, SmallNode, small_cluster
+from small_cluster import ME, small_cluster
 from sync_recorder import SyncRecorder
-from tele.model.frame import FrameKind
-from tele.model.resources import RecordingMode, RecordingSettings
+from sync_world import (
+    SyncWorld,
+    check_that_a_forward_waits,
+    check_that_a_long_wait_ends,
+    check_that_output_waits,
+    use_mode,
+)
+from tele.model.resources import RecordingMode
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed")
 
 
-END_AFTER = timedelta(seconds=5)
-
-
-@define
-class World:
-    """A node, and what a client has read so far."""
-
-    cluster: SmallCluster
-    node: SmallNode
-    recorder: SyncRecorder
-    folder: Path
-
-    def ssh(self, *words: str) -> tuple[subprocess.Popen[bytes], Path]:
-        """Start ssh; return it and the file that has what it shows."""
-        shown = self.folder / "shown"
-        with shown.open("wb") as file:
-            ssh = subprocess.Popen(
-                ["ssh", *self.cluster.ssh_words("alice", self.node, *words)],
-                stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        self.cluster.programs.append(ssh)
-        return ssh, shown
-
-    def until(self, condition: Any) -> None:
-        self.cluster.reactor.until(condition)
-
-    def recorded(self, kind: FrameKind) -> bytes:
-        return b"".join(each.kinds(kind) for each in self.recorder.recordings)
-
-
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """A cluster in the mode node-sync; a session that waits for long ends after some seconds."""
+def world(tmp_path: Path) -> Iterator[SyncWorld]:
+    """A node in the mode node-sync."""
     with small_cluster(tmp_path / "cluster") as cluster:
         cluster.person("alice", ME)
         recorder = SyncRecorder()
         node = cluster.node(recorder=recorder)
-        assert cluster.auth is not None
-        assert cluster.auth._parts is not None
-        state = cluster.auth._parts.state
-        state.configured = RecordingSettings(RecordingMode.NODE_SYNC, sync_end_after=END_AFTER)
-        state._notify(state._revision + 1)
-        cluster.reactor.until(lambda: node.member.state.recording.mode is RecordingMode.NODE_SYNC)
-        yield World(cluster, node, recorder, tmp_path)
+        use_mode(cluster, RecordingMode.NODE_SYNC, node.member)
+        yield SyncWorld(
+            cluster, recorder, tmp_path, lambda: cluster.ssh_words("alice", node, "127.0.0.1")
+        )
 
 
-def test_output_waits_for_auth(world: World) -> None:
+def test_output_waits_for_auth(world: SyncWorld) -> None:
     """It is recorded, and not shown, until auth has it; then all of it is, with the exit."""
-    world.recorder.away = True
-    ssh, shown = world.ssh("127.0.0.1", "echo secret; exit 7")
-    world.until(lambda: b"secret" in world.recorded(FrameKind.OUTPUT))
-    assert shown.read_bytes() == b""
-    world.recorder.come_back()
-    world.until(lambda: ssh.poll() is not None)
-    assert (shown.read_bytes(), ssh.returncode) == (b"secret\n", 7)
+    check_that_output_waits(world)
 
 
-def test_a_terminal_tells_why_it_waits(world: World) -> None:
+def test_a_terminal_tells_why_it_waits(world: SyncWorld) -> None:
     """The user reads that auth is away, and that it is back; nothing else in between."""
-    ssh, shown = world.ssh("-tt", "127.0.0.1", "echo one; read line; echo two $line")
+    ssh, shown = world.ssh("-tt", "echo one; read line; echo two $line")
     world.until(lambda: b"one" in shown.read_bytes())
     world.recorder.away = True
     assert ssh.stdin is not None
@@ -96,37 +57,11 @@ def test_a_terminal_tells_why_it_waits(world: World) -> None:
     ssh.stdin.close()
 
 
-def test_a_session_that_waits_too_long_ends(world: World) -> None:
+def test_a_session_that_waits_too_long_ends(world: SyncWorld) -> None:
     """The user reads why, and never what was held."""
-    world.recorder.away = True
-    ssh, shown = world.ssh("-tt", "127.0.0.1", "echo secret; exec sleep 1000")
-    world.until(lambda: ssh.poll() is not None)
-    told = shown.read_bytes()
-    assert b"secret" in world.recorded(FrameKind.OUTPUT)
-    assert b"secret" not in told
-    assert b"recorded" in told
-    assert ssh.returncode == 255
+    check_that_a_long_wait_ends(world)
 
 
-def test_a_forward_waits_for_auth(world: World) -> None:
+def test_a_forward_waits_for_auth(world: SyncWorld) -> None:
     """Who connects where has to be at auth before the client receives anything from there."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    served: list[socket.socket] = []
-
-    def greet() -> None:
-        connection, _ = listener.accept()
-        connection.sendall(b"banner")
-        served.append(connection)
-
-    with listener:
-        thread = Thread(target=greet, daemon=True)
-        thread.start()
-        world.recorder.away = True
-        target = f"127.0.0.1:{listener.getsockname()[1]}"
-        ssh, shown = world.ssh("-W", target, "127.0.0.1")
-        world.until(lambda: bool(served) and b"direct-tcpip" in world.recorded(FrameKind.OPEN))
-        assert shown.read_bytes() == b""
-        world.recorder.come_back()
-        world.until(lambda: shown.read_bytes() == b"banner")
-        served[0].close()
-        world.until(lambda: ssh.poll() is not None)
+    check_that_a_forward_waits(world)

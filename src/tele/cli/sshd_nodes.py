@@ -40,8 +40,8 @@ def add(
 ) -> None:
     """Register a machine that runs OpenSSH's sshd, so that roles apply to it by its labels.
 
-    Proxies connect users to it and record their sessions, if the cluster's session_recording has a
-    mode of proxies.
+    Proxies connect users to it and record their sessions, unless session_recording.mode of the
+    cluster is off.
     """
     from tele.model.api.hosts import ADD_HOST, AddHost
 

@@ -140,7 +140,7 @@ def test_another_auth_shows_it_offline(world: World) -> None:
 def test_it_is_changed_and_keeps_its_id(world: World) -> None:
     """Names that it does not have any more are free; without ``replace`` nothing changes."""
     host = add(world)
-    with pytest.raises(Conflict, match="tele nodes rm"):
+    with pytest.raises(Conflict, match=r"or change that \(--replace\); tele nodes rm"):
         add(world)
     changed = add(world, AddHost("db-legacy", "10.0.0.10:2222", {"env": "old"}, replace=True))
     assert (changed.id, changed.addresses, changed.labels) == (
@@ -148,7 +148,7 @@ def test_it_is_changed_and_keeps_its_id(world: World) -> None:
     )  # fmt: skip
     add(world, AddHost("db.example.org", "10.0.0.11:22"))
     world.join(world.token(), name="web1")
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict, match="or remove that first; tele nodes rm"):
         add(world, AddHost("web1", "10.0.0.9:22", replace=True))
 
 

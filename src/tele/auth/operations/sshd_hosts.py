@@ -69,9 +69,10 @@ class SshdHostOperations:
             check_no_members(name, self._hosts)
         before = await self._members.named(request.name)
         if before is not None and not (before.sshd and request.replace):
+            instead = "change that (--replace)" if before.sshd else "remove that first"
             raise Conflict(
                 f"the name {request.name} belongs to {before.role.value} {before.host_id}; choose"
-                " another one, or remove that first (tele nodes rm)"
+                f" another one, or {instead}; tele nodes rm removes it"
             )
         host_id = self._new_id() if before is None else before.host_id
         names = tuple(dict.fromkeys(name.lower() for name in request.names))
