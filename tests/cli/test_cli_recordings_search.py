@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +38,21 @@ def test_a_session_is_found_by_what_it_showed(cluster: Cluster) -> None:
     assert cluster.tele.json("recordings", "files", recording) == []
     short = cluster.tele.run("recordings", "search", "ab", status=2)
     assert "3 characters" in short.stderr
+
+
+def test_files_of_a_session_are_listed(cluster: Cluster, tmp_path: Path) -> None:
+    """Each with its size, a number; a folder has none. A file of the recording says the same."""
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent" / "a.txt").write_text("hello")
+    node = cluster.tele.run("ls", "--format", "names").stdout.strip()
+    before = {row["id"] for row in cluster.tele.json("recordings", "ls")}
+    cluster.tele.run("scp", "-q", "-r", tmp_path / "sent", f"{node}:{tmp_path}/got")
+    (recording,) = {row["id"] for row in cluster.tele.json("recordings", "ls")} - before
+    waited_for(cluster, recording)
+    files = cluster.tele.json("recordings", "files", recording)
+    sizes = {(each["op"], each["path"]): each["bytes"] for each in files}
+    assert sizes["write", f"{tmp_path}/got/a.txt"] == 5
+    assert sizes["mkdir", f"{tmp_path}/got"] is None
+    file = tmp_path / "copy.tape"
+    cluster.tele.run("recordings", "export", recording, file)
+    assert cluster.tele.json("recordings", "files", file) == files

@@ -121,6 +121,20 @@ def test_anothers_files_in_the_archive(cluster: Cluster, two: tuple[str, str], w
     cluster.tele.run("recordings", "verify", two[0])
 
 
+def test_an_export_that_fails_leaves_no_file(
+    cluster: Cluster, two: tuple[str, str], tmp_path: Path
+) -> None:
+    """A part of a recording looks like one, and would be in the way of the next export."""
+    mine, others = (folder(cluster, name) for name in two)
+    file = tmp_path / "out.txt"
+    with put_back(mine):
+        shutil.copy(others / "00000000.chunk", mine / "00000000.chunk")
+        cluster.tele.run("recordings", "export", two[0], file, status=1)
+    assert not file.exists()
+    cluster.tele.run("recordings", "export", two[0], file)
+    assert "first" in file.read_text()
+
+
 def test_several_recordings_are_held_at_once(cluster: Cluster, two: tuple[str, str]) -> None:
     """As several are removed at once; the audit names each, and a wrong one stops at its place."""
     tele = cluster.tele

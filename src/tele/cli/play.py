@@ -16,10 +16,8 @@ import click
 
 from tele.cli.auth_client import Where, where_options
 from tele.cli.lists import FiniteRange, read_at
-from tele.cli.output import print_notice
-from tele.cli.recordings import open_source
+from tele.cli.recordings import identity_option, note_what_is_missing, open_source
 from tele.errors import InvalidInput
-from tele.text import printable
 
 if TYPE_CHECKING:
     from tele.cli.positions import Positions
@@ -40,12 +38,7 @@ if TYPE_CHECKING:
 @click.option("--at", metavar="TIME", callback=read_at, help="Begin there: 12:41, 1:02:03, 90s.")
 @click.option("--times", is_flag=True, help="Begin each line with its time; text only.")
 @click.option("--channel", type=click.IntRange(0), default=0, help="Default: the first one.")
-@click.option(
-    "--identity",
-    metavar="KEYFILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The private key that opens a sealed recording, instead of auth's.",
-)
+@identity_option
 @where_options(local=True)
 def play(
     recording: str,
@@ -84,10 +77,7 @@ def play(
     if times and form != "text":
         raise InvalidInput(f"--times is for --format text only; this is {form}")
     with open_source(recording, where, identity) as (source, authority):
-        if source.lost:
-            print_notice(f"this recording is incomplete: {printable(source.lost)}")
-        elif source.manifest is None:
-            print_notice("this recording is not complete yet")
+        note_what_is_missing(source)
         if form == "pty":
             perform = None if authority is None else authority.perform
             _play(_Wanted(channel, speed or 1.0, idle_limit, at), source, perform)

@@ -17,12 +17,14 @@ from tele.cli.lists import not_empty, pages, read_moment
 from tele.cli.output import (
     Column,
     format_option,
+    print_notice,
     show_one,
     show_pages,
     span,
     started_ago,
 )
 from tele.errors import InvalidInput, NotFound
+from tele.text import printable
 
 if TYPE_CHECKING:
     from tele.recording.evidence import Evidence
@@ -156,6 +158,23 @@ def _beginning_with(authority: Authority, beginning: str) -> list[str]:
     ):
         found += [str(row.id) for row in some]
     return found
+
+
+#: The option of commands that read sealed recordings.
+identity_option = click.option(
+    "--identity",
+    metavar="KEYFILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The private key that opens a sealed recording, instead of auth's.",
+)
+
+
+def note_what_is_missing(source: Source) -> None:
+    """Say on standard error that the recording is incomplete, or not complete yet."""
+    if source.lost:
+        print_notice(f"this recording is incomplete: {printable(source.lost)}")
+    elif source.manifest is None:
+        print_notice("this recording is not complete yet")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import click
 from tele.cli.auth_client import Where, where_options
 from tele.cli.home import is_name
 from tele.cli.output import print_notice
-from tele.cli.recordings import open_source
+from tele.cli.recordings import identity_option, open_source
 from tele.errors import InvalidInput, quoted
 from tele.text import printable
 
@@ -43,12 +43,7 @@ def _file_name(recording_id: str) -> str:
     " line for each frame; text is what terminals showed.  [default: the ending of FILE]",
 )
 @click.option("--times", is_flag=True, help="Begin each line with its time; text only.")
-@click.option(
-    "--identity",
-    metavar="KEYFILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The private key that opens a sealed .tape file.",
-)
+@identity_option
 @where_options(local=True)
 def export(
     recording: str,
@@ -86,11 +81,15 @@ def export(
                 sys.stdout.buffer.write(part)
             return
         with target.open("xb") as out:
-            target.chmod(0o600)
-            for part in parts:
-                out.write(part)
-            out.flush()
-            os.fsync(out.fileno())  # the recording may be removed from auth next
+            try:
+                target.chmod(0o600)
+                for part in parts:
+                    out.write(part)
+                out.flush()
+                os.fsync(out.fileno())  # the recording may be removed from auth next
+            except BaseException:
+                target.unlink()  # a part of a recording looks like one
+                raise
         sync_folder(target.absolute().parent)
     print_notice(f"wrote {target}")
     if source.manifest is None:
