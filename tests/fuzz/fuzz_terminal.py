@@ -8,7 +8,8 @@ import unicodedata
 from attempts import Dice, main
 from tele.terminal.emulator import Emulator
 from tele.terminal.keys import KeyReader
-from tele.terminal.screen import Screen, draw
+from tele.terminal.line import draw
+from tele.terminal.screen import Screen
 
 SEEDS = (
     (

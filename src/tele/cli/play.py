@@ -99,7 +99,7 @@ def _play(wanted: _Wanted, source: Source, perform: Perform | None) -> None:
     """Replay on this terminal, and print the session's main screen at the end."""
     from tele.cli.display import taken_over
     from tele.cli.player import Player
-    from tele.terminal.screen import draw
+    from tele.terminal.line import draw
 
     keys = sys.stdin.fileno() if sys.stdin.isatty() else None
     with taken_over(keys, sys.stdout.fileno()) as display:

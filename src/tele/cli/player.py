@@ -26,7 +26,8 @@ from tele.tape.details import details, terminal
 from tele.tape.exports.binary import BINARY_LINE, is_binary
 from tele.tape.exports.summary import summary
 from tele.terminal.emulator import Emulator
-from tele.terminal.screen import Line, Screen
+from tele.terminal.line import Line
+from tele.terminal.screen import Screen
 
 if TYPE_CHECKING:
     from tele.cli.display import Display

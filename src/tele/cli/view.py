@@ -12,7 +12,8 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from tele.terminal.screen import Screen, draw
+from tele.terminal.line import draw
+from tele.terminal.screen import Screen
 from tele.text import printable
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from attrs import frozen
 from pyghostty import ffi, lib
 from pyghostty.core import check, init_sized
 
-from tele.terminal.screen import Line
+from tele.terminal.line import Line
 
 #: Attributes of a style and their numbers in SGR, as the library calls them.
 _ATTRIBUTES: Final = (

@@ -10,7 +10,8 @@ from typing import Final, Protocol
 
 from tele.terminal.dump import dump
 from tele.terminal.emulator import Emulator
-from tele.terminal.screen import Line, Screen
+from tele.terminal.line import Line
+from tele.terminal.screen import Screen
 
 #: A line, counted from the beginning of the session, and a column.
 Place = tuple[int, int]

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tele.terminal.screen import Line, Saved, Screen
+from tele.terminal.line import Line
+from tele.terminal.screen import Saved, Screen
 
 #: The state between two parts: default style, character sets, no origin mode.
 _PLAIN = "\x1b[0m\x1b(B\x1b)B\x0f\x1b[?6l"

@@ -12,10 +12,10 @@ Invariants:
 from __future__ import annotations
 
 import copy
-import unicodedata
 from collections import deque
 from typing import Final, NamedTuple
 
+from tele.terminal.line import Line, character_width
 from tele.terminal.style import Style
 
 #: The largest screen that is accepted: recordings are untrusted.
@@ -30,50 +30,6 @@ _TAB: Final = 8
 _GRAPHICS: Final = dict(
     zip(map(chr, range(0x5F, 0x7F)), " ◆▒␉␌␍␊°±␤␋┘┐┌└┼⎺⎻─⎼⎽├┤┴┬│≤≥π≠£·", strict=True)
 )
-
-
-class Line:
-    """One line: a text and a style for each cell; a wide character has "" in the cell after it.
-
-    ``wrapped``: the text goes on in the next line, because there was no more room.
-    """
-
-    __slots__ = ("styles", "texts", "wrapped")
-
-    def __init__(self, columns: int, style: str = "") -> None:
-        self.texts = [" "] * columns
-        self.styles = [style] * columns
-        self.wrapped = False
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Line:
-        made = Line(0)
-        made.texts, made.styles = self.texts[:], self.styles[:]
-        made.wrapped = self.wrapped
-        return made
-
-    def resize(self, columns: int) -> None:
-        """Truncate the line, or add blank cells."""
-        more = columns - len(self.texts)
-        if more > 0:
-            self.texts += [" "] * more
-            self.styles += [""] * more
-        else:
-            self.separate(columns)
-            del self.texts[columns:], self.styles[columns:]
-
-    def separate(self, column: int) -> None:
-        """Blank a wide character that spans a cell's left edge."""
-        if 0 < column < len(self.texts) and self.texts[column] == "":
-            self.texts[column - 1] = self.texts[column] = " "
-
-    def erase(self, start: int, end: int, style: str) -> None:
-        """Blank the cells from ``start`` up to ``end``."""
-        self.separate(start)
-        self.separate(end)
-        count = len(self.texts[start:end])
-        self.wrapped = self.wrapped and end < len(self.texts)
-        self.texts[start:end] = [" "] * count
-        self.styles[start:end] = [style] * count
 
 
 class Saved:
@@ -193,7 +149,7 @@ class Screen:
                 text = text[-1]  # each overwrites the one before it
 
     def _print_one(self, character: str) -> None:
-        width = _width(character)
+        width = character_width(character)
         if width == 0:
             self._mark(character)
             return
@@ -440,42 +396,3 @@ class Screen:
 def _bounded(columns: int, rows: int) -> tuple[int, int]:
     """Return a size within the limits; 0 is "not known" (RFC 4254, 6.2)."""
     return max(1, min(columns or 80, COLUMNS_LIMIT)), max(1, min(rows or 24, ROWS_LIMIT))
-
-
-def _width(character: str) -> int:
-    """Return how many cells a character takes; 0 for a mark on the one before it."""
-    if character.isascii():
-        return 1
-    if unicodedata.category(character) in ("Mn", "Me"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
-
-
-def draw(line: Line, start: int, end: int, *, aligned: bool = True) -> str:
-    """Return the text of the cells from ``start`` up to ``end``, with SGR sequences.
-
-    It begins and ends in the default style; blank cells at the end are left out. ``aligned``: the
-    cursor is positioned after characters whose width differs between terminals.
-    """
-    while end > start and line.texts[end - 1] == " " and not line.styles[end - 1]:
-        end -= 1
-    out: list[str] = []
-    style = ""
-    for column in range(start, end):
-        text = line.texts[column]
-        if text == "":
-            if column > start:
-                continue
-            text = " "  # the right half of a wide character
-        wide = line.texts[column + 1 : column + 2] == [""]
-        if wide and column + 1 == end:
-            text = " "  # the left half of one
-        if line.styles[column] != style:
-            style = line.styles[column]
-            out.append(f"\x1b[0;{style}m" if style else "\x1b[0m")
-        out.append(text)
-        if aligned and not text.isascii() and column + 1 < end:
-            out.append(f"\x1b[{column - start + (3 if wide else 2)}G")
-    if style:
-        out.append("\x1b[0m")
-    return "".join(out)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tele.terminal.emulator import Emulator
-from tele.terminal.screen import COLUMNS_LIMIT, HISTORY_LINES, ROWS_LIMIT, Screen, draw
+from tele.terminal.line import draw
+from tele.terminal.screen import COLUMNS_LIMIT, HISTORY_LINES, ROWS_LIMIT, Screen
 
 #: All that :func:`draw` may write beside characters: attributes, and a column.
 ALLOWED = re.compile(r"\x1b\[[0-9;]*m|\x1b\[[0-9]+G")

@@ -19,7 +19,8 @@ from typing import Final
 from attrs import frozen
 
 from tele.terminal.emulator import Emulator
-from tele.terminal.screen import Line, Screen
+from tele.terminal.line import Line
+from tele.terminal.screen import Screen
 from tele.text import printable
 
 #: Nanoseconds for which something has to stand to be given although it is not finished.
