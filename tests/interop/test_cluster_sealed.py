@@ -246,6 +246,9 @@ def test_a_sealed_recording_is_sought_in(cluster: Cluster, key: tuple[Path, str]
     assert WORD.encode() not in blob
     for words in ((), ("--identity", str(key[0]))):
         assert b"60000" in played(cluster, recording, WORD.encode(), "--at", "1h", *words)
+    file = cluster.folder / "sought.tape"
+    cluster.tele("recordings", "export", recording, str(file))
+    played(cluster, str(file), WORD.encode(), "--at", "1h", "--identity", str(key[0]))
     found = cluster.tele("recordings", "search", WORD, "--format", "json").stdout
     assert json.loads(found) == []
     text = cluster.folder / "auth" / "recordings-text.sqlite"

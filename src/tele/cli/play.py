@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ from tele.errors import InvalidInput
 
 if TYPE_CHECKING:
     from tele.cli.positions import Positions
+    from tele.recording.local_index import LocalIndex
     from tele.recording.playback import Perform, Source
 
 
@@ -80,7 +82,15 @@ def play(
         note_what_is_missing(source)
         if form == "pty":
             perform = None if authority is None else authority.perform
-            _play(_Wanted(channel, speed or 1.0, idle_limit, at), source, perform)
+            wanted = _Wanted(channel, speed or 1.0, idle_limit, at)
+            if perform is not None:
+                _play(wanted, source, perform)
+                return
+            from tele.recording.local_index import LocalIndex
+
+            with closing(LocalIndex(Path(recording), source)) as index:
+                index.start()
+                _play(wanted, source, None, index)
             return
         for part in source.rendered(form, channel, times=times, at=at or 0.0):
             sys.stdout.buffer.write(part.encode("utf-8", "surrogateescape"))
@@ -95,7 +105,9 @@ class _Wanted(NamedTuple):
     at: float | None
 
 
-def _play(wanted: _Wanted, source: Source, perform: Perform | None) -> None:
+def _play(
+    wanted: _Wanted, source: Source, perform: Perform | None, index: LocalIndex | None = None
+) -> None:
     """Replay on this terminal, and print the session's main screen at the end."""
     from tele.cli.display import taken_over
     from tele.cli.player import Player
@@ -103,7 +115,7 @@ def _play(wanted: _Wanted, source: Source, perform: Perform | None) -> None:
 
     keys = sys.stdin.fileno() if sys.stdin.isatty() else None
     with taken_over(keys, sys.stdout.fileno()) as display:
-        positions, at = _positions(wanted, source, perform, display.size)
+        positions, at = _positions(wanted, source, perform, display.size, index)
         lines = Player(display, positions, wanted.speed, at=at).run()
     for line in lines:
         text = draw(line, 0, len(line.texts), aligned=False)
@@ -111,10 +123,14 @@ def _play(wanted: _Wanted, source: Source, perform: Perform | None) -> None:
 
 
 def _positions(
-    wanted: _Wanted, source: Source, perform: Perform | None, size: tuple[int, int]
+    wanted: _Wanted,
+    source: Source,
+    perform: Perform | None,
+    size: tuple[int, int],
+    index: LocalIndex | None,
 ) -> tuple[Positions, float]:
     """Return where a replay can begin, and the time at which it does."""
-    from tele.cli.positions import IndexedPositions, KeptPositions
+    from tele.cli.positions import IndexedPositions, KeptPositions, LocalPositions
     from tele.model.session import RecordingState
     from tele.recording.follow import Following
     from tele.recording.playback import schedule
@@ -129,4 +145,7 @@ def _positions(
     if seekable is not None and seekable.has_terminal(channel):
         return IndexedPositions(seekable, channel, idle_limit), at or 0.0
     steps = lambda: schedule(source.frames(), channel, idle_limit)  # noqa: E731
-    return KeptPositions(steps, size, source.length), at or 0.0
+    kept = KeptPositions(steps, size, source.length)
+    if index is None:
+        return kept, at or 0.0
+    return LocalPositions(kept, index, channel, idle_limit), at or 0.0

@@ -169,3 +169,43 @@ class IndexedPositions:
     def is_far(self, here: float, at: float) -> bool:
         """See :class:`Positions`."""
         return min(at, self._seekable.length) > here + _FAR
+
+
+class Growing(Protocol):
+    """An index that is being made beside the replay."""
+
+    def seekable(self, channel: int) -> Seekable | None:
+        """Return the recording with its index, once that is ready."""
+
+
+class LocalPositions:
+    """Those of ``kept`` until ``index`` is ready, which is asked for where a replay begins."""
+
+    def __init__(
+        self, kept: KeptPositions, index: Growing, channel: int, idle_limit: float | None
+    ) -> None:
+        self._kept = kept
+        self._index = index
+        self._channel = channel
+        self._idle_limit = idle_limit
+        self._indexed: IndexedPositions | None = None
+        self.length: float | None = kept.length
+
+    def _positions(self) -> Positions:
+        if self._indexed is None and (found := self._index.seekable(self._channel)) is not None:
+            self._indexed = IndexedPositions(found, self._channel, self._idle_limit)
+            self._kept.kept.clear()
+        return self._kept if self._indexed is None else self._indexed
+
+    def begin(self, at: float) -> Beginning:
+        """See :class:`Positions`."""
+        return self._positions().begin(at)
+
+    def passed(self, number: int, at: float, emulator: Emulator) -> None:
+        """See :class:`Positions`."""
+        if self._indexed is None:
+            self._kept.passed(number, at, emulator)
+
+    def is_far(self, here: float, at: float) -> bool:
+        """See :class:`Positions`."""
+        return self._positions().is_far(here, at)

@@ -143,6 +143,11 @@ class _Process:
         self._result.close()
 
 
+def start_process(terminal: str, chunks: int) -> _Process:
+    """Start the process for a recording of so many chunks, for a program without a reactor."""
+    return _Process(terminal, CPU_SECONDS + CPU_PER_CHUNK[terminal] * chunks)
+
+
 def _read_result(data: bytes) -> MadeIndex:
     """Check what the process made: it may have been taken over by the recording."""
     if len(data) < RESULT_HEAD.size:

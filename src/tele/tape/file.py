@@ -7,6 +7,7 @@ The names are ``start``, ``manifest`` (if there is one) and ``<number>.chunk``.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Final
@@ -29,6 +30,19 @@ def write_file(blobs: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
 
 def read_file(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
     """Yield the blobs of a file. Raises :class:`InvalidInput` or :class:`BadRecording`."""
+    for name, size in _heads(file):
+        yield name, _exactly(file, size)
+
+
+def find_blobs(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
+    """Yield the name, offset and size of each blob, without reading it; see :func:`read_file`."""
+    for name, size in _heads(file):
+        yield name, file.tell(), size
+        file.seek(size, os.SEEK_CUR)
+
+
+def _heads(file: BinaryIO) -> Iterator[tuple[str, int]]:
+    """Yield name and size of each blob; its bytes are read, or passed over, before the next."""
     if file.read(len(MAGIC)) != MAGIC:
         raise InvalidInput("not a .tape file")
     while head := file.read(_NAME.size):
@@ -36,7 +50,7 @@ def read_file(file: BinaryIO) -> Iterator[tuple[str, bytes]]:
         (size,) = _SIZE.unpack(_exactly(file, _SIZE.size))
         if size > BLOB_LIMIT:
             raise BadRecording("a part of the file claims to be larger than any part")
-        yield name.decode("ascii", "replace"), _exactly(file, size)
+        yield name.decode("ascii", "replace"), size
 
 
 def _exactly(file: BinaryIO, size: int) -> bytes:
