@@ -178,6 +178,10 @@ class Ledger:
         """Rows of all recordings."""
         return self._list("recordings", "ls")
 
+    def running(self) -> int:
+        """How many sessions auth lists as running."""
+        return len(self._list("sessions", "ls"))
+
     def _list(self, *words: str) -> list[dict[str, Any]]:
         done = self.cluster.tele(*words, "--format", "json")
         listed: list[dict[str, Any]] = json.loads(done.stdout)

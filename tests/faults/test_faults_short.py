@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from contents import contents
 from full_disks import full_disks
 from kill_rounds import kill_rounds
 from power_cuts import power_cuts
@@ -28,6 +29,12 @@ def test_recordings(tmp_path: Path, mode: str) -> None:
     promised, and verify.
     """
     assert recordings(tmp_path, 3, random.Random(1), 3, mode)["sessions"] >= 6
+
+
+@pytest.mark.parametrize("mode", RECORDERS)
+def test_contents(tmp_path: Path, mode: str) -> None:
+    """Long lines, binary output, broken UTF-8 and 200 resizes are recorded byte for byte."""
+    assert contents(tmp_path, 4, random.Random(1), mode)["shown"] > 16_000_000
 
 
 @pytest.mark.root

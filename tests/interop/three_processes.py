@@ -174,7 +174,7 @@ class Cluster:
                 probe.settimeout(1)
                 return probe.connect_ex(("127.0.0.1", self.ports[part])) == 0
 
-        wait_for(listens, f"{part} to listen\n{self.logs()}")
+        wait_for(listens, f"{part} to listen\n{self.logs()}", 90)
 
     def kill(self, part: str) -> None:
         """Kill one part without warning."""
