@@ -39,9 +39,11 @@ end(b"a long line")
 out.write(bytes(range(256)) * 4096)
 end(b"binary")
 out.write(random.Random(1).randbytes(1 << 20))
-out.write(b"\\xc3" + b"\\xed\\xa0\\x80" + b"\\xf8\\x88\\x80\\x80\\x80" + b"\\xff\\xfe" + "\\u00e4".encode()[:1])
+for broken in (b"\\xc3", b"\\xed\\xa0\\x80", b"\\xf8\\x88\\x80\\x80\\x80", b"\\xff\\xfe", b"\\xc3"):
+    out.write(broken)
 end(b"invalid UTF-8")
-text = "".join("%09d the quick brown fox jumps over it all\\r\\n" % n for n in range(20_000)).encode()
+line = b"%09d the quick brown fox jumps over it all\\r\\n"
+text = b"".join(line % number for number in range(20_000))
 left = megabytes << 20
 while left > 0:
     out.write(text[:left])
