@@ -21,6 +21,7 @@ from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.disk import DiskWatch
 from tele.auth.heads import HeadPublisher
 from tele.auth.issuing import Issuer
+from tele.auth.live_sessions import LiveSessions
 from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, Collaborators, LocalAuthority
 from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings
@@ -138,6 +139,7 @@ class World:
             passwords=passwords,
             tokens=Tokens(self.backend, "c", moment, os.urandom),
             recordings=recordings,
+            live=LiveSessions(self.backend, recordings),
             uploads=uploads,
             audit=audit,
             heads=HeadPublisher(audit, self.archive, self.clock, "c", HOST_ID),

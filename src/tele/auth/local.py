@@ -35,6 +35,7 @@ from tele.auth.issuing import Issuer
 from tele.auth.journal import LOCAL as LOCAL
 from tele.auth.journal import Journal
 from tele.auth.limits import RecordingLimits
+from tele.auth.live_sessions import LiveSessions
 from tele.auth.members import Members
 from tele.auth.operations.administration import Administration
 from tele.auth.operations.audit import AuditOperations
@@ -86,6 +87,7 @@ class Collaborators:
     passwords: Passwords
     tokens: Tokens
     recordings: Recordings
+    live: LiveSessions
     uploads: RecordingUploads
     audit: AuditLog
     heads: HeadPublisher
@@ -132,16 +134,16 @@ class LocalAuthority:
                 parts.uploads.sealing,
             ),
             Administration(
-                parts.users, parts.tokens, parts.authorities, parts.passwords, parts.recordings,
+                parts.users, parts.tokens, parts.authorities, parts.passwords, parts.live,
                 clock, authorizer, journal,
             ),
             ClusterOperations(parts.settings, journal),
             SshdHostOperations(
                 parts.cluster, clock, parts.members, parts.hosts, journal, new_id
             ),
-            Locking(clock, parts.users, parts.hosts, parts.recordings, authorizer, journal),
+            Locking(clock, parts.users, parts.hosts, parts.live, authorizer, journal),
             SessionOperations(
-                parts.recordings, parts.hosts, parts.members, parts.ends, quotas, authorizer
+                parts.live, parts.hosts, parts.members, parts.ends, quotas, authorizer
             ),
             RecordingOperations(
                 clock, parts.recordings, parts.uploads, parts.hosts, parts.members, parts.limits,

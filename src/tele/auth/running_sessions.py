@@ -1,4 +1,4 @@
-"""Which sessions run, of all users, of one, and how many on a host?
+"""Which recorded sessions run, of all users, of one, and how many on a host?
 
 ``/sessions/<id>`` and ``/sessions-of/<user>/<id>`` exist while a session runs.
 
@@ -42,7 +42,8 @@ class Running:
     session: Session
 
 
-def _mark_of(session: Session) -> str:
+def mark_of(session: Session) -> str:
+    """Return by what a session is ordered in lists."""
     return f"{stamp_of(received_at(session))}-{session.id}"
 
 
@@ -69,7 +70,7 @@ class RunningSessions:
             before = self._known.get(item.key)
             if before is None or before.revision != item.revision:
                 session = self._sessions.read(item).value
-                before = Running(item.revision, _mark_of(session), session)
+                before = Running(item.revision, mark_of(session), session)
             known[item.key] = before
         self._known = known
         return sorted(known.values(), key=attrgetter("mark"))
@@ -80,7 +81,7 @@ class RunningSessions:
         items = await self._backend.range(prefix, prefix[:-1] + "0")
         names = [item.key.removeprefix(prefix) for item in items]
         found = await self._sessions.get_many(names)
-        running = [Running(each.revision, _mark_of(each.value), each.value) for each in found]
+        running = [Running(each.revision, mark_of(each.value), each.value) for each in found]
         return sorted(running, key=attrgetter("mark"))
 
     async def is_running(self, session_id: str) -> bool:

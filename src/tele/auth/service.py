@@ -32,6 +32,7 @@ from tele.auth.disk import DiskWatch
 from tele.auth.heads import HeadPublisher
 from tele.auth.issuing import Issuer
 from tele.auth.limits import RecordingLimits
+from tele.auth.live_sessions import LiveSessions
 from tele.auth.local import ADMIN_ROLES, LOCAL, LOCAL_ADMIN, Collaborators, LocalAuthority
 from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings
@@ -349,6 +350,7 @@ class AuthService(Service):
             passwords=passwords,
             tokens=Tokens(backend, self._cluster, self._now, self._entropy),
             recordings=recordings,
+            live=LiveSessions(backend, recordings),
             uploads=RecordingUploads(
                 backend, self._archive, self._now, lambda: host_keys, recordings, sealing
             ),

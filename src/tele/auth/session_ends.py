@@ -11,7 +11,7 @@ is reported. It ends a session itself, with the reason, if its node cannot or do
 In the last two cases the open recordings of the node are closed as incomplete, too. In the first
 the node closes them itself.
 
-Keys: ``/session-starts/<host>/<session id>`` until the end, ``/session-ends/<host>/<session id>``
+Keys: those of :mod:`tele.auth.session_starts` until the end, ``/session-ends/<host>/<session id>``
 for :data:`REMEMBER` after an end by auth.
 
 Invariants:
@@ -43,6 +43,13 @@ from tele.auth.members import Members
 from tele.auth.open_recordings import OpenRecordings
 from tele.auth.presence import Hosts
 from tele.auth.repository import Repository, Versioned
+from tele.auth.session_starts import (
+    SESSION_STARTS,
+    StartedSession,
+    added,
+    removed,
+    starts_of_host,
+)
 from tele.interfaces import IBackend
 from tele.log import make_logger
 from tele.loop import now
@@ -56,7 +63,6 @@ log = make_logger(__name__)
 
 T = TypeVar("T")
 
-SESSION_STARTS: Final = "/session-starts/"
 SESSION_ENDS: Final = "/session-ends/"
 #: The default of ``auth.session_end_after``.
 END_AFTER: Final = timedelta(days=1)
@@ -82,18 +88,6 @@ SILENT: Final = {HostRole.NODE: "node_silent", HostRole.PROXY: "proxy_silent"}
 
 START: Final = "session.start"
 END: Final = "session.end"
-
-
-@frozen
-class StartedSession:
-    """A session with an event of its start and none of its end.
-
-    ``resumed`` is how often it was resumed after auth had ended it.
-    """
-
-    session: Session
-    roles: tuple[str, ...] = ()
-    resumed: int = 0
 
 
 @frozen
@@ -168,8 +162,7 @@ class SessionEnds:
         for value in events:
             stored = value
             if value.event == START and value.session_id:
-                started = self._starts(host).put(value.session_id, _started(value, host))
-                changes[value.id] = [started]
+                changes[value.id] = added(self._backend, host, _started(value, host))
             elif value.event == END and value.session_id:
                 stored, changes[value.id] = await self._reported_end(host, value)
             taken.append(stored)
@@ -177,13 +170,15 @@ class SessionEnds:
 
     async def _reported_end(self, host: HostPlace, value: Event) -> tuple[Event, Changes]:
         """Return the event of a reported end as it is stored, and the changes with it."""
-        starts, ends = self._starts(host), self._ends(host)
+        ends = self._ends(host)
         fields = {key: each for key, each in value.fields.items() if key not in OWN_FIELDS}
         before = await ends.get(value.session_id)
         if before is not None:
             fields["corrects"] = before.value.event_id
+        start = await self._starts(host).get(value.session_id)
+        user = value.user if start is None else start.value.session.user
         return evolve(value, fields=fields), [
-            starts.delete(value.session_id),
+            *removed(self._backend, host, user, value.session_id),
             ends.delete(value.session_id),
         ]
 
@@ -233,7 +228,7 @@ class SessionEnds:
             corrects=ended.event_id,
         )  # fmt: skip
         changes: Changes = [
-            self._starts(host).put(session_id, started),
+            *added(self._backend, host, started),
             self._ends(host).delete(session_id),
         ]
         await self._audit.append(resumed, changes={resumed.id: changes})
@@ -257,7 +252,7 @@ class SessionEnds:
         """Append the ends of sessions, and remove their starts."""
         if not gone:
             return
-        starts, ends = self._starts(host), self._ends(host)
+        ends = self._ends(host)
         events: list[Event] = []
         changes: dict[str, Changes] = {}
         for entry in gone:
@@ -268,7 +263,7 @@ class SessionEnds:
             )  # fmt: skip
             events.append(end)
             changes[end.id] = [
-                starts.delete(entry.name),
+                *removed(self._backend, host, entry.value.session.user, entry.name),
                 ends.put(entry.name, EndedSession(entry.value, end.id), ttl=REMEMBER),
             ]
         await self._audit.append(*events, changes=changes)
@@ -341,7 +336,7 @@ class SessionEnds:
 
     # -- inside -----------------------------------------------------------------------
     def _starts(self, host: HostPlace) -> Repository[StartedSession]:
-        return Repository(self._backend, f"{SESSION_STARTS}{place_key(host)}/", StartedSession)
+        return starts_of_host(self._backend, host)
 
     def _ends(self, host: HostPlace) -> Repository[EndedSession]:
         return Repository(self._backend, f"{SESSION_ENDS}{place_key(host)}/", EndedSession)
@@ -377,4 +372,5 @@ def _started(value: Event, host: HostPlace) -> StartedSession:
         value.remote_addr, value.claimed or value.time, value.login_session, received=value.time,
         recorder=role, recorder_id="" if role is HostRole.NODE else host_id,
     )  # fmt: skip
-    return StartedSession(session, value.roles)
+    of_session = value.fields.get("of_session", "") if role is HostRole.NODE else ""
+    return StartedSession(session, value.roles, of_session=str(of_session))

@@ -96,7 +96,10 @@ def finish(tape: Tape) -> None:
 def left(world: World) -> list[str]:
     """What the register and the list of open recordings still hold."""
     keys = [item.key for item in result(world.backend.range("/", "0"))]
-    return [k for k in keys if k.startswith(("/session-starts/", "/recordings/open/", "/sessions"))]
+    starts = [k for k in keys if k.startswith("/session-starts/")]
+    by_user = [k for k in keys if k.startswith("/session-starts-of/")]
+    assert sorted(k.split("/", 3)[3] for k in by_user) == [k.split("/", 2)[2] for k in starts]
+    return starts + [k for k in keys if k.startswith(("/recordings/open/", "/sessions"))]
 
 
 def test_an_end_that_a_node_reports_is_the_end(world: World, node: Sessions) -> None:

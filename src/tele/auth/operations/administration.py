@@ -18,8 +18,8 @@ from tele.auth.authorizer import LOCAL_ADMIN, Authorizer, user_caller
 from tele.auth.guessing import Outcome
 from tele.auth.handlers import Handler, handler
 from tele.auth.journal import Journal
+from tele.auth.live_sessions import LiveSessions
 from tele.auth.passwords import Attempt, Passwords
-from tele.auth.recordings import Recordings
 from tele.auth.tokens import Tokens
 from tele.auth.users import Users
 from tele.errors import AccessDenied
@@ -48,13 +48,13 @@ class Administration:
         tokens: Tokens,
         authorities: Authorities,
         passwords: Passwords,
-        recordings: Recordings,
+        live: LiveSessions,
         clock: IReactorTime,
         authorizer: Authorizer,
         journal: Journal,
     ) -> None:
         self._passwords = passwords
-        self._recordings = recordings
+        self._live = live
         self._clock = clock
         self._users = users
         self._tokens = tokens
@@ -168,7 +168,7 @@ class Administration:
         force = await self._authorizer.forces(caller, request.force)
         tokens = await self._tokens.made_by(name)
         await self._users.delete_user(name, force, tuple(tokens.values()))
-        sessions = tuple(each.session for each in await self._recordings.running(name))
+        sessions = tuple(each.session for each in await self._live.of_user(name))
         await self._journal.emit(
             "user.delete", caller, name=name, tokens=list(tokens),
             sessions=[session.id for session in sessions],

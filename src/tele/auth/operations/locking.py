@@ -20,8 +20,8 @@ from twisted.internet.interfaces import IReactorTime
 from tele.auth.authorizer import Authorizer, user_caller
 from tele.auth.handlers import Handler, handler
 from tele.auth.journal import Journal
+from tele.auth.live_sessions import LiveSessions
 from tele.auth.presence import Hosts
-from tele.auth.recordings import Recordings
 from tele.auth.users import Users
 from tele.errors import AccessDenied, InvalidInput, NotFound, quoted
 from tele.loop import now
@@ -50,7 +50,7 @@ class Locking:
         clock: IReactorTime,
         users: Users,
         hosts: Hosts,
-        recordings: Recordings,
+        live: LiveSessions,
         authorizer: Authorizer,
         journal: Journal,
     ) -> None:
@@ -58,7 +58,7 @@ class Locking:
         self._clock = clock
         self._users = users
         self._hosts = hosts
-        self._recordings = recordings
+        self._live = live
         self._journal = journal
 
     def handlers(self) -> tuple[Handler, ...]:
@@ -119,7 +119,7 @@ class Locking:
 
     async def kill_session(self, request: KillSession, caller: Caller) -> Lock:
         """End a session that runs."""
-        session = await self._recordings.sessions.get(request.id)
+        session = await self._live.get(request.id)
         metadata = Metadata(
             f"session-{session.id}",
             description=f"{session.login}@{session.node}, of {session.user}",

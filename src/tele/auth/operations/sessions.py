@@ -19,10 +19,10 @@ from tele.auth import quotas
 from tele.auth.authorizer import Authorizer, host_caller
 from tele.auth.handlers import Handler, handler
 from tele.auth.host_quotas import HostQuotas
+from tele.auth.live_sessions import LiveSessions
 from tele.auth.members import Members
 from tele.auth.presence import Hosts
 from tele.auth.recording_search import received_at
-from tele.auth.recordings import Recordings
 from tele.auth.running_sessions import Running
 from tele.auth.session_ends import SessionEnds
 from tele.auth.users import LONG_AGO
@@ -40,14 +40,14 @@ class SessionOperations:
 
     def __init__(
         self,
-        recordings: Recordings,
+        live: LiveSessions,
         hosts: Hosts,
         members: Members,
         ends: SessionEnds,
         quotas: HostQuotas,
         authorizer: Authorizer,
     ) -> None:
-        self._recordings = recordings
+        self._live = live
         self._hosts = hosts
         self._members = members
         self._ends = ends
@@ -79,7 +79,8 @@ class SessionOperations:
         """Return a page of sessions that have not ended, oldest first."""
         user = await self._authorizer.visible_user(caller, "session", "list")
         since = LONG_AGO if user is None else await self._authorizer.since(caller)
-        running = await self._recordings.running(user)
+        live = self._live
+        running = await (live.all() if user is None else live.of_user(user))
         begin = bisect_right(running, request.after, key=attrgetter("mark"))
         page: list[Running] = []
         for each in islice(running, begin, None):
