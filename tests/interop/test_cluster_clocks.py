@@ -10,29 +10,16 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from set_clocks import HOUR, LIBRARIES, clocked, set_clock
 from three_processes import Cluster, make_cluster, wait_for
-
-PARTS = ("auth", "proxy", "node")
-LIBRARIES = sorted(Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"))
 
 pytestmark = pytest.mark.skipif(
     shutil.which("ssh") is None or not LIBRARIES, reason="OpenSSH or faketime is not installed"
 )
-
-HOURS = 3600
-
-
-def set_clock(cluster: Cluster, part: str, seconds: int) -> None:
-    """Set the date of one part by so many seconds off the machine's."""
-    file = cluster.folder / f"{part}.date"
-    changed = file.with_suffix(".new")
-    changed.write_text(f"{seconds:+d}\n")
-    changed.rename(file)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["direct", "tunnel"])
@@ -40,18 +27,7 @@ def cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("clocks")
-    prefixes = {}
-    for part in PARTS:
-        (folder / f"{part}.date").write_text("+0\n")
-        prefixes[part] = [
-            "env",
-            f"LD_PRELOAD={LIBRARIES[0]}",
-            f"FAKETIME_TIMESTAMP_FILE={folder}/{part}.date",
-            "FAKETIME_NO_CACHE=1",
-            "FAKETIME_DONT_FAKE_MONOTONIC=1",
-            "DONT_FAKE_MONOTONIC=1",
-        ]
-    made = make_cluster(folder, tunnel=request.param, prefixes=prefixes)
+    made = make_cluster(folder, tunnel=request.param, prefixes=clocked(folder))
     try:
         yield made
     finally:
@@ -97,7 +73,7 @@ def test_a_clock_that_is_set_disturbs_nothing(cluster: Cluster, part: str, hours
         assert b"first" in running.stdout.readline()
         wait_for(lambda: session_of(cluster), "the session to be listed", 60)
         recording = session_of(cluster)
-        set_clock(cluster, part, hours * HOURS)
+        set_clock(cluster.folder, part, hours * HOUR)
         wait_for(lambda: len(events(cluster, "clock.step")) > before, "the step in the audit", 60)
         running.stdin.write(mark.encode() + b"\n")
         running.stdin.flush()
@@ -114,7 +90,7 @@ def test_a_clock_that_is_set_disturbs_nothing(cluster: Cluster, part: str, hours
         assert mark.encode() in shown
         assert cluster.online()
         step = events(cluster, "clock.step")[-1]
-        assert round(step["seconds"] / HOURS) == hours
+        assert round(step["seconds"] / HOUR) == hours
         assert step["server_id"]
     finally:
         running.kill()
@@ -122,7 +98,7 @@ def test_a_clock_that_is_set_disturbs_nothing(cluster: Cluster, part: str, hours
         for pipe in (running.stdin, running.stdout):
             if pipe is not None:
                 pipe.close()
-        set_clock(cluster, part, 0)
+        set_clock(cluster.folder, part, 0)
         wait_for(lambda: len(events(cluster, "clock.step")) > before + 1, "the step back", 60)
     assert cluster.tele("audit", "verify").returncode == 0
     wait_for(
