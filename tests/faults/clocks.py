@@ -37,9 +37,11 @@ def clocks(
         prefixes=clocked(folder),
     )
     ledger = Ledger(cluster, PROMISED)
+    # The one that records is first.
+    parts = sorted(PARTS, key=lambda part: part != RECORDERS[mode])
     try:
         for number in range(rounds):
-            part = PARTS[number // 2 % len(PARTS)]
+            part = parts[number // 2 % len(parts)]
             hour = HOUR if number % 2 else -HOUR
             killed = number // 2 % 2 == 0
             running = ledger.begin_sessions(sessions)

@@ -3,49 +3,77 @@
 ::
 
     python tests/faults/full_disks.py --rounds 12
+    python tests/faults/full_disks.py --rounds 12 --mode proxy
 
-While it is full an administrator logs in, at auth and at the node; whatever is refused is refused
-with the reason. Each part has a disk of its own (a loop device: this needs root).
+While it is full an administrator logs in, at auth and at the node, and commands on a connection
+from before answer; whatever is refused is refused with the reason. Each part has a disk of its own
+(a loop device: this needs root).
 """
 
 from __future__ import annotations
 
+import argparse
 import random
+import sys
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from commands import main, say
 from disks import disk
 from ledger import Ledger, until
+from recordings import RECORDERS
 from three_processes import Cluster, make_cluster
 
 PARTS = ("node", "auth", "proxy")
 
 
-def full_disks(folder: Path, rounds: int, dice: random.Random, sessions: int = 4) -> Counter[str]:
+def full_disks(
+    folder: Path, rounds: int, dice: random.Random, sessions: int = 4, mode: str = "node"
+) -> Counter[str]:
     """Fill a disk ``rounds`` times; return what was acknowledged and is there."""
     with ExitStack() as stack:
         disks = {part: stack.enter_context(disk(folder / part, 96)) for part in PARTS}
-        cluster = make_cluster(folder)
+        cluster = make_cluster(folder, auth_settings=f"session_recording: {{mode: {mode}}}")
         stack.callback(cluster.stop)
         ledger = Ledger(cluster)
         for number in range(rounds):
             part = PARTS[number % len(PARTS)]
             running = ledger.begin_sessions(sessions)
             time.sleep(dice.uniform(3.0, 6.0))
-            full = time.monotonic()
-            with disks[part].filled():
-                _while_full(cluster, ledger, part)
+            with _connection(cluster, folder / f"master{number}") as answers:
+                full = time.monotonic()
+                with disks[part].filled():
+                    answers()
+                    _while_full(cluster, ledger, part)
+                    answers()
+                answers()
             until(ledger.add_user, "users to be added")
             for each in running:
                 assert not each.has_ended, f"a session ended when the disk of {part} was full"
-                # A recording has a gap for what the node had no space for.
-                ledger.note(each, full if part == "node" else None)
+                # A recording has a gap for what its recorder had no space for.
+                ledger.note(each, full if part == RECORDERS[mode] else None)
                 each.hang_up()
             say(f"round {number + 1}: {part} was full; {len(ledger.users)} users")
         return ledger.check()
+
+
+@contextmanager
+def _connection(cluster: Cluster, path: Path) -> Iterator[Callable[[], None]]:
+    """A connection that is open; what is yielded runs a command on it, which has to answer."""
+    shared = ("-o", f"ControlPath={path}", "-o", "ControlMaster=auto", "-o", "ControlPersist=600")
+
+    def answers() -> None:
+        assert cluster.ssh(*shared, cluster.host, "echo answer").stdout == b"answer\n"
+
+    answers()
+    try:
+        yield answers
+    finally:
+        cluster.ssh(*shared, "-O", "exit", cluster.host, check=False)
 
 
 def _while_full(cluster: Cluster, ledger: Ledger, part: str) -> None:
@@ -66,4 +94,7 @@ def _while_full(cluster: Cluster, ledger: Ledger, part: str) -> None:
 
 
 if __name__ == "__main__":
-    main(full_disks, "rounds", 12)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--mode", default="node", choices=RECORDERS)
+    given, sys.argv[1:] = parser.parse_known_args()
+    main(partial(full_disks, mode=given.mode), "rounds", 12)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from clocks import clocks
 from contents import contents
 from full_disks import full_disks
 from kill_rounds import kill_rounds
 from power_cuts import power_cuts
 from recordings import RECORDERS, recordings
+from set_clocks import LIBRARIES
 from soak import soak
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs OpenSSH")
@@ -37,6 +39,15 @@ def test_contents(tmp_path: Path, mode: str) -> None:
     assert contents(tmp_path, 4, random.Random(1), mode)["shown"] > 16_000_000
 
 
+@pytest.mark.skipif(not LIBRARIES, reason="faketime is not installed")
+@pytest.mark.parametrize("mode", ["node", "proxy"])
+def test_clocks(tmp_path: Path, mode: str) -> None:
+    """The clocks of the recorder and of another part are set by an hour, both ways: recordings have
+    what was promised, and verify.
+    """
+    assert clocks(tmp_path, 4, random.Random(1), 1, mode)["sessions"] >= 4
+
+
 @pytest.mark.root
 def test_power_cuts(tmp_path: Path) -> None:
     """The power of each part is cut once: what was acknowledged is on its disk."""
@@ -44,9 +55,12 @@ def test_power_cuts(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_full_disks(tmp_path: Path) -> None:
-    """The disk of each part is full for a while: users log in, and nothing is lost."""
-    assert full_disks(tmp_path, 3, random.Random(1), sessions=2)["sessions"] >= 4
+@pytest.mark.parametrize("mode", ["node", "proxy"])
+def test_full_disks(tmp_path: Path, mode: str) -> None:
+    """The disk of each part is full for a while: users log in, commands on a connection from before
+    answer, and nothing is lost.
+    """
+    assert full_disks(tmp_path, 3, random.Random(1), 2, mode)["sessions"] >= 4
 
 
 def test_soak(tmp_path: Path) -> None:
