@@ -24,6 +24,8 @@ DAY: Final = 86400.0
 MIB: Final = 1 << 20
 #: The share of a user's limit that the recordings of one node may take for other nodes.
 ELSEWHERE: Final = 0.25
+#: Users that are always remembered.
+USERS: Final = 10_000
 
 
 @frozen
@@ -57,6 +59,8 @@ class RecordingUse:
     limits: RecordingLimits
     #: By user, then by the host that sends.
     _users: dict[str, dict[HostPlace, _Used]] = field(factory=dict, init=False)
+    #: Users after which those are forgotten whose use is given back.
+    _most: int = field(default=USERS, init=False)
 
     def add(self, row: Recording, size: int, now: float) -> str:
         """Add ``size`` bytes to ``row``; returns which limit it is over, as a text, or nothing."""
@@ -70,13 +74,22 @@ class RecordingUse:
     def _used_by(self, row: Recording, size: int, now: float) -> float:
         """Return the use of the row's user, as it counts for the row's host."""
         hosts = self._users.setdefault(row.user, {})
-        for host, used in list(hosts.items()):
-            used.amount -= (now - used.since) * self.limits.user / DAY
-            used.since = now
-            if used.amount <= 0:
-                del hosts[host]
+        self._give_back(hosts, now)
+        if len(self._users) > self._most:
+            for each in self._users.values():
+                self._give_back(each, now)
+            # A node invents as many users as it likes.
+            self._users = {u: h for u, h in self._users.items() if h or u == row.user}
+            self._most = max(USERS, 2 * len(self._users))
         own = hosts.setdefault(row.recorded_by, _Used(0.0, now))
         own.amount += size
         most = self.limits.user * ELSEWHERE
         others = (min(used.amount, most) for used in hosts.values() if used is not own)
         return own.amount + sum(others)
+
+    def _give_back(self, hosts: dict[HostPlace, _Used], now: float) -> None:
+        for host, used in list(hosts.items()):
+            used.amount -= (now - used.since) * self.limits.user / DAY
+            used.since = now
+            if used.amount <= 0:
+                del hosts[host]

@@ -7,7 +7,9 @@ Invariants:
 
 * A recording waits from the commit that closes it, so no restart forgets it; one of an older
   version, when its index is first asked for.
-* One index is made at a time. The others wait in the store, oldest id first, and cost nothing.
+* One index is made at a time. The others wait in the store, and cost nothing. First comes one of
+  the host, and then of the user on it, for which the least time was spent since the start: one of
+  many, or of expensive ones, delays others by one at most.
 * An attempt that fails is made again later, at last with tele's own terminal; after
   :data:`ATTEMPTS` there is no index, and the recording is played without.
 * Several auths share the work: an attempt is claimed in the store, for as long as it may take.
@@ -30,6 +32,7 @@ from attrs import evolve, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from tele.auth.host_places import place_key
 from tele.auth.index_blobs import INDEX as INDEX
 from tele.auth.index_blobs import IndexBlobs, is_index
 from tele.auth.manifests import MANIFEST, chunk_name, chunk_numbers
@@ -62,6 +65,9 @@ CLAIM: Final = timedelta(minutes=30)
 #: How often what waits is read, and how many with one call.
 POLL_SECONDS: Final = 60.0
 PAGE: Final = 100
+#: Of how many that are due one is chosen; users on hosts whose time is counted.
+LOOKED_AT: Final = 2000
+SPENT_LIMIT: Final = 10_000
 #: Seconds without work after each index, for everything else on auth's machine.
 PAUSE_SECONDS: Final = 0.2
 
@@ -73,13 +79,21 @@ _BEING_MADE: Final = "the index of the recording is being made; try again later"
 class Unindexed:
     """A recording that waits for its index: how often it failed, why, and until when it waits.
 
+    ``host`` is the place of the host that recorded it, ``user`` whose session it is of.
     ``opened``: it has one, which is to be compared first.
     """
 
     attempts: int = 0
     due: datetime | None = None
     reason: str = ""
+    host: str = ""
+    user: str = ""
     opened: bool = field(default=False, metadata=OMITTED)
+
+
+def _keys(entry: Unindexed) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what time is counted for: the host, which cannot choose it, and the user there."""
+    return (entry.host,), (entry.host, entry.user)
 
 
 class _Never(BadRecording):
@@ -118,11 +132,16 @@ class RecordingIndexes:
         self._wakeup = Wakeup(clock)
         self._loop: Deferred[None] | None = None
         self._stopped = False
+        #: Seconds that were spent for hosts, and for users on a host.
+        self._spent: dict[tuple[str, ...], float] = {}
+        #: Behind which id what waits is looked for.
+        self._after = ""
 
     # -- what waits -----------------------------------------------------------------------
-    def wait(self, recording_id: str) -> Put:
+    def wait(self, row: Recording) -> Put:
         """Return the change by which a recording waits for its index; :meth:`check` follows."""
-        return self._waiting.put(recording_id, Unindexed())
+        waiting = Unindexed(host=place_key(row.recorded_by), user=row.user)
+        return self._waiting.put(row.id, waiting)
 
     def forget(self, recording_id: str) -> tuple[Delete, ...]:
         """Return the changes with the removal of a recording."""
@@ -157,24 +176,25 @@ class RecordingIndexes:
         except NotFound:
             raise NotFound(await self._why_not(row)) from None
         except BadRecording:
-            await self._suspect(row.id)
+            await self._suspect(row)
             raise NotFound(_BEING_MADE) from None
         if start == 0 and self._blobs.is_due(row.id):
-            await self._suspect(row.id)
+            await self._suspect(row)
         if if_range not in ("", tag):
             start, end = 0, 0
         first = max(0, total + start) if start < 0 else min(start, total)
         last = min(end or total, total)
         data = await self._blobs.part(row.id, first, last) if last > first else b""
         if len(data) != max(0, last - first):
-            await self._suspect(row.id)
+            await self._suspect(row)
             raise NotFound(_BEING_MADE)
         return Octets(data, first, total, tag)
 
-    async def _suspect(self, recording_id: str) -> None:
+    async def _suspect(self, row: Recording) -> None:
         """Have an index compared soon with what was stored."""
+        entry = Unindexed(host=place_key(row.recorded_by), user=row.user, opened=True)
         with suppress(Conflict):  # it waits already
-            waits = self._waiting.put(recording_id, Unindexed(opened=True), if_revision=0)
+            waits = self._waiting.put(row.id, entry, if_revision=0)
             await self._backend.commit(waits)
         self.check()
 
@@ -183,7 +203,7 @@ class RecordingIndexes:
         if state is IndexState.FAILED:
             return f"the recording has no index: {reason}"
         if state is IndexState.NONE and (row.complete or row.incomplete):
-            await self._backend.commit(self.wait(row.id))
+            await self._backend.commit(self.wait(row))
             self.check()
         elif state is IndexState.NONE:
             return "the recording has no index yet: it is not closed"
@@ -218,19 +238,43 @@ class RecordingIndexes:
             except TeleError as error:
                 log.warn("cannot read which recordings wait for an index", error=str(error))
                 worked = False
+            except Exception:
+                log.failure("recordings wait for their index")
+                worked = False
             with suppress(CancelledError):
                 await self._wakeup.wait(PAUSE_SECONDS if worked else POLL_SECONDS)
 
     async def _next(self) -> bool:
-        """Make the index of the first recording that is due; returns whether there was one."""
-        after = ""
-        while page := await self._waiting.list(PAGE, after):
-            for entry in page:
-                if entry.value.due is None or entry.value.due <= now(self._clock):
-                    await self._attempt(entry)
-                    return True
+        """Make the index of a recording that is due; returns whether there was one."""
+        due = await self._due(self._after)
+        if self._after and len(due) < LOOKED_AT:
+            due += [entry for entry in await self._due("") if entry.name <= self._after]
+        if not due:
+            return False
+        self._after = due[-1].name
+        chosen = min(due, key=lambda entry: self._spent_for(entry.value))
+        began = self._clock.seconds()
+        try:
+            await self._attempt(chosen)
+        finally:
+            spent = self._clock.seconds() - began
+            for key in _keys(chosen.value):
+                self._spent[key] = self._spent.get(key, 0.0) + spent
+            if len(self._spent) > SPENT_LIMIT:  # hosts are as many as there are members
+                self._spent = {key: value for key, value in self._spent.items() if not key[1:]}
+        return True
+
+    async def _due(self, after: str) -> list[Versioned[Unindexed]]:
+        """Return recordings that are due, in order of their ids, some of them if they are many."""
+        found: list[Versioned[Unindexed]] = []
+        moment = now(self._clock)
+        while len(found) < LOOKED_AT and (page := await self._waiting.list(PAGE, after)):
+            found += [e for e in page if e.value.due is None or e.value.due <= moment]
             after = page[-1].name
-        return False
+        return found
+
+    def _spent_for(self, entry: Unindexed) -> tuple[float, ...]:
+        return tuple(self._spent.get(key, 0.0) for key in _keys(entry))
 
     async def _attempt(self, entry: Versioned[Unindexed]) -> None:
         attempts = entry.value.attempts
@@ -251,6 +295,12 @@ class RecordingIndexes:
             await self._again(entry.name, Unindexed(ATTEMPTS, None, str(error)))
         except (TeleError, OSError) as error:
             await self._again(entry.name, evolve(claimed, reason=str(error)[:500]))
+        except CancelledError:
+            raise
+        except Exception:
+            log.failure("index of a recording not made", recording=entry.name)
+            reason = "auth could not make it; its log has more"
+            await self._again(entry.name, evolve(claimed, reason=reason))
         else:
             waits, failed, _ = self.forget(entry.name)
             await self._backend.commit(waits, failed, stored)

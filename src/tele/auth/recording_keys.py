@@ -37,8 +37,10 @@ KEYS: Final = "/recordings/keys/"
 RECIPIENTS: Final = "/recordings/recipients/"
 #: Which recipients have all data keys, by an auth that checked.
 WRAPPED_FOR: Final = "/recordings/wrapped-for"
-#: Data keys, times recipients, that a recorder may send for one recording.
+#: Data keys, times recipients, that a recorder may send for one recording: at once, and in all. It
+#: makes a key when a recording starts, and when it goes on after a crash.
 LIMIT: Final = 200
+TOTAL: Final = 2000
 #: Recordings whose numbers of data keys are kept in memory.
 KNOWN_LIMIT: Final = 4096
 _STEP: Final = 100
@@ -163,6 +165,8 @@ class RecordingKeys:
             # A number that is known has one data key: a recorder adds no recipient of its own.
             numbers = {each.number for each in known}
             new = [w for w in wrapped if w.number not in numbers]
+            if new and len(known) + len(new) > TOTAL:
+                raise InvalidInput("the recording has too many data keys")
             return KeysOfRecording((*known, *new))
 
         entry = await self._keys.get(recording_id)

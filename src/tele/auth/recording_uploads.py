@@ -7,6 +7,8 @@ Invariants:
 * The same chunk again is accepted, another chunk under its number refused: an acknowledged chunk
   never changes.
 * What has to be sealed is, see :mod:`tele.auth.recording_sealing`.
+* A chunk's number is at most :data:`~tele.auth.manifests.MISSING_LIMIT` after the last chunk before
+  which none is missing: what is missing can be listed.
 * The row of a sealed recording is stored in one commit with its data keys.
 """
 
@@ -21,6 +23,7 @@ from attrs import evolve
 
 from tele.auth.manifests import (
     MANIFEST,
+    MISSING_LIMIT,
     check_chunks,
     check_manifest,
     chunk_name,
@@ -32,7 +35,7 @@ from tele.auth.recording_claims import check_claims, check_start_date
 from tele.auth.recording_keys import KeysOfRecording
 from tele.auth.recording_sealing import RecordingSealing
 from tele.auth.recordings import Recordings, index_keys, open_key, there
-from tele.errors import AccessDenied, BadRecording, Conflict, NotFound
+from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound
 from tele.interfaces import Delete, IArchive, IBackend, Put
 from tele.model.api.recordings import RecordingProgress, UpdateRecording
 from tele.model.codec import encode
@@ -175,6 +178,8 @@ class RecordingUploads:
             if present != data:
                 raise Conflict("the recording is closed")
             return row
+        if number > row.chunks + MISSING_LIMIT:
+            raise InvalidInput(f"chunk {number} is too far from chunk {row.chunks}, which is next")
         await self.sealing.check_chunk(recording_id, number, data)
         await self._archive.put(recording_id, chunk_name(number), data)
 
@@ -228,7 +233,7 @@ class RecordingUploads:
         await self._recordings.rows.change(manifest.id, closed)
         await self._recordings.sessions.end(manifest.id)
         indexes = self._recordings.indexes
-        waits = () if indexes is None else (indexes.wait(manifest.id),)
+        waits = () if indexes is None else (indexes.wait(row),)
         await self._backend.commit(Delete(open_key(row)), *waits)
         if indexes is not None:
             indexes.check()

@@ -115,7 +115,7 @@ class Recordings:
 
         row = await self.rows.change(recording_id, closed)
         await self.sessions.end(recording_id)
-        waits = () if self.indexes is None or not news else (self.indexes.wait(recording_id),)
+        waits = () if self.indexes is None or not news else (self.indexes.wait(row),)
         await self._backend.commit(Delete(open_key(row)), *waits)
         if self.indexes is not None:
             self.indexes.check()
@@ -195,11 +195,12 @@ class Recordings:
         await self.texts.remove(row.id)
         await self._archive.remove(row.id)
         await self.sessions.end(row.id)
+        removals = await self.holds.end_of_removal(row.id)
         await commit(
             [
                 self.rows.delete(row.id),
                 self.keys.removal(row.id),
-                self.holds.end_of_removal(row.id),
+                *removals,
                 *(Delete(key) for key in (open_key(row), *index_keys(row))),
                 *(() if self.indexes is None else self.indexes.forget(row.id)),
                 # Its node may not know that the recording was complete, and send it again.

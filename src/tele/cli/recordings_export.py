@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import click
 
@@ -27,6 +28,24 @@ def _file_name(recording_id: str) -> str:
     if not is_name(recording_id):
         raise InvalidInput(f"{quoted(recording_id)} cannot be the name of a file: give FILE")
     return recording_id
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that no other account can open at any time; a part of one does not stay."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise InvalidInput(f"cannot write {path}: {error.strerror}") from None
+    try:
+        with open(descriptor, "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())  # the recording may be removed from auth next
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 @click.command()
@@ -80,16 +99,9 @@ def export(
             for part in parts:
                 sys.stdout.buffer.write(part)
             return
-        with target.open("xb") as out:
-            try:
-                target.chmod(0o600)
-                for part in parts:
-                    out.write(part)
-                out.flush()
-                os.fsync(out.fileno())  # the recording may be removed from auth next
-            except BaseException:
-                target.unlink()  # a part of a recording looks like one
-                raise
+        with _new_file(target) as out:
+            for part in parts:
+                out.write(part)
         sync_folder(target.absolute().parent)
     print_notice(f"wrote {target}")
     if source.manifest is None:

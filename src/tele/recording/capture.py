@@ -13,6 +13,9 @@ from typing import Final
 
 from attrs import frozen
 
+#: Small pieces are joined up to this size: each costs as much again by itself.
+PIECE: Final = 4096
+
 
 @frozen
 class CaptureLimits:
@@ -53,7 +56,7 @@ class Capture:
         self._limits: Final = limits
         self._hash = hashlib.sha256()
         #: What passed last, after the head: at least the tail, if so much passed.
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[bytearray] = deque()
         self._size = 0
 
     def take(self, view: memoryview) -> memoryview:
@@ -62,12 +65,15 @@ class Capture:
         left = max(0, self._limits.head - self.count)
         self.count += len(view)
         if left < len(view):
-            self._keep(bytes(view[left:]))
+            self._keep(view[left:])
         return view[:left]
 
-    def _keep(self, piece: bytes) -> None:
+    def _keep(self, piece: memoryview) -> None:
         pieces, tail = self._pieces, self._limits.tail
-        pieces.append(piece)
+        if pieces and len(pieces[-1]) + len(piece) <= PIECE:
+            pieces[-1] += piece
+        else:
+            pieces.append(bytearray(piece))
         self._size += len(piece)
         while pieces and self._size - len(pieces[0]) >= tail:
             self._size -= len(pieces.popleft())

@@ -43,6 +43,8 @@ from tele.workers import SerialWorker
 #: about 2 MiB of frames however small it is packed.
 CPU_SECONDS: Final = 60
 CPU_PER_CHUNK: Final = {"ghostty": 4, "own": 40}
+#: And at most: a few kilobytes may unpack to hours of work, and other recordings wait meanwhile.
+CPU_LIMIT: Final = {"ghostty": 900, "own": 7200}
 #: A process that takes so many times its CPU seconds is killed.
 TIMES: Final = 10
 _LINE_LIMIT: Final = 1000
@@ -224,7 +226,7 @@ class Indexer:
         cannot be read, :class:`Unavailable` where another attempt may succeed, and what the archive
         raises.
         """
-        cpu = CPU_SECONDS + CPU_PER_CHUNK[terminal] * len(chunks)
+        cpu = min(CPU_SECONDS + CPU_PER_CHUNK[terminal] * len(chunks), CPU_LIMIT[terminal])
         try:
             process = await self._worker.call(_Process, terminal, cpu)
         except OSError as error:

@@ -169,7 +169,8 @@ def lost_text(details: RecordingDetails | None, missing: Sequence[int]) -> str:
 
 def _numbers(missing: Collection[int]) -> Iterator[int]:
     """Yield the numbers of the chunks that exist, without end."""
-    return (number for number in count() if number not in missing)
+    known = frozenset(missing)  # it may be a long list, of a file or of a node
+    return (number for number in count() if number not in known)
 
 
 def _chunk_name(number: int) -> str:
@@ -195,9 +196,11 @@ def from_authority(perform: Perform, recording_id: str, identity: bytes | None =
     if details.manifest is not None:
         total = len(details.manifest.chunks)
 
+    lost = frozenset(missing)
+
     def chunks() -> Iterator[bytes]:
         for number in range(total):
-            if number in missing:
+            if number in lost:
                 continue
             try:
                 yield perform(GET_CHUNK, GetChunk(recording_id, number)).data

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.hpke import Suite
 
 KEY_SIZE: Final = 32
+#: The largest number of a data key: two bytes in the head of a chunk.
+KEYS_LIMIT: Final = 0xFFFF
 NONCE_SIZE: Final = 12
 #: The ephemeral public key, the data key, the tag.
 WRAPPED_SIZE: Final = 32 + KEY_SIZE + 16
@@ -124,7 +126,7 @@ def wrap(number: int, secret: bytes, recipient: bytes, recording_id: str) -> Wra
 def is_wrapped(key: WrappedKey) -> bool:
     """Whether this can be a data key that :func:`wrap` returned."""
     sizes = len(key.recipient), len(key.data)
-    return sizes == (KEY_SIZE, WRAPPED_SIZE) and key.number > 0
+    return sizes == (KEY_SIZE, WRAPPED_SIZE) and 0 < key.number <= KEYS_LIMIT
 
 
 def unwrap(wrapped: Collection[WrappedKey], private: bytes, recording_id: str) -> dict[int, bytes]:

@@ -85,6 +85,7 @@ def read_chunks(
     the first one that is wrong, or at the end if others are missing.
     """
     previous: bytes | None = NO_CHUNK
+    missing = frozenset(missing)
     count = 0
     chunk: Chunk | None = None
     for data in chunks:

@@ -10,6 +10,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from auth_world import HOST_ID, OTHER_ID, Tape, World, result
+from tele.auth.manifests import MISSING_LIMIT
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound
 from tele.loop import now
 from tele.model.api import recordings, table
@@ -165,3 +166,20 @@ def test_a_recording_without_a_user(world: World) -> None:
     tape.id = OTHER_ID
     with pytest.raises(NotFound):
         close(world, tape)
+
+
+def test_attack_a_chunk_that_is_far_away(world: World) -> None:
+    """One chunk with the last number there is made auth list ten million missing ones, for each
+    reader and each report: it is refused. What may be missing is as much as a manifest may state.
+    """
+    tape = Tape(world)
+    tape.upload(0)
+    far = recordings.PutChunk(tape.id, 9_999_999, b"far")
+    with pytest.raises(InvalidInput, match="too far"):
+        world.do(table.PUT_CHUNK, far, tape.host)
+    last = recordings.PutChunk(tape.id, 1 + MISSING_LIMIT, b"last")
+    world.do(table.PUT_CHUNK, last, tape.host)
+    with pytest.raises(InvalidInput, match="too far"):
+        world.do(table.PUT_CHUNK, evolve(last, number=2 + MISSING_LIMIT), tape.host)
+    found = details(world, tape)
+    assert (found.available, len(found.missing)) == (2, MISSING_LIMIT)

@@ -11,7 +11,7 @@ import pytest
 from attrs import evolve
 from twisted.internet.defer import Deferred
 
-from auth_world import Tape, World, result
+from auth_world import OTHER_ID, Tape, World, result
 from recorded_sessions import chunks_of, frame, opened
 from tele.auth import index_blobs, recording_indexes
 from tele.auth.manifests import chunk_name
@@ -249,6 +249,77 @@ def test_a_recording_that_packs_well_gets_its_time(
     tape.finish()
     each = indexing.CPU_PER_CHUNK[making.terminals[0]]
     assert given == [indexing.CPU_SECONDS + each * len(tape.chunks)]
+
+
+def test_attack_very_many_chunks_do_not_get_days(
+    world: World, making: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks of a few bytes unpack to megabytes: a recording of many keeps others waiting for a
+    bounded time.
+    """
+    given: list[int] = []
+
+    def noted(process: Any, terminal: str, cpu_seconds: int) -> None:
+        given.append(cpu_seconds)
+        raise OSError("no more of it")
+
+    monkeypatch.setattr(indexing._Process, "__init__", noted)
+    monkeypatch.setattr(indexing, "CPU_PER_CHUNK", {"ghostty": 40_000, "own": 40_000})
+    session(world).finish()
+    assert given == [indexing.CPU_LIMIT[making.terminals[0]]]
+
+
+def test_attack_hosts_and_users_with_many_recordings_wait(world: World, making: Making) -> None:
+    """A host whose recordings take long, and a user with many of them, come after others: it does
+    not help that a host chooses its ids, which are the order in the store.
+    """
+    making.waits = Deferred()
+    first = session(world, "mallory")
+    first.finish()  # it is made now, and takes long
+    world.clock.advance(1000)
+    slow = [session(world, user) for user in ("mallory", "mallory", "alice")]
+    other = session(world, "mallory")
+    for tape in (*slow, other):
+        tape.finish()
+    indexes, row = world.parts.recordings.indexes, result(world.parts.recordings.get(other.id))
+    assert indexes is not None
+    result(world.backend.commit(indexes.wait(evolve(row, node_id=OTHER_ID))))
+    made: list[str] = []
+    make = making.make
+
+    async def noted(*arguments: Any) -> MadeIndex:
+        made.append(arguments[1])
+        return await make(*arguments)
+
+    making.make = noted  # type: ignore[method-assign]
+    making.waits.callback(None)
+    making.waits = None
+    for _ in range(8):
+        world.clock.advance(1)
+    assert made[:2] == [other.id, slow[2].id]
+    assert sorted(made[2:]) == sorted(tape.id for tape in slow[:2])
+
+
+def test_attack_a_recording_that_cannot_be_stored_ends_nothing(
+    world: World, making: Making, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that was not foreseen is one of that recording: others get their index."""
+    indexes = world.parts.recordings.indexes
+    assert indexes is not None
+
+    async def overflow(*_: Any) -> None:
+        raise OverflowError("a number is too large")
+
+    monkeypatch.setattr(indexes, "_made", overflow)
+    bad = session(world)
+    bad.finish()
+    world.clock.advance(1)
+    assert state(world, bad) is IndexState.WAITING
+    monkeypatch.undo()
+    good = session(world)
+    good.finish()
+    world.clock.advance(1)
+    assert state(world, good) is IndexState.READY
 
 
 # -- what is damaged, and what has no manifest -----------------------------------------------

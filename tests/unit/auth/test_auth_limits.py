@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 
 from auth_world import Tape, World
-from tele.auth.limits import DAY, RecordingLimits, RecordingUse
+from tele.auth.limits import DAY, USERS, RecordingLimits, RecordingUse
 from tele.auth.local import LocalAuthority
 from tele.errors import Unavailable
 from tele.model.api import recordings, table
@@ -111,3 +111,11 @@ def test_the_clock_counts_only_forward() -> None:
     assert use.add(row, 1 << 20, 0.0) == ""
     assert use.add(row, 1 << 20, 10 * DAY) == ""
     assert use.add(row, 1, 10 * DAY) != ""
+
+
+def test_attack_users_that_a_node_invents_are_forgotten() -> None:
+    """Use that is given back is not kept for each name that a node has ever claimed."""
+    use = RecordingUse(RecordingLimits(session=0, user=1 << 30))
+    for number in range(5 * USERS):
+        use.add(row_of("bad", f"user{number}"), 1000, number * 1.0)
+    assert len(use._users) <= 2 * USERS

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from auth_world import OTHER_ID, Tape, World, result, sealed_chunks
-from tele.auth.recording_keys import Recipient, RecordingEncryption, RecordingKeys
+from tele.auth.recording_keys import TOTAL, Recipient, RecordingEncryption, RecordingKeys
 from tele.errors import AccessDenied, InvalidInput, NotFound
 from tele.model.api import recordings, table
 from tele.model.api.keeping import RemoveRecording
@@ -147,3 +147,26 @@ def test_recipients_are_those_of_the_state(world: World) -> None:
     wrong = RecordingEncryption(True, FIRST, (bytes(32),))
     with pytest.raises(InvalidInput):
         result(RecordingKeys(world.backend, "x", wrong).start())
+
+
+def test_attack_a_node_sends_keys_without_end(world: World) -> None:
+    """A node that begins its recording again and again with other keys fills no row."""
+    tape = Tape(world)
+    sent = 0
+    for call in range(60):
+        numbers = range(1 + call * 50, 51 + call * 50)
+        keys = tuple(WrappedKey(n, public_key(FIRST), bytes(80)) for n in numbers)
+        try:
+            again = recordings.StartRecording(tape.id, tape.start, keys)
+            world.do(table.START_RECORDING, again, tape.host)
+        except InvalidInput:
+            break
+        sent += len(keys)
+    assert sent == TOTAL
+    assert len(result(world.parts.recordings.keys.wrapped(tape.id))) == TOTAL
+    again = recordings.StartRecording(tape.id, tape.start, keys[:0])
+    world.do(table.START_RECORDING, again, tape.host)  # what is known is no news
+    large = WrappedKey(1 << 16, public_key(FIRST), bytes(80))
+    with pytest.raises(InvalidInput):
+        again = recordings.StartRecording(tape.id, tape.start, (large,))
+        world.do(table.START_RECORDING, again, tape.host)

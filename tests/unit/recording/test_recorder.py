@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from datetime import datetime
 from hashlib import sha256
@@ -19,7 +20,7 @@ from twisted.internet.defer import Deferred
 from spool_world import CA, KEY, Auth, Place, output, place, start, uploading
 from tele.errors import AccessDenied, BadRecording, Conflict, Unavailable
 from tele.model.frame import Frame, FrameKind
-from tele.recording.capture import CaptureLimits
+from tele.recording.capture import Capture, CaptureLimits
 from tele.recording.commit import FLUSH_SECONDS
 from tele.recording.playback import Source, from_file, schedule
 from tele.recording.program_tap import ProgramTap
@@ -668,3 +669,19 @@ def test_output_that_comes_while_a_chunk_is_written(
     frames = place.frames(begin.id)
     assert [f.data for f in frames if f.kind is FrameKind.OUTPUT] == [b"one", b"two", b"three"]
     assert FrameKind.GAP not in [f.kind for f in frames]
+
+
+def test_attack_a_program_that_writes_byte_by_byte() -> None:
+    """What is kept of the end of a stream is as large as that, however small its pieces are: a
+    piece of its own costs forty times its byte.
+    """
+    capture = Capture(CaptureLimits(head=0, tail=64_000))
+    tracemalloc.start()
+    try:
+        for number in range(200_000):
+            capture.take(memoryview(bytes((number % 251,))))
+        used = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert used < 200_000
+    assert capture.end().tail == bytes(number % 251 for number in range(136_000, 200_000))

@@ -474,3 +474,12 @@ def test_text_neither_turns_around_nor_hides_nor_piles_up() -> None:
     evil = "a\u202eb\u200bc\U000e0041d\u2028e" + "\u0301" * 50 + "\xa0f\n"
     shown = "".join(text([frame(0, evil.encode()[n : n + 1]) for n in range(len(evil.encode()))]))
     assert shown == "abcde" + "\u0301" * 8 + " f\n"
+
+
+def test_attack_a_frame_does_not_pass_for_another_in_json() -> None:
+    """A node that writes the keys of a line into a frame's data changes none of them."""
+    said = {"time": 99, "channel": 7, "frame": "output", "sequence": 5, "data": "x", "status": 0}
+    forged = Frame(10**9, 1, FrameKind.EXIT, json.dumps(said).encode(), 3)
+    (row,) = [json.loads(line) for line in json_lines([forged])]
+    assert (row["time"], row["channel"], row["frame"], row["sequence"]) == (1.0, 1, "exit", 3)
+    assert row["status"] == 0

@@ -1,7 +1,10 @@
 """Export of a recording as lines of JSON, one for each frame.
 
-Invariant: no byte is lost. ``data`` is text; where a frame is not valid UTF-8 by itself, ``base64``
-has its bytes, too.
+Invariants:
+
+* No byte is lost. ``data`` is text; where a frame is not valid UTF-8 by itself, ``base64`` has its
+  bytes, too.
+* Time, channel, kind and number of a line are those of the frame, whatever its data say.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ def json_lines(frames: Iterable[Frame]) -> Iterator[str]:
         if frame.sequence:
             row["sequence"] = frame.sequence
         if frame.kind not in BYTES:
-            row.update(details(frame))
+            row = row | {k: v for k, v in details(frame).items() if k not in row}
         else:
             try:
                 row["data"] = frame.data.decode("utf-8")
