@@ -57,15 +57,24 @@ def sftp_streams(dice: Dice, folder: str) -> tuple[list[Transfer], list[str]]:
     server = Server(lambda reply: pieces(dice, observer.output, reply))
     handles = [string(struct.pack(">I", number)) for number in range(1, 4)]
     names = [string(os.fsencode(f"{folder}/{number}")) for number in range(2)]
+    waiting: list[bytes] = []  # a client need not wait for replies
     try:
         packet = b"\1\0\0\0\3"
         for number in range(dice.randint(1, 25)):
             pieces(dice, observer.input, string(packet))
-            server.received(packet)
+            waiting.append(packet)
+            if dice.random() < 0.5:
+                serve(server, waiting)
             handle, name = dice.choice(handles), dice.choice(names)
             offset = dice.choice((0, 0, 18, 36, 100))
             size = dice.choice((18, 18, 36, 0))
             flags = dice.choice((1, 2 | 8 | 16, 2 | 8, 3 | 8, 2 | 4 | 8))
+            if dice.random() < 0.1:
+                opened[name[4:]] += 1
+                for packet in new_file(name, server._next + 1, number + 100):
+                    pieces(dice, observer.input, string(packet))
+                    waiting.append(packet)
+                serve(server, waiting)
             kind, rest = dice.choice((
                 (3, name + struct.pack(">II", flags, 0)),
                 (4, handle),
@@ -82,12 +91,32 @@ def sftp_streams(dice: Dice, folder: str) -> tuple[list[Transfer], list[str]]:
                 if kind == 3:  # nothing outside of the folder
                     packet = bytes((4,)) + packet[1:]
                 opened.update(dict.fromkeys((each[4:] for each in names), 2))
+        serve(server, waiting)
     except BadPacket:
         pass
     finally:
         server.close()
         observer.ended("ok")
     return told, broken
+
+
+def new_file(name: bytes, handle: int, number: int) -> list[bytes]:
+    """Requests that write a new file, which the server opens as ``handle``."""
+    named = string(struct.pack(">I", handle))
+    return [
+        bytes((kind,)) + struct.pack(">I", number + at) + rest
+        for at, (kind, rest) in enumerate((
+            (3, name + struct.pack(">II", 2 | 8 | 16, 0)),
+            (6, named + bytes(8) + string(CONTENT)),
+            (4, named),
+        ))
+    ]  # fmt: skip
+
+
+def serve(server: Server, waiting: list[bytes]) -> None:
+    """Serve all requests that wait."""
+    while waiting:
+        server.received(waiting.pop(0))
 
 
 def pieces(dice: Dice, take: Callable[[memoryview], None], data: bytes) -> None:

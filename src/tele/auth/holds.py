@@ -1,20 +1,22 @@
 """Which recordings must not be removed, and which are being removed?
 
-A legal hold is ``/recordings/holds/<id>``; ``/recordings/removing/<id>`` exists while a recording
-is removed.
+A legal hold is ``/recordings/holds/<id>``; ``/recordings/removing/<id>/<number>`` exists while a
+recording is removed, one for each removal. Older versions had ``/recordings/removing/<id>``.
 
 Invariants:
 
 * A held recording is removed neither by a person nor by retention.
-* A hold and a removal of the same recording at the same time do not both succeed: each writes its
-  own key first and looks at the other's then.
+* Holds and removals of the same recording at the same time do not both succeed: each writes its own
+  key first and looks at the others' then, and takes back its own key alone.
 * A hold begins, and ends, in the commit that appends the event of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
+from uuid import uuid4
 
 from tele.auth.repository import Repository
 from tele.errors import Conflict
@@ -57,11 +59,18 @@ class Holds:
         try:
             await self._refuse_removing(hold.id)
         except Conflict:
-            await self._backend.commit(self._holds.delete(hold.id))
+            written = await self._holds.get(hold.id)
+            if written is not None and written.value == hold:  # and no other one's
+                with suppress(Conflict):
+                    await self._backend.commit(self._holds.delete(hold.id, written.revision))
             raise
 
+    async def _removals(self, recording_id: str) -> Sequence[str]:
+        key = REMOVING + recording_id
+        return [item.key for item in await self._backend.range(key, f"{key}~")]
+
     async def _refuse_removing(self, recording_id: str) -> None:
-        if await self._backend.get(REMOVING + recording_id) is not None:
+        if await self._removals(recording_id):
             raise Conflict("the recording is being removed")
 
     async def release(self, recording_id: str, commit: Commit) -> None:
@@ -73,11 +82,12 @@ class Holds:
     async def begin_removal(self, recording_id: str) -> None:
         """Refuse holds from now on. Raises :class:`Conflict` for a recording that is held."""
         await self._refuse_held(recording_id)
-        await self._backend.commit(Put(REMOVING + recording_id, b""))
+        mine = f"{REMOVING}{recording_id}/{uuid4()}"
+        await self._backend.commit(Put(mine, b""))
         try:
             await self._refuse_held(recording_id)
         except Conflict:
-            await self._backend.commit(self.end_of_removal(recording_id))
+            await self._backend.commit(Delete(mine))
             raise
 
     async def _refuse_held(self, recording_id: str) -> None:
@@ -88,6 +98,6 @@ class Holds:
                 f" ({hold.reason}); tele recordings release ends a hold"
             )
 
-    def end_of_removal(self, recording_id: str) -> Delete:
-        """Return the change that belongs to the last commit of a removal."""
-        return Delete(REMOVING + recording_id)
+    async def end_of_removal(self, recording_id: str) -> Sequence[Delete]:
+        """Return the changes that belong to the last commit of a removal."""
+        return [Delete(key) for key in await self._removals(recording_id)]

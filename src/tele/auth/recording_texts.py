@@ -38,6 +38,8 @@ from tele.text import printable
 
 #: Characters of a line that a hit has, around the text.
 LINE: Final = 200
+#: Digits of the mark of a page: it is a number of SQLite.
+MARK_DIGITS: Final = 18
 _KINDS: Final = {
     MarkKind.EXEC: FoundIn.EXEC,
     MarkKind.PROMPT: FoundIn.PROMPT,
@@ -141,7 +143,10 @@ def _query(
     text = " ".join(request.text.split())
     if len(text) < SHORTEST:
         raise InvalidInput(f"text: give at least {SHORTEST} characters")
-    if request.after and not (request.after.isascii() and request.after.isdecimal()):
+    if "\0" in text:
+        raise InvalidInput("text: no line has a NUL")
+    mark = request.after
+    if mark and not (mark.isascii() and mark.isdecimal() and len(mark) <= MARK_DIGITS):
         raise InvalidInput("after: not the mark of an earlier page")
     if own is not None and since is not None and request.since is not None:
         since = max(since, request.since)

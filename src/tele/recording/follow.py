@@ -18,9 +18,9 @@ from tele.model.api.recordings import GET_CHUNK, GET_RECORDING, GetChunk, Record
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import RecordingState
 from tele.recording.playback import Perform, Source, Step, schedule
-from tele.tape.layout import NO_CHUNK, read_chunk
+from tele.tape.layout import NO_CHUNK
 from tele.tape.order import SequenceCheck
-from tele.tape.verify import OpenChunk, read_start
+from tele.tape.verify import read_start
 
 POLL_SECONDS: Final = 0.5
 #: Polls of the next chunk between two looks at the state of the recording.
@@ -36,12 +36,11 @@ class Following:
         source: Source,
         perform: Perform,
         clock: Callable[[], float],
-        open_chunk: OpenChunk = read_chunk,
     ) -> None:
         self._source = source
         self._perform = perform
         self._clock = clock
-        self._open_chunk = open_chunk
+        self._open_chunk = source.open_chunk
 
     def edge(self) -> float:
         """Return the time of the last frame that auth has, in seconds."""

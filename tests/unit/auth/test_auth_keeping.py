@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import pytest
@@ -12,9 +12,10 @@ from tele.auth.authorizer import LOCAL_ADMIN
 from tele.auth.holds import HOLDS, REMOVING
 from tele.auth.retention import CHECK_SECONDS, Retention, RetentionRules
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, Unavailable
-from tele.interfaces import Put
+from tele.interfaces import Delete, Put
+from tele.loop import now
 from tele.model.api import recordings, table
-from tele.model.api.keeping import HoldRecording, ReleaseRecording, RemoveRecording
+from tele.model.api.keeping import Hold, HoldRecording, ReleaseRecording, RemoveRecording
 from tele.model.api.operation import Nothing
 from tele.model.api.paging import ById, Paged
 from tele.model.identity import HostRole
@@ -223,3 +224,30 @@ def test_an_archive_that_is_away_is_waited_for(world: World) -> None:
     assert ids(world) == set()
     assert len(world.events("recording.expire")) == 1
     result(keeper.stop())
+
+
+def test_attack_a_hold_between_two_removals(world: World) -> None:
+    """A removal that finds the hold takes back its own mark, and not that of one that goes on: the
+    hold of what is going fails.
+    """
+    tape = stored(world)
+    holds, commit = world.parts.recordings.holds, world.backend.commit
+
+    async def between(changes: Sequence[Put | Delete]) -> None:
+        await holds.begin_removal(tape.id)  # it goes on
+
+        def hold_first(*mark: Put) -> object:
+            world.backend.commit = commit  # type: ignore[method-assign]
+            result(commit(*changes))
+            return commit(*mark)
+
+        world.backend.commit = hold_first  # type: ignore[method-assign, assignment]
+        with pytest.raises(Conflict, match="is held"):
+            await holds.begin_removal(tape.id)
+
+    hold = Hold(tape.id, "case 12", "otto", now(world.clock))
+    with pytest.raises(Conflict, match="being removed"):
+        result(holds.hold(hold, between))
+    assert result(holds.find(tape.id)) is None
+    world.do(table.DELETE_RECORDING, RemoveRecording(tape.id, "old"))
+    assert result(world.backend.range(REMOVING, REMOVING + "~")) == []

@@ -226,3 +226,17 @@ def test_a_long_line_is_shown_around_the_text() -> None:
     assert "the needle is here" in around(line, "NEEDLE")
     assert len(around(line, "needle")) <= 201
     assert around("short", "x") == "short"
+
+
+@pytest.mark.parametrize("words", [
+    {"after": "9" * 19}, {"after": "9" * 5000}, {"after": "-1"}, {"after": "\u0661"},
+    {"text": "ab\0c"},
+])  # fmt: skip
+def test_attack_what_is_no_search_is_refused(
+    world: World, searching: Searching, words: dict[str, Any]
+) -> None:
+    """It is a fault of the caller, and none of auth that its log has a traceback of."""
+    session(world, "alice", "abc")
+    with pytest.raises(InvalidInput):
+        words = {"text": "abc"} | words
+        world.do(table.SEARCH_RECORDINGS, SearchRecordings(**words))

@@ -16,6 +16,7 @@ from tele.model.frame import FrameKind
 from tele.model.session import Recording, RecordingState
 from tele.recording.follow import POLL_SECONDS, Following
 from tele.recording.playback import EDGE_STEP, Source, Step
+from tele.tape.layout import Chunk, read_chunk
 from test_recording_seek import BEGUN, START
 
 
@@ -133,3 +134,19 @@ def test_attack_another_session_is_not_shown() -> None:
     elsewhere.chunks = chunks_of([opened()], start=evolve(START, user="bob"))
     with pytest.raises(BadRecording, match="another session"):
         shown(elsewhere.following().steps(0))
+
+
+def test_a_sealed_session_is_followed() -> None:
+    """Its chunks are opened with the keys that auth gives to who may read it."""
+    running = Running()
+    opened_with: list[int] = []
+
+    def open_chunk(data: bytes, number: int, previous: bytes | None) -> Chunk:
+        opened_with.append(number)
+        return read_chunk(data, number, previous)
+
+    source = Source(START.id, START, None, lambda: iter(()), running.details, open_chunk=open_chunk)
+    following = Following(source, running.perform, lambda: running.time)
+    assert following.edge() == 18.0
+    assert shown(following.steps(0)) == list(range(19))
+    assert opened_with == [1, 0, 1]
