@@ -6,6 +6,7 @@ Invariants:
 * A user without a rule searches in their own recordings alone, since they were created; how long
   that takes depends on no other text.
 * A hit is of a recording that exists: rows decide, not the search's own file.
+* What is searched, and what it is searched in, has one space for any spaces between two words.
 """
 
 from __future__ import annotations
@@ -64,11 +65,14 @@ class RecordingTexts:
         if self._index is None:
             return
         marks = (
-            SearchedLine(m.time // 1_000_000, m.channel, _KINDS[m.kind], printable(m.text))
+            SearchedLine(
+                m.time // 1_000_000, m.channel, _KINDS[m.kind], printable(one_space(m.text))
+            )
             for m in made.index.marks
         )
         output = (
-            SearchedLine(each.at, each.channel, FoundIn.OUTPUT, each.text) for each in made.lines
+            SearchedLine(each.at, each.channel, FoundIn.OUTPUT, one_space(each.text))
+            for each in made.lines
         )
         lines = sorted((*marks, *output), key=lambda line: line.at)
         await self._index.add(SearchedRecording(row.id, row.user, received_at(row)), lines)
@@ -102,7 +106,7 @@ class RecordingTexts:
             hits.append(
                 SearchHit(
                     row.id, row.user, row.login, row.node, row.started, line.at / 1000,
-                    line.channel, line.kind, around(line.text, request.text),
+                    line.channel, line.kind, around(line.text, query.text),
                 )
             )  # fmt: skip
         found = {hit.recording for hit in hits}
@@ -140,7 +144,7 @@ class RecordingTexts:
 def _query(
     request: SearchRecordings, own: str | None, since: datetime | None, *, distinct: bool = False
 ) -> SearchQuery:
-    text = " ".join(request.text.split())
+    text = one_space(request.text)
     if len(text) < SHORTEST:
         raise InvalidInput(f"text: give at least {SHORTEST} characters")
     if "\0" in text:
@@ -154,6 +158,11 @@ def _query(
         text, request.limit, request.after, request.user if own is None else own,
         own is not None, distinct, request.kinds, since or request.since, request.until,
     )  # fmt: skip
+
+
+def one_space(text: str) -> str:
+    """Return text with one space for each space in it: two of them hide no command."""
+    return " ".join(text.split())
 
 
 def around(line: str, text: str) -> str:

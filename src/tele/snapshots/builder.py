@@ -11,7 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from attrs import define, field
@@ -31,6 +31,8 @@ TERMINALS: Final = 16
 CHANNELS: Final = 10_000
 RESIZES: Final = 100_000
 MARKS: Final = 50_000
+#: Characters that two marks of one text have in common: the longest text that is searched.
+OVERLAP: Final = 200
 KEYFRAMES: Final = 500_000
 #: Output after which the next keyframe is due. With the frame in which that happens it is less than
 #: :data:`tele.tape.index.KEYFRAME_BYTES`; and tele's own terminal draws it in some 20 ms.
@@ -206,8 +208,21 @@ class IndexBuilder:
             shown.terminal.close()
 
     def _mark(self, channel: int, kind: MarkKind, text: str) -> None:
-        if text and len(self._marks) < MARKS:
-            self._marks.append(tape.Mark(self._time, channel, kind, text[:MARK_LIMIT]))
+        for piece in pieces(text):
+            if len(self._marks) < MARKS:
+                self._marks.append(tape.Mark(self._time, channel, kind, piece))
+
+
+def pieces(text: str) -> Iterator[str]:
+    """Yield a text, in pieces that are marks if it is longer.
+
+    They overlap, so that whatever is searched is in one of them: padding hides no command.
+    """
+    size = MARK_LIMIT if text.isascii() else MARK_LIMIT // 4
+    if text:
+        yield text[:size]
+    for at in range(size - OVERLAP, len(text) - OVERLAP, size - OVERLAP):
+        yield text[at : at + size]
 
 
 def _size(fields: dict[str, Any]) -> tuple[int, int]:

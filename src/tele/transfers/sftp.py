@@ -40,6 +40,7 @@ HANDLE_LIMIT: Final = 256
 HEAD_LIMIT: Final = 16 * 1024
 
 INIT, VERSION = 1, 2
+READ_VERSION: Final = 3
 OPEN, CLOSE, READ, WRITE, LSTAT, SETSTAT, FSETSTAT, OPENDIR = 3, 4, 5, 6, 7, 9, 10, 11
 REMOVE, MKDIR, RMDIR, STAT, RENAME, SYMLINK, EXTENDED = 13, 14, 15, 17, 18, 20, 200
 STATUS, HANDLE, DATA, ATTRS = 101, 102, 103, 105
@@ -394,6 +395,8 @@ class SftpReader:
             self._simply(number, Transfer("sftp", "setstat", path, bytes=size, mode=mode))
         elif name == b"copy-data":
             self._copy(number, fields)
+        elif name == b"version-select":
+            raise Unreadable("another version of SFTP")
         elif name in _HARMLESS:
             self._expect(_Request(number))
         else:
@@ -415,7 +418,7 @@ class SftpReader:
             if kind != VERSION or not self._begun:
                 raise Unreadable("the server does not begin with VERSION")
             self.recognized = True
-            return TYPED, _nothing
+            return NUMBERED, self._version
         if kind == STATUS:
             return NUMBERED + 4, self._status
         if kind == DATA:
@@ -425,6 +428,11 @@ class SftpReader:
                 raise Unreadable("a handle that is too long")
             return length + 4, self._other_reply
         return NUMBERED + 32 if kind == ATTRS else NUMBERED, self._other_reply
+
+    def _version(self, head: bytearray) -> None:
+        """Others have other fields, as a client and a server may agree."""
+        if (version := Fields(head).u32()) != READ_VERSION:
+            raise Unreadable(f"version {version} of SFTP")
 
     def _of(self, number: int) -> _Request:
         """Return the request of a reply."""

@@ -240,3 +240,12 @@ def test_attack_what_is_no_search_is_refused(
     with pytest.raises(InvalidInput):
         words = {"text": "abc"} | words
         world.do(table.SEARCH_RECORDINGS, SearchRecordings(**words))
+
+
+def test_attack_spaces_hide_nothing(world: World, searching: Searching) -> None:
+    """A command with two spaces or a tab is found by the same with one, and so is output."""
+    tape = session(world, "alice", "DROP    TABLE x", "rm \t -rf   /srv")
+    assert search(world, "rm -rf /srv") == [(tape.id, "rm -rf /srv")]
+    assert search(world, "drop  table") == [(tape.id, "DROP TABLE x")]
+    request = ListRecordings(command="rm  -rf")
+    assert [row.id for row in world.do(table.LIST_RECORDINGS, request).items] == [tape.id]

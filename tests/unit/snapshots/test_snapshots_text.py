@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from recorded_sessions import Built, chunks_of, frame, opened, read_all
+from tele.model.api.search import LONGEST
 from tele.model.frame import FrameKind
+from tele.snapshots.builder import OVERLAP, pieces
 from tele.snapshots.ghostty import GhosttyTerminal
 from tele.snapshots.terminals import MakeTerminal, OwnTerminal
 from tele.tape.index import MARK_LIMIT, MarkKind
@@ -91,3 +93,18 @@ def test_output_without_a_terminal_is_text() -> None:
     frames.append(frame(1, FrameKind.OUTPUT, b"one two\nthree four\n"))
     for make in (OwnTerminal, GhosttyTerminal):
         assert Built(read_all(chunks_of(frames)), make).text == ["one two", "three four"]
+
+
+@pytest.mark.parametrize("filler", ["x", "\u00e4", "\U0001f600"])
+def test_attack_a_command_that_is_padded_is_found(filler: str) -> None:
+    """Whatever is long before it, and wherever the text falls: it is in one mark."""
+    assert LONGEST.limit == OVERLAP
+    for before in (0, 1, 800, 824, 1000, 1023, 1024, 5000):
+        wanted = "rm -rf /srv/" + "y" * 188
+        text = filler * before + wanted + filler * 900
+        frames = [opened(kind="exec", command=text, pty=None)]
+        marks = Built(read_all(chunks_of(frames)), OwnTerminal).index.marks
+        assert any(wanted in mark.text for mark in marks), before
+        assert all(len(mark.text.encode()) <= MARK_LIMIT for mark in marks)
+    assert [*pieces("")] == []
+    assert [*pieces("ls")] == ["ls"]

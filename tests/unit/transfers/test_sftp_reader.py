@@ -414,3 +414,20 @@ def test_a_session_that_ends_while_a_file_is_closed(tmp_path: Path) -> None:
     world.observer.ended("ok")
     (told,) = world.reported
     assert told.result == "the session ended before it was closed"
+
+
+@pytest.mark.parametrize("select", [False, True])
+def test_attack_another_version(select: bool) -> None:
+    """Of other versions, which a client can agree on with some servers, flags mean something else:
+    what cannot be read is told, and is not read as what it is not.
+    """
+    world = World()
+    told: list[str] = []
+    observer = observer_of(Launched("subsystem", b"x", files=True), lambda _: None, told.append)
+    if select:
+        world.extended(b"version-select", string(b"6"))
+        assert world.broken == ["another version of SFTP"]
+        return
+    observer.input(memoryview(string(b"\1\0\0\0\6")))
+    observer.output(memoryview(string(b"\2\0\0\0\6")))
+    assert told == ["version 6 of SFTP"]
