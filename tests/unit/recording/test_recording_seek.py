@@ -178,6 +178,18 @@ def test_lost_chunks_are_passed_over() -> None:
     assert not set(range(355, 390)) & set(numbers)
 
 
+def test_attack_the_index_of_another_recording() -> None:
+    """Who has the archive puts it in the place of this one's, with as many chunks: nobody is shown
+    a screen of that session.
+    """
+    stored = Stored()
+    output = [frame(at, FrameKind.OUTPUT, b"not %d\r\n" % at) for at in range(1, 600)]
+    other = chunks_of([opened(), *output], each=50, start=START)
+    assert len(other) == len(stored.chunks)
+    stored.index = Built(read_all(other), OwnTerminal).blob
+    assert open_seekable(stored.source(), stored.perform) is None
+
+
 def test_a_damaged_keyframe_is_passed_over() -> None:
     """The replay begins with the one before; if none can be read, where the channel was opened."""
     stored = Stored()
