@@ -365,8 +365,8 @@ class ChunkExaminer:
             else:
                 self._order.number(frame)
         except BadRecording as error:
-            skipped = self._order.skipped
-            if isinstance(frame, Frame) and frame.kind is FrameKind.END and skipped:
+            ends = isinstance(frame, Frame) and frame.kind is FrameKind.END
+            if ends and (skipped := self._order.skipped):
                 for first, last in skipped:
                     where = self._chunk_of(first)
                     self._fault(FaultKind.FRAMES, f"{named(first, last)} missing", where)

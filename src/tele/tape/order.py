@@ -76,7 +76,8 @@ class SequenceCheck:
         if sequence < 1:
             raise BadRecording(f"a frame after frame {self._next - 1} has no number")
         if sequence < self._next:
-            skipped = any(first <= sequence <= last for first, last in self._skipped)
+            at = bisect_right(self._skipped, sequence, key=itemgetter(0)) - 1
+            skipped = at >= 0 and sequence <= self._skipped[at][1]
             wrong = f"stands after frame {self._next - 1}" if skipped else "is there twice"
             raise BadRecording(f"frame {sequence} {wrong}")
         self._reach(sequence - 1)

@@ -17,6 +17,8 @@ from tele.errors import BadRecording
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
+from tele.tape.examine import ChunkExaminer
+from tele.tape.faults import Faults
 from tele.tape.layout import (
     FRAME_HEAD_2,
     NO_CHUNK,
@@ -259,3 +261,19 @@ def test_a_manifest_that_says_something_else_is_refused(change: dict[str, Any]) 
     """Another number of frames, and what this version does not know."""
     with pytest.raises(BadRecording):
         check(CHUNKS, evolve(MANIFEST, **change))
+
+
+def test_attack_very_many_frames_that_are_there_twice() -> None:
+    """A node sends a chunk of a few hundred bytes with frames that are all wrong, among as many
+    losses as are kept: finding that out costs for each frame what a good one costs, not the losses.
+    """
+    losses = [out(2 * number) for number in range(1, RANGES_LIMIT)]
+    repeated = [out(2 + 2 * (number % 9)) for number in range(100_000)]
+    faults = Faults()
+    examiner = ChunkExaminer(None, None, (), faults)
+    frames = [Frame(0, 0, FrameKind.START, b"{}"), *losses, *repeated]
+    raw, facts = pack_frames(frames)
+    examiner.take(0, pack_chunk_2(raw, facts, 0, NO_CHUNK, last=False))
+    assert examiner.frames == len(frames)
+    assert len(faults.kept) + faults.more >= len(repeated)
+    assert any("is there twice" in fault.text for fault in faults.kept)
