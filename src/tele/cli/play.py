@@ -138,7 +138,7 @@ def _positions(
 
     at, channel, idle_limit = wanted.at, wanted.channel, wanted.idle_limit
     if perform is not None and source.state is RecordingState.RUNNING:
-        following = Following(source, perform, time.monotonic, source.open_chunk)
+        following = Following(source, perform, time.monotonic)
         here = following.edge() if at is None else at
         return KeptPositions(lambda: following.steps(channel), size), here
     seekable = open_seekable(source, perform)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from tele.terminal.line import Line, character_width
@@ -127,23 +128,31 @@ class Screen:
         if self.graphics[self.shift]:
             text = "".join(_GRAPHICS.get(character, character) for character in text)
         if text.isascii() and not self.insert:
-            self._print_ascii(text)
+            self._print_cells(text)
         else:
             for character in text:
                 self._print_one(character)
         self._last = text[-1]
 
-    def _print_ascii(self, text: str) -> None:
+    def _print_cells(self, text: str, width: int = 1) -> None:
+        """Print characters of ``width`` cells each, row by row."""
         while text:
-            if self._pending:
+            if self._pending or (width > 1 and self.columns - self.column < width and self.wraps):
                 self._wrap()
             left = self.columns - self.column
-            part, text = text[:left], text[left:]
-            line, start, end = self.lines[self.row], self.column, self.column + len(part)
+            cells: Sequence[str] = text[:left]
+            if width > 1:
+                # The screen may be too narrow for a wide character.
+                left, narrow = left // width or 1, left < width
+                cells = " " if narrow else [cell for each in text[:left] for cell in (each, "")]
+            text = text[left:]
+            line, start, end = self.lines[self.row], self.column, self.column + len(cells)
+            if self.insert:
+                self.insert_blanks(len(cells))
             line.separate(start)
             line.separate(end)
-            line.texts[start:end] = part
-            line.styles[start:end] = [self._sgr] * len(part)
+            line.texts[start:end] = cells
+            line.styles[start:end] = [self._sgr] * len(cells)
             self._advance(end)
             if text and not self.wraps:
                 text = text[-1]  # each overwrites the one before it
@@ -186,8 +195,12 @@ class Screen:
 
     def repeat(self, count: int) -> None:
         """REP: print the last character again."""
-        for _ in range(min(count, self.columns * self.rows)):
-            self._print_one(self._last)
+        # Eight bytes print thousands of characters: one by one that takes hours for a megabyte.
+        count = min(count, self.columns * self.rows)
+        if width := character_width(self._last):
+            self._print_cells(self._last * count, width)
+        for _ in range(0 if width else min(count, _MARKS_LIMIT + 1)):
+            self._mark(self._last)
 
     def _down(self) -> None:
         if self.row == self.bottom:

@@ -429,7 +429,7 @@ class SftpReader:
             return length + 4, self._other_reply
         return NUMBERED + 32 if kind == ATTRS else NUMBERED, self._other_reply
 
-    def _version(self, head: bytearray) -> None:
+    def _version(self, head: bytes | bytearray) -> None:
         """Others have other fields, as a client and a server may agree."""
         if (version := Fields(head).u32()) != READ_VERSION:
             raise Unreadable(f"version {version} of SFTP")

@@ -155,7 +155,7 @@ def test_attack_a_node_sends_keys_without_end(world: World) -> None:
     sent = 0
     for call in range(60):
         numbers = range(1 + call * 50, 51 + call * 50)
-        keys = tuple(WrappedKey(n, public_key(FIRST), bytes(80)) for n in numbers)
+        keys = tuple(WrappedKey(n, public_key(RECOVERY), bytes(80)) for n in numbers)
         try:
             again = recordings.StartRecording(tape.id, tape.start, keys)
             world.do(table.START_RECORDING, again, tape.host)
@@ -166,7 +166,7 @@ def test_attack_a_node_sends_keys_without_end(world: World) -> None:
     assert len(result(world.parts.recordings.keys.wrapped(tape.id))) == TOTAL
     again = recordings.StartRecording(tape.id, tape.start, keys[:0])
     world.do(table.START_RECORDING, again, tape.host)  # what is known is no news
-    large = WrappedKey(1 << 16, public_key(FIRST), bytes(80))
+    large = WrappedKey(1 << 16, public_key(RECOVERY), bytes(80))
     with pytest.raises(InvalidInput):
         again = recordings.StartRecording(tape.id, tape.start, (large,))
         world.do(table.START_RECORDING, again, tape.host)

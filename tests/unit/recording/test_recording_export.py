@@ -37,7 +37,7 @@ def run(tape: Path, *words: str) -> Result:
 def test_attack_an_export_is_private_from_its_first_byte_on(
     tape: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever opens a file before its mode is set reads all of it later: it is made with its mode,
+    """An account that opens a file before its mode is set reads all of it later: it is made so,
     whatever the umask is.
     """
     made: list[tuple[int, int]] = []

@@ -179,7 +179,7 @@ def test_lost_chunks_are_passed_over() -> None:
 
 
 def test_attack_the_index_of_another_recording() -> None:
-    """Who has the archive puts it in the place of this one's, with as many chunks: nobody is shown
+    """Who has the archive puts it in the place of this one's, with as many chunks: none is shown
     a screen of that session.
     """
     stored = Stored()

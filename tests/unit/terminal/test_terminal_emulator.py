@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tele.terminal.dump import dump
 from tele.terminal.emulator import Emulator
 from tele.terminal.line import draw
 from tele.terminal.screen import COLUMNS_LIMIT, HISTORY_LINES, ROWS_LIMIT, Screen
@@ -174,3 +175,25 @@ def test_a_smaller_screen_keeps_the_lines_at_the_cursor() -> None:
     emulator.screen.resize(10, 2)
     assert ["".join(line.texts).strip() for line in emulator.screen.main_lines()] == ["1", "2", "3"]
     assert emulator.screen.row == 1
+
+
+@given(
+    st.lists(PIECES, max_size=8), st.integers(1, 30), st.integers(1, 12), st.integers(1, 5)
+)  # fmt: skip
+def test_attack_repetitions_are_printed_row_by_row(
+    pieces: list[bytes], count: int, columns: int, rows: int
+) -> None:
+    """Eight bytes repeat a character thousands of times, and a session has as many of them as it
+    likes: who replays it waited for hours. The screen is the same as with one after the other.
+    """
+    at_once, one_by_one = (Emulator(Screen(columns, rows)) for _ in range(2))
+    for emulator in (at_once, one_by_one):
+        emulator.feed(b"".join(pieces) + b"\x18")
+    at_once.screen.repeat(count)
+    other = one_by_one.screen
+    for _ in range(min(count, columns * rows)):
+        other._print_one(other._last)
+    for emulator in (at_once, one_by_one):
+        emulator.feed(b"z")
+    assert dump(at_once.screen) == dump(other)
+    assert [line.texts for line in at_once.screen.history] == [line.texts for line in other.history]
