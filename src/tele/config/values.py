@@ -16,6 +16,12 @@ from attrs import Factory, field, frozen
 
 from tele.admission.penalties import Overflow, PenaltyRules
 from tele.certs.suites import SignatureSuite
+from tele.config.keys import key
+from tele.config.recordings import (
+    RecordingEncryptionConfig,
+    RecordingLimitsConfig,
+    RecordingsRetentionConfig,
+)
 from tele.config.scalars import Chosen as Chosen
 from tele.config.scalars import Keep as Keep
 from tele.config.scalars import Level as Level
@@ -23,36 +29,15 @@ from tele.config.scalars import LogForm as LogForm
 from tele.config.scalars import Network as Network
 from tele.config.scalars import Pins as Pins
 from tele.config.scalars import ProxyProtocol as ProxyProtocol
-from tele.errors import InvalidInput, quoted
+from tele.errors import quoted
 from tele.model.access import GatewayPorts
 from tele.model.addresses import Address as Address
 from tele.model.names import HOST_NAME_PATTERN
 from tele.model.resources import RecordingSettings, keepalive_problem
 from tele.model.sizes import Size as Size
 from tele.outbound.egress import EgressProxy
-from tele.tape.key_files import read_public
 from tele.wire.ciphers import CIPHERS, SERVER_CIPHERS
 from tele.wire.key_agreement import METHODS
-
-
-def key(
-    meaning: str,
-    default: Any = ...,
-    *,
-    port: int = 0,
-    check: Callable[[Any], str] | None = None,
-    single: bool = False,
-) -> Any:
-    """Define one key. ``port`` is the default port of an address.
-
-    ``check`` returns what is wrong with a value of the right type, or nothing. ``single``: one
-    value may be given in place of a list.
-    """
-    metadata = {"meaning": meaning, "port": port, "check": check, "single": single}
-    if default is ...:
-        return field(metadata=metadata)
-    return field(default=default, metadata=metadata)
-
 
 _CLUSTER = re.compile(
     r"(?=.{1,64}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*"
@@ -229,69 +214,6 @@ class CommandConfig:
 
     command: tuple[str, ...] = key("The program and its arguments; there is no shell.")
     period: timedelta = key("How often it runs.", timedelta(minutes=1), check=_period_problem)
-
-
-@frozen
-class RecordingLimitsConfig:
-    """How much of auth's archive recordings may take, in stored bytes; ``0`` is no limit.
-
-    Over the limit of a session or a user the node records no more output of the session, and the
-    recording has a gap. Over that of a node its recordings wait there. No session ends by a limit.
-    """
-
-    session: Size = key("One session.", Size(1 << 30))
-    user: Size = key("One user, in a day.", Size(8 << 30))
-    node: Size = key("One node, in a day.", Size(64 << 30))
-
-
-def _max_age_problem(value: timedelta) -> str:
-    return "" if not value or value >= timedelta(days=1) else "at least 1d, or 0s for ever"
-
-
-@frozen
-class RecordingsRetentionConfig:
-    """Which recordings auth removes itself. None that is held, or not complete yet."""
-
-    max_age: timedelta = key(
-        "Recordings that auth learnt of so long ago are removed. ``0s``: they are kept.",
-        timedelta(0),
-        check=_max_age_problem,
-    )
-    max_size: Size = key(
-        "When all recordings together are larger, the oldest are removed. ``0``: no limit.",
-        Size(0),
-    )
-
-
-def _recovery_keys_problem(keys: tuple[str, ...]) -> str:
-    for each in keys:
-        try:
-            read_public(each)
-        except InvalidInput as error:
-            return str(error)
-    return ""
-
-
-@frozen
-class RecordingEncryptionConfig:
-    """Whether recordings are sealed where they are made, so that no archive can read them."""
-
-    enabled: bool = key(
-        "Whether nodes and proxies seal new recordings. Auth opens them for those who may read"
-        " them, with the key ``recordings.key`` in its ``data_dir``.",
-        False,
-    )
-    recovery_keys: tuple[str, ...] = key(
-        "Public keys (``tele recordings keygen``) whose private keys open exported recordings"
-        " without auth.",
-        (),
-        check=_recovery_keys_problem,
-    )
-    searchable: bool = key(
-        "Whether auth keeps what sealed recordings show as text, in clear in its ``data_dir``, so"
-        " that ``tele recordings search`` finds it.",
-        False,
-    )
 
 
 def _end_after_problem(value: timedelta) -> str:

@@ -12,7 +12,8 @@ from tele.auth.limits import RecordingLimits
 from tele.auth.recording_keys import RecordingEncryption
 from tele.auth.retention import RetentionRules
 from tele.auth.service import AuthService
-from tele.config.values import AuthConfig, RecordingEncryptionConfig
+from tele.config.recordings import RecordingEncryptionConfig
+from tele.config.values import AuthConfig
 from tele.data_dir import DataDirLock
 from tele.durable_files import write_file
 from tele.embed.addresses import host_name
