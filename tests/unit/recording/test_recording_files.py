@@ -45,18 +45,26 @@ def run(tape: Path, *words: str) -> Result:
 
 
 def test_files_are_listed(tape: Path) -> None:
-    """Time, protocol, what was done, size, digest; a name cannot control the terminal."""
-    lines = run(tape).output.splitlines()
+    """Time, protocol, what was done, size, digest; a name cannot control the terminal.
+
+    That the recording has no end is said beside the list, not in it.
+    """
+    done = run(tape)
+    assert done.stderr == "this recording is not complete yet\n"
+    lines = done.stdout.splitlines()
     assert lines[0].split() == ["AT", "PROTOCOL", "WHAT", "BYTES", "RESULT", "SHA-256", "PATH"]
     assert lines[1].split() == ["1:15", "sftp", "upload", "70", "ok", "ab" * 32, "/tmp/a\\x1b[2J"]
     assert lines[2].split() == ["1:01:40", "sftp", "rename", "denied", "/tmp/a", "->", "/tmp/b"]
 
 
 def test_files_as_data(tape: Path) -> None:
-    """The keys are those of the frame, with the time in seconds and the channel."""
-    rows = json.loads(run(tape, "--format", "json").output)
+    """The keys are those of the frame, with the time in seconds and the channel.
+
+    Bytes are a number, or null where none passed.
+    """
+    rows = json.loads(run(tape, "--format", "json").stdout)
     assert rows[0] == {"at": 75.0, "channel": 1, **UPLOAD, "to": ""}
-    assert (rows[1]["path"], rows[1]["to"], rows[1]["bytes"]) == ("/tmp/a", "/tmp/b", "")
+    assert (rows[1]["path"], rows[1]["to"], rows[1]["bytes"]) == ("/tmp/a", "/tmp/b", None)
 
 
 def test_times_are_written_as_play_reads_them() -> None:
