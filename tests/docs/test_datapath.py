@@ -38,6 +38,7 @@ NOT_TAKEN = {
     "src/tele/terminal/emulator.py": "a replay on a terminal",
     "src/tele/recording/follow.py": "a replay of a session that runs",
     "src/tele/recording/seek.py": "a replay from a later time",
+    "src/tele/recording/local_index.py": "a replay of a file",
     "src/tele/terminal/dump.py": "an index",
     "src/tele/recording/capture.py": "a command without a terminal",
     **{
@@ -52,7 +53,7 @@ NOT_TAKEN = {
                 "an archive in a bucket",
             ),
             ("snapshots", "builder ghostty prompts terminals text", "an index"),
-            ("tape", "index placed", "an index"),
+            ("tape", "index placed sealed_index", "an index"),
             ("sessions", "transfer_record", "a file transfer"),
             (
                 "transfers",
