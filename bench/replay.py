@@ -51,7 +51,7 @@ from tele.model.api.paging import ById
 from tele.model.codec import encode
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import ChunkDigest, Manifest, RecordingStart
-from tele.recording.indexing import library
+from tele.recording.index_program import library
 from tele.recording.playback import from_authority, schedule
 from tele.recording.seek import IndexedRecording, open_seekable
 from tele.tape.layout import NO_CHUNK, digest, pack_chunk_2, pack_frames

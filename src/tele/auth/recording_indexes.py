@@ -47,7 +47,8 @@ from tele.model.api.recordings import IndexState
 from tele.model.bounds import OMITTED
 from tele.model.codec import decode
 from tele.model.session import ChunkDigest, Manifest, Recording
-from tele.recording.indexing import Indexer, MadeIndex, describe, library
+from tele.recording.index_program import MadeIndex, library
+from tele.recording.indexing import Indexer, describe
 from tele.tape.index import HEAD_SIZE, blob_size, head_tag
 from tele.tape.sealed_index import seal_index
 from tele.tape.sealing import opener

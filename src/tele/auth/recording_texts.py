@@ -33,7 +33,7 @@ from tele.model.api.search import (
     SearchResult,
 )
 from tele.model.session import Recording
-from tele.recording.indexing import MadeIndex
+from tele.recording.index_program import MadeIndex
 from tele.tape.index import MarkKind
 from tele.text import printable
 

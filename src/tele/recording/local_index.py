@@ -1,7 +1,7 @@
 """How is a file sought in, which has no index? One is made beside the replay.
 
-The same confined process makes it as at auth (:mod:`tele.recording.indexing`). It is in memory: of
-a sealed recording it shows what the key protects.
+The same program makes it as at auth (:mod:`tele.recording.index_program`). It is in memory: of a
+sealed recording it shows what the key protects.
 
 Invariants:
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from attrs import frozen
 
@@ -24,6 +24,9 @@ from tele.recording.playback import Source
 from tele.recording.seek import IndexedRecording, is_of
 from tele.tape.file import find_blobs
 from tele.tape.index import Index
+
+if TYPE_CHECKING:
+    from tele.recording.index_program import IndexProcess
 
 #: Files that are smaller are read again faster than an index is made.
 LEAST_SIZE: Final = 256 * 1024
@@ -106,10 +109,16 @@ class LocalIndex:
     def _make(self) -> None:
         with self._path.open("rb") as file:
             places = _places(file)
-        # Twisted, of which nothing runs here, takes a while to import.
-        from tele.recording.indexing import library, start_process
+        # A replay begins sooner without these imports.
+        from tele.recording.index_program import IndexProgram, cpu_seconds, library
 
-        process = start_process(library(), len(places))
+        program = IndexProgram(library())
+        try:
+            self._read(program.start(cpu_seconds(program.terminal, len(places))), places)
+        finally:
+            program.close()
+
+    def _read(self, process: IndexProcess, places: dict[int, tuple[int, int]]) -> None:
         try:
             with self._lock:
                 if self._closed:

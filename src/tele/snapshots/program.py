@@ -110,12 +110,23 @@ def read_chunks(source: BinaryIO, builder: IndexBuilder) -> None:
         builder.add(Chunk(number, bool(last), b"", digest, raw, facts))
 
 
-def main(arguments: list[str]) -> int:
-    """Run, with the name of a terminal and the seconds of CPU."""
-    make = terminals(arguments[0])
-    make(80, 24, False).close()  # what it loads late, it loads now
+def load_terminals(name: str) -> MakeTerminal:
+    """Return what makes terminals; what it loads late, it has loaded."""
+    make = terminals(name)
+    terminal = make(80, 24, False)
+    terminal.feed("\x1b[1;31me\u0301\x1b[m\r\n\x1b[48;5;200m\x1b[K\x1b[48;2;1;2;3m\x1b[K".encode())
+    terminal.resize(100, 30)
+    terminal.text_from((0, 0))
+    terminal.state()
+    terminal.take_lines()
+    terminal.close()
     "warm".encode("utf-8", "replace").decode("utf-8", "replace")
-    confine(int(arguments[1]))
+    return make
+
+
+def make_index(make: MakeTerminal, cpu_seconds: int) -> int:
+    """Give up all rights, read a recording, and write its index; returns an exit status."""
+    confine(cpu_seconds)
     lines = Lines()
     builder = IndexBuilder(make, lines.add)
     try:
@@ -130,6 +141,11 @@ def main(arguments: list[str]) -> int:
     out.write(text)
     out.flush()
     return 0
+
+
+def main(arguments: list[str]) -> int:
+    """Run, with the name of a terminal and the seconds of CPU."""
+    return make_index(load_terminals(arguments[0]), int(arguments[1]))
 
 
 if __name__ == "__main__":

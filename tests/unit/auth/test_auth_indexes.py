@@ -24,8 +24,9 @@ from tele.model.api.keeping import RemoveRecording
 from tele.model.api.paging import ById
 from tele.model.api.recordings import GetIndex, IndexState
 from tele.model.frame import FrameKind
-from tele.recording import indexing
-from tele.recording.indexing import Indexer, MadeIndex
+from tele.recording import index_program
+from tele.recording.index_program import IndexProcess, IndexProgram, MadeIndex
+from tele.recording.indexing import Indexer
 from tele.tape.index import HEAD_SIZE, read_index, tables_end
 from tele.tape.layout import digest
 from tele.tape.sealed_index import open_index
@@ -238,17 +239,17 @@ def test_a_recording_that_packs_well_gets_its_time(
 ) -> None:
     """The CPU that the process may use is by the chunks, not by how small they are packed."""
     given: list[int] = []
-    begin = indexing._Process.__init__
+    begin = IndexProgram.start
 
-    def noted(process: Any, terminal: str, cpu_seconds: int) -> None:
+    def noted(program: IndexProgram, cpu_seconds: int) -> IndexProcess:
         given.append(cpu_seconds)
-        begin(process, terminal, cpu_seconds)
+        return begin(program, cpu_seconds)
 
-    monkeypatch.setattr(indexing._Process, "__init__", noted)
+    monkeypatch.setattr(IndexProgram, "start", noted)
     tape = session(world)
     tape.finish()
-    each = indexing.CPU_PER_CHUNK[making.terminals[0]]
-    assert given == [indexing.CPU_SECONDS + each * len(tape.chunks)]
+    each = index_program.CPU_PER_CHUNK[making.terminals[0]]
+    assert given == [index_program.CPU_SECONDS + each * len(tape.chunks)]
 
 
 def test_attack_very_many_chunks_do_not_get_days(
@@ -259,14 +260,14 @@ def test_attack_very_many_chunks_do_not_get_days(
     """
     given: list[int] = []
 
-    def noted(process: Any, terminal: str, cpu_seconds: int) -> None:
+    def noted(_program: IndexProgram, cpu_seconds: int) -> IndexProcess:
         given.append(cpu_seconds)
         raise OSError("no more of it")
 
-    monkeypatch.setattr(indexing._Process, "__init__", noted)
-    monkeypatch.setattr(indexing, "CPU_PER_CHUNK", {"ghostty": 40_000, "own": 40_000})
+    monkeypatch.setattr(IndexProgram, "start", noted)
+    monkeypatch.setattr(index_program, "CPU_PER_CHUNK", {"ghostty": 40_000, "own": 40_000})
     session(world).finish()
-    assert given == [indexing.CPU_LIMIT[making.terminals[0]]]
+    assert given == [index_program.CPU_LIMIT[making.terminals[0]]]
 
 
 def test_attack_hosts_and_users_with_many_recordings_wait(world: World, making: Making) -> None:

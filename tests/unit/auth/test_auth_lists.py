@@ -157,7 +157,7 @@ def counted(world: World) -> Iterator[Counting]:
     counting = Counting(world.clock)
     counting.__dict__.update(world.backend.__dict__)
     recordings: Any = world.parts.recordings
-    for holder in (recordings, recordings._rows, recordings.sessions._sessions):
+    for holder in (recordings, recordings.rows, recordings.sessions._sessions):
         holder._backend = counting
     recordings.sessions._backend = counting
     yield counting
