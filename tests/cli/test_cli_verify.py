@@ -355,7 +355,9 @@ def test_an_audit_that_was_tampered_with(cluster: Cluster, two: tuple[str, str])
                     update(file, name, kept[name])
             return said
 
-        changed = third.replace(b'"ok":true', b'"ok":false')
+        was, becomes = (b"true", b"false") if b'"ok":true' in third else (b"false", b"true")
+        changed = third.replace(b'"ok":' + was, b'"ok":' + becomes)
+        assert changed != third
         assert third_id in found({key(3): changed})
         fourth_id = json.loads(kept[key(4)])["id"]
         assert fourth_id in found({key(3): None})

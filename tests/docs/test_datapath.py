@@ -39,6 +39,7 @@ NOT_TAKEN = {
     "src/tele/recording/follow.py": "a replay of a session that runs",
     "src/tele/recording/seek.py": "a replay from a later time",
     "src/tele/recording/local_index.py": "a replay of a file",
+    "src/tele/recording/index_forks.py": "an index, in an isolated interpreter",
     "src/tele/terminal/dump.py": "an index",
     "src/tele/recording/capture.py": "a command without a terminal",
     **{

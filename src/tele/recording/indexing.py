@@ -65,6 +65,8 @@ class Indexer:
         self._worker = SerialWorker(reactor, "tele-index")
         self._program: IndexProgram | None = None
         self._process: IndexProcess | None = None
+        #: The same, as the thread knows it.
+        self._open: IndexProcess | None = None
         self._idle: IDelayedCall | None = None
         self._closed = False
 
@@ -111,20 +113,29 @@ class Indexer:
             self._process = None
             if limit.active():
                 limit.cancel()
-            await self._worker.call(process.close)
+            await self._worker.call(self._finish)
             if not self._closed:
                 self._idle = self._reactor.callLater(IDLE_SECONDS, self._leave)
 
     def _start(self, terminal: str, cpu: int) -> IndexProcess:
         """In the thread: start a process, and the program if need be. May raise OSError."""
+        self._finish()
         program = self._program
         if program is None or program.terminal != terminal or not program.is_running:
             self._end()
             program = self._program = IndexProgram(terminal)
-        return program.start(cpu)
+        self._open = program.start(cpu)
+        return self._open
+
+    def _finish(self) -> None:
+        """In the thread: end the process, also one that is not waited for any more."""
+        process, self._open = self._open, None
+        if process is not None:
+            process.close()
 
     def _end(self) -> None:
-        """In the thread: end the program."""
+        """In the thread: end the program and its process."""
+        self._finish()
         program, self._program = self._program, None
         if program is not None:
             program.close()
