@@ -134,7 +134,7 @@ class RecordingKeys:
                 raise InvalidInput(str(error)) from None
         numbers = {each.number for each in wrapped}
         if lost := numbers - {each.number for each in wrapped if each.recipient in known}:
-            raise InvalidInput(f"data key {min(lost)} is for nobody in this cluster")
+            raise InvalidInput(f"data key {min(lost)} is for no recipient in this cluster")
 
     def first(self, recording_id: str, wrapped: Collection[WrappedKey]) -> tuple[Put, ...]:
         """Return the change that stores the data keys of a new recording."""

@@ -162,7 +162,7 @@ def test_attack_a_chunk_in_clear_is_no_part_of_a_sealed_recording(world: World) 
 
 
 def test_a_sealed_chunk_without_its_key_is_refused(world: World) -> None:
-    """Encryption is off and the host gave no key: what it sends would open for nobody."""
+    """Encryption is off and the host gave no key: what it sends would open for no recipient."""
     tape = Tape(world)
     tape.chunks = sealed_chunks(tape)
     with pytest.raises(InvalidInput, match="data key 1, which auth was not given"):
@@ -183,14 +183,14 @@ def test_a_session_that_began_sealed_stays_sealed(world: World) -> None:
     finish(tape, 1)
 
 
-def test_attack_a_recording_sealed_for_nobody(world: World) -> None:
+def test_attack_a_recording_sealed_for_no_recipient(world: World) -> None:
     """A host seals for a key of its own, or for auth with what does not open: it is refused."""
     switch(world, ON)
     for keys in (
         lambda id_: (wrap(1, SECRET, public_key(FOREIGN), id_),),
         lambda id_: (*for_own(id_), wrap(2, SECRET, public_key(FOREIGN), id_)),
     ):
-        with pytest.raises(InvalidInput, match="is for nobody in this cluster"):
+        with pytest.raises(InvalidInput, match="is for no recipient in this cluster"):
             Tape(world, seal=keys)
     with pytest.raises(InvalidInput, match="not one of this recording"):
         Tape(world, seal=lambda _: for_own("another recording"))

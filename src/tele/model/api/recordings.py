@@ -181,7 +181,7 @@ class GetIndex:
 class IndexState(str, Enum):
     """Whether a recording can be sought in: it has an index, will have one, or cannot have one.
 
-    ``none``: it is not closed yet, or nobody has asked for one.
+    ``none``: it is not closed yet, or no reader has asked for one.
     """
 
     NONE = "none"
