@@ -74,6 +74,11 @@ def result(answer: Deferred[T] | Coroutine[Any, Any, T]) -> T:
     return value
 
 
+def name_of(host_id: str) -> str:
+    """The name under which a host joins here."""
+    return "web1" if host_id == HOST_ID else f"web-{host_id[-2:]}"
+
+
 @implementer(IArchive)
 class MemoryArchive:
     """An archive in memory."""
@@ -200,7 +205,7 @@ class World:
     def join(self, token: str, host_id: str = HOST_ID, **words: Any) -> Any:
         """Join; the host gets ``host_id`` unless its token is for another one."""
         self.next_id = host_id
-        name = "web1" if host_id == HOST_ID else f"web-{host_id[-2:]}"
+        name = name_of(host_id)
         self.ssh, tls = PrivateKey.generate(), TlsKey.generate()
         keys = members.PublicKeys(self.ssh.public.line, tls.public_pem)
         request = members.JoinRequest(token, name, HostRole.NODE, keys)
@@ -279,8 +284,8 @@ class Tape:
         self.id = str(uuid.uuid4())
         self.chunks = [b"first", b"second"]
         self.start = RecordingStart(
-            self.id, "ssh", "c", user, "root", ("access",), "s1", "web1", host_id, "192.0.2.7:1",
-            started or now(world.clock),
+            self.id, "ssh", "c", user, "root", ("access",), "s1", name_of(host_id), host_id,
+            "192.0.2.7:1", started or now(world.clock),
         )  # fmt: skip
         self.host = world.host(host_id)
         start = recordings.StartRecording(self.id, self.start, seal(self.id))

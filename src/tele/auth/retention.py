@@ -6,13 +6,16 @@ Invariants:
   away, does not lose what it has not sent.
 * Age is auth's own: the time that passed since it learnt of a session, not what a node says. A
   clock that is set forward removes nothing for a day.
-* Over the size the oldest go first. Each removal is an event, with the rule.
+* Over the size the oldest go of the hosts that recorded most: a host that floods auth pushes out
+  its own recordings, and no host keeps less than an equal share of the size for what others send,
+  or do not close. What is held is taken from the size first.
+* Each removal is an event, with the rule.
 * One auth of a store does it at a time, in steps between which other calls run.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -28,7 +31,9 @@ from tele.errors import Conflict, NotFound, TeleError, Unavailable
 from tele.interfaces import Delete, IBackend, Put
 from tele.log import make_logger
 from tele.loop import now
+from tele.model.api.paging import Paged
 from tele.model.codec import format_duration
+from tele.model.identity import HostPlace
 from tele.model.session import Recording
 
 log = make_logger(__name__)
@@ -60,6 +65,20 @@ class RetentionRules:
     def are_set(self) -> bool:
         """Whether anything is ever removed."""
         return bool(self.max_age or self.max_size)
+
+
+def equal_share(sizes: Iterable[int], room: int) -> int:
+    """Return the most that each host may keep of ``room`` bytes, if ``sizes`` are what they have.
+
+    What a host does not use of an equal share is shared among the others.
+    """
+    ordered = sorted(sizes)
+    for at, size in enumerate(ordered):
+        share = room // (len(ordered) - at)
+        if size > share:
+            return share
+        room -= size
+    return ordered[-1] if ordered else 0
 
 
 class Retention:
@@ -154,17 +173,48 @@ class Retention:
 
     async def _by_size(self, most: int) -> None:
         end = INDEX[:-1] + "0"
-        size = sum([row.size async for row in self._rows(end)])
-        if size <= most:
+        held = await self._held()
+        sizes: dict[HostPlace, int] = {}
+        room = most
+        async for row in self._rows(end):
+            if row.id in held:
+                room -= row.size
+            else:
+                sizes[row.recorded_by] = sizes.get(row.recorded_by, 0) + row.size
+        share = equal_share(sizes.values(), max(0, room))
+        size = sum(sizes.values())
+        if size <= room:
             return
-        rule = f"all recordings have more than {most >> 20:,} MiB"
+        rule = (
+            f"all recordings have more than {most >> 20:,} MiB, and those of its host more than"
+            f" {share >> 20:,} MiB"
+        )
         removed = 0
         async for row in self._rows(end):
+            host = row.recorded_by
+            if sizes.get(host, 0) <= share or row.id in held:
+                continue
             if await self._remove(row, rule):
                 size -= row.size
+                sizes[host] -= row.size
                 removed += 1
-            if size <= most or removed == ROUND_LIMIT:
+            if size <= room or removed == ROUND_LIMIT:
                 return
+        log.warn(
+            "recordings that are held or not closed yet have more than max_size leaves them",
+            bytes=size - room,
+        )  # fmt: skip
+
+    async def _held(self) -> set[str]:
+        """Return the ids of recordings that are held."""
+        holds, found, after = self._recordings.holds, set[str](), ""
+        while True:
+            page = await holds.list(Paged(STEP, after))
+            found.update(hold.id for hold in page.items)
+            after = page.next
+            if not after:
+                return found
+            await deferLater(self._clock, _PAUSE)
 
     async def _rows(self, end: str) -> AsyncIterator[Recording]:
         """Give recordings up to the key ``end`` of the index, the oldest first."""

@@ -39,7 +39,8 @@ class RecordingsRetentionConfig:
         check=_max_age_problem,
     )
     max_size: Size = key(
-        "When all recordings together are larger, the oldest are removed. ``0``: no limit.",
+        "When all recordings together are larger, the oldest of the hosts that recorded most are"
+        " removed. ``0``: no limit.",
         Size(0),
     )
 

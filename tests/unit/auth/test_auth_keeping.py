@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from auth_world import Tape, World, result
+from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.auth.authorizer import LOCAL_ADMIN
 from tele.auth.holds import HOLDS, REMOVING
-from tele.auth.retention import CHECK_SECONDS, Retention, RetentionRules
+from tele.auth.retention import CHECK_SECONDS, Retention, RetentionRules, equal_share
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, Put
 from tele.loop import now
@@ -29,9 +31,13 @@ def world() -> Iterator[World]:
     made.stop()
 
 
-def stored(world: World) -> Tape:
+#: Bytes of each recording here.
+TAPE_SIZE = len(b"first") + len(b"second")
+
+
+def stored(world: World, host_id: str = HOST_ID) -> Tape:
     """A recording that is complete."""
-    tape = Tape(world)
+    tape = Tape(world, host_id=host_id)
     tape.upload(0, 1)
     tape.finish()
     return tape
@@ -172,11 +178,72 @@ def test_the_oldest_are_removed_when_there_are_too_many(world: World) -> None:
     for _ in range(5):
         tapes.append(stored(world))
         world.clock.advance(60)
-    size = len(b"first") + len(b"second")
     world.do(table.HOLD_RECORDING, HoldRecording(tapes[0].id, "case 12"))
-    keeper = retention(world, RetentionRules(max_size=3 * size))
+    keeper = retention(world, RetentionRules(max_size=3 * TAPE_SIZE))
     run(world)
     assert ids(world) == {tapes[0].id, tapes[3].id, tapes[4].id}
+    result(keeper.stop())
+
+
+@given(st.lists(st.integers(0, 1000), max_size=8), st.integers(0, 3000))
+def test_equal_shares_fill_the_room(sizes: list[int], room: int) -> None:
+    """All that hosts keep fits; nobody has less than an equal part of the room, and none of it is
+    unused while another has more.
+    """
+    share = equal_share(sizes, room)
+    kept = [min(size, share) for size in sizes]
+    assert sum(kept) <= room
+    if sum(sizes) > room:
+        assert share >= room // len(sizes)
+        assert sum(kept) > room - len(sizes)
+    else:
+        assert kept == sizes
+
+
+def test_attack_a_node_that_floods_loses_its_own_recordings(world: World) -> None:
+    """A node that was taken over sends as much as it can: others keep their oldest recordings."""
+    others = [stored(world, OTHER_ID) for _ in range(2)]
+    world.clock.advance(60)
+    flood = []
+    for _ in range(6):
+        flood.append(stored(world))
+        world.clock.advance(60)
+    keeper = retention(world, RetentionRules(max_size=4 * TAPE_SIZE))
+    run(world)
+    assert ids(world) == {each.id for each in (*others, *flood[-2:])}
+    reasons = {event.fields["reason"] for event in world.events("recording.expire")}
+    assert reasons == {"all recordings have more than 0 MiB, and those of its host more than 0 MiB"}
+    result(keeper.stop())
+
+
+def test_attack_what_a_node_does_not_close_takes_no_room_of_others(world: World) -> None:
+    """Open recordings are never removed, so they count for their host alone."""
+    other = stored(world, OTHER_ID)
+    flood = [Tape(world) for _ in range(6)]
+    for each in flood:
+        each.upload(0, 1)
+        world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), each.host)
+    closed = stored(world)
+    keeper = retention(world, RetentionRules(max_size=2 * TAPE_SIZE))
+    run(world)
+    assert other.id in ids(world)
+    assert closed.id not in ids(world)
+    result(keeper.stop())
+
+
+def test_what_is_held_takes_room_of_all(world: World) -> None:
+    """Who holds recordings decides: with them, and the newest of the others, the size is kept."""
+    held = [stored(world, OTHER_ID) for _ in range(2)]
+    for each in held:
+        world.do(table.HOLD_RECORDING, HoldRecording(each.id, "case 12"))
+    world.clock.advance(60)
+    tapes = []
+    for host in (HOST_ID, OTHER_ID) * 2:
+        tapes.append(stored(world, host))
+        world.clock.advance(60)
+    keeper = retention(world, RetentionRules(max_size=4 * TAPE_SIZE))
+    run(world)
+    assert ids(world) == {each.id for each in (*held, *tapes[-2:])}
     result(keeper.stop())
 
 
