@@ -53,6 +53,8 @@ WORK: dict[str, str] = {
     "list_tokens": "a page of 1,000",
     "delete_token": "two look-ups, one commit",
     "authorities": "nothing",
+    "accept_invitation": "one look-up; with a good one two more, one argon2 hash, two commits, two"
+    " signatures",
     "sign_user": "two look-ups, one signature",
     "sign_host": "one signature",
     "certify_target": "some look-ups, one signature, one commit",

@@ -219,6 +219,46 @@ def test_a_password_is_changed_on_a_terminal(
     )
 
 
+def test_an_invitation_is_accepted(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """Its user sets a password, in a terminal or from a file; the code is good once."""
+    own = cluster.tele.json("status")["logins"][0]
+    done = cluster.tele.run("users", "add", "ivy", "--login", own, "--invite", "--invite-ttl", "1h")
+    code = done.stdout.strip()
+    assert code.startswith("ivy:")
+    assert code not in done.stderr
+    words = f"login --proxy {cluster.listen} --ca-pin {pin} --invite"
+    assert f"ivy types: tele {words}\n" in done.stderr
+    terminal = Terminal(tele, *words.split())
+    terminal.answer("Invitation", code)
+    terminal.answer("New password", PASSWORD)
+    terminal.answer("Repeat", PASSWORD)
+    assert terminal.end() == 0, terminal.seen
+    assert code not in terminal.seen
+    tele.run("ssh", socket.gethostname(), "true")
+    tele.run("login", "--user", "ivy", "--password-file", "-", stdin=f"{PASSWORD}\n")
+    used = (*words.split(), code, "--password-file", "-")
+    assert "unknown, expired or used" in tele.fails(4, *used, stdin=f"{PASSWORD}\n")
+    made = cluster.tele.json("users", "reset", "ivy", "--invite")
+    assert set(made) == {"name", "password", "invitation", "invitation_expires"}
+    tele.fails(4, "login", "--user", "ivy", "--password-file", "-", stdin=f"{PASSWORD}\n")
+    fresh = (*words.split(), made["invitation"], "--password-file", "-")
+    assert "8 to 1024" in tele.fails(2, *fresh, stdin="short\n")
+    tele.run(*fresh, stdin="a fresh battery\n")
+    for wrong, why in (
+        (("login", "--invite", "x"), "not an invitation"),
+        (("login", "--invite", "ivy:x", "--user", "alice"), "is for 'ivy'"),
+        (("login", "--invite", "ivy:x", "--if-needed"), "exclude each other"),
+    ):
+        assert why in tele.fails(2, *wrong)
+    for more, why in (
+        (("--invite", "--password-file", "-"), "exclude each other"),
+        (("--invite-ttl", "1h"), "needs --invite"),
+        (("--invite", "--invite-ttl", "30d"), "7 days at most"),
+    ):
+        assert why in cluster.tele.fails(2, "users", "reset", "ivy", *more, stdin="x\n")
+    cluster.tele.run("users", "rm", "ivy")
+
+
 def _file(tele: Tele, text: str) -> str:
     path = tele.folder / "new-password"
     path.touch(0o600)

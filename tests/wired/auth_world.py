@@ -20,6 +20,7 @@ from tele.auth.authorities import Authorities
 from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.disk import DiskWatch
 from tele.auth.heads import HeadPublisher
+from tele.auth.invitations import Invitations
 from tele.auth.issuing import Issuer
 from tele.auth.live_sessions import LiveSessions
 from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, Collaborators, LocalAuthority
@@ -143,6 +144,7 @@ class World:
             users=Users(self.backend, passwords, moment),
             passwords=passwords,
             tokens=Tokens(self.backend, "c", moment, os.urandom),
+            invitations=Invitations(self.backend, moment, os.urandom),
             recordings=recordings,
             live=LiveSessions(self.backend, recordings),
             uploads=uploads,

@@ -31,6 +31,7 @@ from tele.auth.disk import DiskWatch
 from tele.auth.handlers import Handlers
 from tele.auth.heads import HeadPublisher
 from tele.auth.host_quotas import HostQuotas
+from tele.auth.invitations import Invitations
 from tele.auth.issuing import Issuer
 from tele.auth.journal import LOCAL as LOCAL
 from tele.auth.journal import Journal
@@ -43,6 +44,7 @@ from tele.auth.operations.certificates import ADMIN_ROLES as ADMIN_ROLES
 from tele.auth.operations.certificates import CertificateOperations
 from tele.auth.operations.cluster import ClusterOperations
 from tele.auth.operations.hosts import HostOperations
+from tele.auth.operations.invitations import InvitationOperations
 from tele.auth.operations.joining import JoinOperations
 from tele.auth.operations.keeping import KeepingOperations
 from tele.auth.operations.locking import Locking
@@ -86,6 +88,7 @@ class Collaborators:
     users: Users
     passwords: Passwords
     tokens: Tokens
+    invitations: Invitations
     recordings: Recordings
     live: LiveSessions
     uploads: RecordingUploads
@@ -134,9 +137,10 @@ class LocalAuthority:
                 parts.uploads.sealing,
             ),
             Administration(
-                parts.users, parts.tokens, parts.authorities, parts.passwords, parts.live,
-                clock, authorizer, journal,
+                parts.users, parts.tokens, parts.invitations, parts.authorities, parts.passwords,
+                parts.live, clock, authorizer, journal,
             ),
+            InvitationOperations(parts.users, parts.invitations, self._certificates, journal),
             ClusterOperations(parts.settings, journal),
             SshdHostOperations(
                 parts.cluster, clock, parts.members, parts.hosts, journal, new_id

@@ -166,8 +166,7 @@ class Passwords:
         await self._repository.change(user, changed)
 
     async def _made(self, user: str, password: str) -> StoredPassword:
-        if not SHORTEST <= len(password) <= LONGEST:
-            raise InvalidInput(f"a password has {SHORTEST} to {LONGEST} characters")
+        check_length(password)
         hashed = await self._work(_SETTING, user, _always, self._hasher.hash, password)
         return StoredPassword(hashed)
 
@@ -245,6 +244,12 @@ class Passwords:
     async def warm_up(self) -> None:
         """Make the decoy, so that the first unknown user takes no longer than others."""
         await self._decoy_hash()
+
+
+def check_length(password: str) -> None:
+    """Raise :class:`InvalidInput` for a password that is too short or too long."""
+    if not SHORTEST <= len(password) <= LONGEST:
+        raise InvalidInput(f"a password has {SHORTEST} to {LONGEST} characters")
 
 
 def _always() -> bool:

@@ -30,6 +30,7 @@ from tele.auth.authorities import Authorities
 from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.disk import DiskWatch
 from tele.auth.heads import HeadPublisher
+from tele.auth.invitations import Invitations
 from tele.auth.issuing import Issuer
 from tele.auth.limits import RecordingLimits
 from tele.auth.live_sessions import LiveSessions
@@ -349,6 +350,7 @@ class AuthService(Service):
             users=Users(backend, passwords, self._now),
             passwords=passwords,
             tokens=Tokens(backend, self._cluster, self._now, self._entropy),
+            invitations=Invitations(backend, self._now, self._entropy),
             recordings=recordings,
             live=LiveSessions(backend, recordings),
             uploads=RecordingUploads(

@@ -4,8 +4,8 @@ Invariants:
 
 * A change based on an old revision (``metadata.revision``) is refused.
 * A role that a user holds cannot be removed.
-* A user and their password are created and removed together: a new user with the name of an earlier
-  one gets neither their password nor their resources.
+* A user and their password, or their invitation, are created and removed together: a new user with
+  the name of an earlier one gets neither these nor their resources.
 * A resource with ``metadata.expires`` is gone at that time.
 * What a user loses is revoked in the commit that takes it away, so that older certificates do not
   give it any more.
@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 
 from attrs import evolve
 
+from tele.auth.invitations import INVITATIONS
 from tele.auth.passwords import Passwords
 from tele.auth.repository import Repository, Versioned
 from tele.auth.state import LOCKS, REVOKED_USERS, ROLES
@@ -133,20 +134,24 @@ class Users:
         """Return a page of users, by name."""
         return [_with_revision(entry) for entry in await self._users.list(limit, after)]
 
-    async def add_user(self, user: User, password: str) -> tuple[User, str]:
-        """Create a user; returns the password if it was generated."""
+    async def add_user(
+        self, user: User, password: str, invitation: Put | None = None
+    ) -> tuple[User, str]:
+        """Create a user; returns the password if it was generated.
+
+        With an ``invitation``, which is committed, too, there is no password.
+        """
         await self._check_user(user)
         if await self._users.get(user.metadata.name) is not None:
             raise Conflict(f"user {user.metadata.name} exists already")
         left = self._left(user.metadata)
-        made = "" if password else self._passwords.generate()
-        given = await self._passwords.replacement(user.metadata.name, password or made)
+        made, given = await self._credential(user.metadata.name, password, invitation)
         stored = evolve(user, metadata=evolve(user.metadata, revision=0))
         revoked = await self._revoke_change(None, stored)
         try:
             await self._backend.commit(
                 self._users.put(user.metadata.name, stored, if_revision=0, ttl=left),
-                given,
+                *given,
                 self._since_now(user.metadata.name),
                 *revoked,
             )
@@ -167,7 +172,9 @@ class Users:
         stored = evolve(user, metadata=evolve(user.metadata, revision=0))
         more: list[Put | Delete] = await self._revoke_change(before, stored)
         if before is None:
-            more += [self._passwords.removal(name), self._since_now(name)]
+            more += [
+                self._passwords.removal(name), Delete(INVITATIONS + name), self._since_now(name),
+            ]  # fmt: skip
         elif await self._is_administrator(before):
             more += await self._keep_one(
                 lambda d: evolve(d, users=_with(d.users, name, stored)), force
@@ -179,12 +186,32 @@ class Users:
             raise _changed("user", name) from None
         return await self.user(name), before is None
 
-    async def reset_user(self, name: str, password: str) -> tuple[User, str]:
-        """Give a user a new password; returns it if it was generated."""
+    async def reset_user(
+        self, name: str, password: str, invitation: Put | None = None
+    ) -> tuple[User, str]:
+        """Give a user a new password; returns it if it was generated. See :meth:`add_user`."""
         user = await self.user(name)
-        made = "" if password else self._passwords.generate()
-        await self._backend.commit(await self._passwords.replacement(name, password or made))
+        made, given = await self._credential(name, password, invitation)
+        await self._backend.commit(*given)
         return user, made
+
+    async def _credential(
+        self, name: str, password: str, invitation: Put | None
+    ) -> tuple[str, tuple[Put | Delete, ...]]:
+        """Return a password that was generated, or nothing, and what to commit."""
+        if invitation is not None:
+            return "", (self._passwords.removal(name), invitation)
+        made = "" if password else self._passwords.generate()
+        given = await self._passwords.replacement(name, password or made)
+        return made, (given, Delete(INVITATIONS + name))
+
+    async def accept(self, name: str, revision: int, password: str) -> None:
+        """Exchange the invitation of this revision for a password.
+
+        Raises :class:`Conflict` if it was used, replaced or removed meanwhile, as with its user.
+        """
+        given = await self._passwords.replacement(name, password)
+        await self._backend.commit(given, Delete(INVITATIONS + name, revision))
 
     async def delete_user(
         self, name: str, force: bool = False, also: Sequence[Delete] = ()
@@ -203,6 +230,7 @@ class Users:
             await self._backend.commit(
                 self._users.delete(name, user.metadata.revision),
                 self._passwords.removal(name),
+                Delete(INVITATIONS + name),
                 self._revoke(entry, revocation),
                 *last,
                 *also,

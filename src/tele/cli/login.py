@@ -30,7 +30,7 @@ from tele.cli.auth_client import (
 from tele.cli.home import CertificateSummary, Home, Profile, is_valid, safe_name
 from tele.cli.lists import read_password, ttl_option, warn_shorter
 from tele.cli.openssh import proxy_address, write_openssh_files
-from tele.errors import InvalidInput, NotLoggedIn, TeleError, WrongClock
+from tele.errors import InvalidInput, NotLoggedIn, TeleError, WrongClock, quoted
 from tele.model.lifetimes import USER_LIFETIME
 from tele.text import difference
 
@@ -54,6 +54,13 @@ if TYPE_CHECKING:
 @ttl_option(USER_LIFETIME)
 @click.option("--ca-pin", multiple=True, help="sha256:... of the cluster's host CA.")
 @click.option("--if-needed", is_flag=True, help="Do nothing if there is a valid certificate.")
+@click.option(
+    "--invite",
+    is_flag=False,
+    flag_value="",
+    metavar="[CODE]",
+    help="Accept an invitation: set your password. Without CODE, asks for it.",
+)
 def login(
     proxy: str | None,
     cluster: str | None,
@@ -62,9 +69,14 @@ def login(
     ttl: timedelta | None,
     ca_pin: tuple[str, ...],
     if_needed: bool,
+    invite: str | None,
 ) -> None:
     """Get short-lived certificates for a cluster."""
     home = Home.find()
+    if invite is not None:
+        if if_needed:
+            raise InvalidInput("--invite and --if-needed exclude each other")
+        invite, user = _invitation(invite, user)
     profile = home.chosen(cluster, proxy, user)
     # With --if-needed and pins, a certificate of another cluster does not count.
     pinned_before = profile is not None and (
@@ -82,24 +94,44 @@ def login(
     known, pins, trust, authority_keys = _first_contact(home, profile, address, ca_pin)
     if cluster is not None and cluster != known:
         raise InvalidInput(f"the cluster behind {address} is {known}, not {cluster}")
-    password = _read_password(password_file, name, known)
+    password = _read_password(password_file, name, known, new=invite is not None)
 
     from tele.certs.suites import suite_of
     from tele.certs.x509 import TlsKey
     from tele.https.blocking import BlockingAuthority
+    from tele.model.api.invitations import ACCEPT_INVITATION, AcceptInvitation
     from tele.model.api.members import PublicKeys
     from tele.model.api.users import LOGIN, LoginRequest
 
     ssh, tls = suite_of(authority_keys).generate(), TlsKey.generate()
     keys = PublicKeys(ssh.public.line, tls.public_pem)
+    lifetime = USER_LIFETIME if ttl is None else ttl
     with BlockingAuthority(address, None, trust, f"auth.{known}") as authority:
-        device = _device(home, Profile(known, address, name, pins), keys)
-        lifetime = USER_LIFETIME if ttl is None else ttl
-        got = authority.perform(LOGIN, LoginRequest(name, password, keys, lifetime, device))
+        if invite is not None:
+            accepted = AcceptInvitation(invite, password, keys, lifetime)
+            got = authority.perform(ACCEPT_INVITATION, accepted)
+        else:
+            device = _device(home, Profile(known, address, name, pins), keys)
+            got = authority.perform(LOGIN, LoginRequest(name, password, keys, lifetime, device))
     profile = Profile(known, address, name, pins)
     summary = store_certificates(home, profile, ssh, tls, got)
     _report_login(profile, summary)
     warn_shorter(got.ssh, ttl)
+
+
+def _invitation(code: str, user: str | None) -> tuple[str, str]:
+    """Return an invitation's code, asked for if it is empty, and the user whom it names."""
+    if not code:
+        if not sys.stdin.isatty():
+            raise click.UsageError("no terminal to ask for the invitation: use --invite CODE")
+        code = click.prompt("Invitation", hide_input=True, err=True)
+    invited, colon, _ = code.strip().partition(":")
+    if not colon:
+        raise InvalidInput("this is not an invitation: it begins with the name of a user and :")
+    typed = typed_options("user")
+    if typed and user != invited:
+        raise InvalidInput(f"the invitation is for {quoted(invited)}, not for --user {user}")
+    return code.strip(), safe_name("user", invited)
 
 
 def _device(home: Home, profile: Profile, keys: PublicKeys) -> KnownDevice | None:
@@ -188,12 +220,14 @@ def _confirmed(address: str, cluster: str, certificates: Sequence[str]) -> tuple
     return pins
 
 
-def _read_password(file: Path | None, user: str, cluster: str) -> str:
+def _read_password(file: Path | None, user: str, cluster: str, *, new: bool) -> str:
+    """Return the password; a ``new`` one is asked for twice."""
     if file is not None:
         return read_password(file)
     if not sys.stdin.isatty():
         raise click.UsageError("no terminal to ask for the password: use --password-file")
-    password: str = click.prompt(f"Password of {user} in {cluster}", hide_input=True, err=True)
+    what = f"{'New password' if new else 'Password'} of {user} in {cluster}"
+    password: str = click.prompt(what, hide_input=True, confirmation_prompt=new, err=True)
     return password
 
 

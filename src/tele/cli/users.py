@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tele.cli.auth_client import Where, open_authority, where_options
+from tele.cli.home import Home
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import end_of, end_option, pages, read_password, split_words, ttl_option
 from tele.cli.output import (
@@ -21,6 +23,11 @@ from tele.cli.output import (
     words,
 )
 from tele.errors import InvalidInput, quoted
+from tele.model.lifetimes import INVITATION_LIFETIME
+from tele.model.scalars import format_duration, parse_duration
+
+if TYPE_CHECKING:
+    from tele.model.api.users import UserPassword
 
 _COLUMNS = (
     Column("NAME", lambda u: u["metadata"]["name"]),
@@ -57,12 +64,66 @@ _password_file = click.option(
 )
 
 
-def _show_password(form: str, name: str, password: str) -> None:
+_invite = click.option(
+    "--invite", is_flag=True, help="Print a one-time invitation in place of a password."
+)
+
+
+def _read_ttl(_: click.Context, __: click.Parameter, value: str | None) -> timedelta | None:
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_invite_ttl = click.option(
+    "--invite-ttl",
+    metavar="TIME",
+    callback=_read_ttl,
+    help="How long the invitation is valid; with --invite."
+    f"  [default: {format_duration(INVITATION_LIFETIME)}]",
+)
+
+
+def _invited(invite: bool, ttl: timedelta | None, file: Path | None) -> timedelta | None:
+    """Return how long an invitation is valid; None if there is none."""
+    if invite and file is not None:
+        raise InvalidInput("--invite and --password-file exclude each other; give one of them")
+    if ttl is not None and not invite:
+        raise InvalidInput("--invite-ttl needs --invite")
+    if not invite:
+        return None
+    return INVITATION_LIFETIME if ttl is None else ttl
+
+
+def _show_password(form: str, made: UserPassword, where: Where) -> None:
+    from tele.model.codec import format_time
+
+    name, expires = made.user.metadata.name, made.invitation_expires
     if form != "text":
-        show_data(form, {"name": name, "password": password or None})
-    elif password:
+        shown: dict[str, str | None] = {"name": name, "password": made.password or None}
+        if expires is not None:
+            shown |= {"invitation": made.invitation, "invitation_expires": format_time(expires)}
+        show_data(form, shown)
+    elif expires is not None:
+        print_notice(
+            f"the invitation of {name}, good once, until {format_time(expires)}; shown this once"
+        )
+        print_text(made.invitation)
+        print_notice(f"{name} types: tele login {_contact(where)} --invite\nand enters it there")
+    elif made.password:
         print_notice(f"the password of {name}, shown this once:")
-        print_text(password)
+        print_text(made.password)
+
+
+def _contact(where: Where) -> str:
+    """Return the options of a first ``tele login`` to this cluster."""
+    chosen = None
+    if where.config is None:
+        chosen = Home.find().chosen(where.cluster, where.proxy, where.user)
+    if chosen is None or not chosen.ca_pins:
+        return "--proxy HOST:PORT --ca-pin PIN"
+    return f"--proxy {chosen.proxy} --ca-pin {chosen.ca_pins[0]}"
 
 
 @click.command()
@@ -70,6 +131,8 @@ def _show_password(form: str, name: str, password: str) -> None:
 @click.option("--role", "roles", multiple=True, default=("access",), show_default=True)
 @click.option("--login", "logins", multiple=True, help="OS accounts, comma separated.")
 @_password_file
+@_invite
+@_invite_ttl
 @ttl_option("until the user is removed")
 @end_option("the user")
 @format_option()
@@ -79,15 +142,21 @@ def add(
     roles: tuple[str, ...],
     logins: tuple[str, ...],
     password_file: Path | None,
+    invite: bool,
+    invite_ttl: timedelta | None,
     ttl: timedelta | None,
     expires: datetime | None,
     form: str,
     where: Where,
 ) -> None:
-    """Create a user."""
+    """Create a user, with a password or an invitation.
+
+    With the invitation the user sets a password and is logged in: tele login --invite.
+    """
     from tele.model.api.users import ADD_USER, NewUser
     from tele.model.resources import Metadata, User, UserSpec
 
+    invited = _invited(invite, invite_ttl, password_file)
     password = _password(password_file)
     traits = {"logins": split_words(logins)} if logins else {}
     try:
@@ -96,8 +165,8 @@ def add(
     except ValueError as error:
         raise InvalidInput(f"{name!r} cannot be the name of a user") from error
     with open_authority(where) as authority:
-        made = authority.perform(ADD_USER, NewUser(user, password))
-    _show_password(form, name, made.password)
+        made = authority.perform(ADD_USER, NewUser(user, password, invited))
+    _show_password(form, made, where)
 
 
 @click.command()
@@ -116,16 +185,29 @@ def ls(form: str, where: Where) -> None:
 @click.command()
 @click.argument("name")
 @_password_file
+@_invite
+@_invite_ttl
 @format_option()
 @where_options(local=True)
-def reset(name: str, password_file: Path | None, form: str, where: Where) -> None:
-    """Set a new password for a user; ends a lock-out."""
+def reset(
+    name: str,
+    password_file: Path | None,
+    invite: bool,
+    invite_ttl: timedelta | None,
+    form: str,
+    where: Where,
+) -> None:
+    """Set a new password for a user, or make an invitation; ends a lock-out.
+
+    The old password is void at once.
+    """
     from tele.model.api.users import RESET_USER, ResetUser
 
+    invited = _invited(invite, invite_ttl, password_file)
     password = _password(password_file)
     with open_authority(where) as authority:
-        made = authority.perform(RESET_USER, ResetUser(name, password))
-    _show_password(form, name, made.password)
+        made = authority.perform(RESET_USER, ResetUser(name, password, invited))
+    _show_password(form, made, where)
 
 
 @click.command()

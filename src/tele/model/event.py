@@ -28,6 +28,7 @@ CODES: Final[Mapping[str, str]] = {
     "user.delete": "TU004I",
     "user.locked_out": "TU005W",
     "user.password": "TU006I",
+    "user.invite": "TU007I",
     "role.update": "TR001I",
     "role.delete": "TR002I",
     "lock.create": "TL001I",

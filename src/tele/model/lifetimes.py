@@ -17,3 +17,5 @@ HOST_LIFETIME: Final = timedelta(hours=24)
 AUTHORITY_LIFETIME: Final = timedelta(days=3650)
 #: Join tokens.
 TOKEN_LIFETIME: Final = timedelta(minutes=30)
+#: Invitations of users.
+INVITATION_LIFETIME: Final = timedelta(days=2)

@@ -10,19 +10,23 @@ Invariants:
 
 from __future__ import annotations
 
-from attrs import evolve
+from datetime import datetime, timedelta
+
+from attrs import evolve, field, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.authorities import Authorities
 from tele.auth.authorizer import LOCAL_ADMIN, Authorizer, user_caller
 from tele.auth.guessing import Outcome
 from tele.auth.handlers import Handler, handler
+from tele.auth.invitations import Invitations
 from tele.auth.journal import Journal
 from tele.auth.live_sessions import LiveSessions
 from tele.auth.passwords import Attempt, Passwords
 from tele.auth.tokens import Tokens
 from tele.auth.users import Users
-from tele.errors import AccessDenied
+from tele.errors import AccessDenied, InvalidInput
+from tele.interfaces import Put
 from tele.loop import now
 from tele.model.access import Reason
 from tele.model.addresses import host_of, source_network
@@ -39,6 +43,15 @@ from tele.model.resources import Role, User
 from tele.rbac.logins import check_traits
 
 
+@frozen
+class _Opened:
+    """An invitation that is made, or none."""
+
+    code: str = field(default="", repr=False)
+    expires: datetime | None = None
+    change: Put | None = None
+
+
 class Administration:
     """Operations of administrators on users, roles and tokens."""
 
@@ -46,6 +59,7 @@ class Administration:
         self,
         users: Users,
         tokens: Tokens,
+        invitations: Invitations,
         authorities: Authorities,
         passwords: Passwords,
         live: LiveSessions,
@@ -54,6 +68,7 @@ class Administration:
         journal: Journal,
     ) -> None:
         self._passwords = passwords
+        self._invitations = invitations
         self._live = live
         self._clock = clock
         self._users = users
@@ -93,7 +108,9 @@ class Administration:
         return await self._users.user(request.name)
 
     async def add_user(self, request: api.NewUser, caller: Caller) -> api.UserPassword:
-        """Create a user with a password."""
+        """Create a user with a password, or with an invitation."""
+        name = request.user.metadata.name
+        opened = self._opened(name, request.password, request.invite)
         check_traits(request.user.spec.traits)
         await self._check_giving(caller, request.user.spec.roles, ())
         if user_caller(caller).user == LOCAL_ADMIN:
@@ -101,11 +118,25 @@ class Administration:
             for role in request.user.spec.roles:
                 if await self._users.restore_preset(role):
                     await self._journal.emit("role.update", caller, name=role)
-        user, made = await self._users.add_user(request.user, request.password)
-        await self._journal.emit(
-            "user.create", caller, name=user.metadata.name, given=list(user.spec.roles)
-        )
-        return api.UserPassword(user, made)
+        user, made = await self._users.add_user(request.user, request.password, opened.change)
+        await self._journal.emit("user.create", caller, name=name, given=list(user.spec.roles))
+        return await self._given(user, made, opened, caller)
+
+    def _opened(self, name: str, password: str, ttl: timedelta | None) -> _Opened:
+        if ttl is None:
+            return _Opened()
+        if password:
+            raise InvalidInput("a user gets a password or an invitation, not both")
+        return _Opened(*self._invitations.make(name, ttl))
+
+    async def _given(
+        self, user: User, password: str, opened: _Opened, caller: Caller
+    ) -> api.UserPassword:
+        if opened.expires is not None:
+            await self._journal.emit(
+                "user.invite", caller, name=user.metadata.name, expires=format_time(opened.expires)
+            )
+        return api.UserPassword(user, password, opened.code, opened.expires)
 
     async def put_user(self, request: api.PutUser, caller: Caller) -> User:
         """Create a user without a password, or replace one."""
@@ -134,10 +165,12 @@ class Administration:
             )
 
     async def reset_user(self, request: api.ResetUser, caller: Caller) -> api.UserPassword:
-        """Give a user a new password; resets the failed attempts."""
-        user, made = await self._users.reset_user(request.name, request.password)
-        await self._journal.emit("user.password", caller, name=request.name)
-        return api.UserPassword(user, made)
+        """Give a user a new password, or an invitation; resets the failed attempts."""
+        opened = self._opened(request.name, request.password, request.invite)
+        user, made = await self._users.reset_user(request.name, request.password, opened.change)
+        if opened.change is None:
+            await self._journal.emit("user.password", caller, name=request.name)
+        return await self._given(user, made, opened, caller)
 
     async def change_password(self, request: api.ChangePassword, caller: Caller) -> Nothing:
         """Change the caller's password. The present one is checked as it is at a login."""

@@ -109,12 +109,12 @@ class CertificateOperations:
         reason = "" if outcome is Outcome.GOOD else outcome.value
         if user is None:
             reason = Outcome.UNKNOWN.value
-        elif not reason and self._refusal(user) is not None:
+        elif not reason and self.refusal(user) is not None:
             reason = "locked"
         if user is None or reason:
             raise await self._refuse(request.user, outcome, reason, caller, attempt)
         try:
-            certificates = await self._issue(user, request.keys, request.ttl, issued, caller)
+            certificates = await self.issue(user, request.keys, request.ttl, issued, caller)
         except TeleError as error:
             why = str(error)[:TEXT_LIMIT]
             await self._journal.emit("user.login", caller, user=request.user, ok=False, error=why)
@@ -205,9 +205,9 @@ class CertificateOperations:
         """Issue certificates to a user without a password."""
         check_keys(keys)
         issued = await self._users.issue_time(name)
-        return await self._issue(await self._users.user(name), keys, ttl, issued, LOCAL)
+        return await self.issue(await self._users.user(name), keys, ttl, issued, LOCAL)
 
-    async def _issue(
+    async def issue(
         self, user: User, keys: PublicKeys, ttl: timedelta, issued: datetime, caller: Caller
     ) -> Certificates:
         """Issue certificates as of ``issued``, which was read before ``user``."""
@@ -239,7 +239,7 @@ class CertificateOperations:
             if role and (role.metadata.expires is None or moment < role.metadata.expires)
         ]
 
-    def _refusal(self, user: User) -> Denied | None:
+    def refusal(self, user: User) -> Denied | None:
         """Return why no certificate is issued to ``user`` now, or None."""
         moment = now(self._clock)
         who = UserIdentity(
@@ -248,7 +248,7 @@ class CertificateOperations:
         return self._state.policy.refuses_user(who, moment)
 
     def _check_unlocked(self, user: User) -> None:
-        denied = self._refusal(user)
+        denied = self.refusal(user)
         if denied is not None:
             raise AccessDenied(denied.message, denied.reason.value)
 

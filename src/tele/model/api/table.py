@@ -23,6 +23,7 @@ from tele.model.api.hosts import DELETE_HOST as DELETE_HOST
 from tele.model.api.hosts import LIST_HOSTS as LIST_HOSTS
 from tele.model.api.hosts import REPORT_HOST_PROBES as REPORT_HOST_PROBES
 from tele.model.api.hosts import WATCH_HOSTS as WATCH_HOSTS
+from tele.model.api.invitations import ACCEPT_INVITATION as ACCEPT_INVITATION
 from tele.model.api.keeping import DELETE_RECORDING as DELETE_RECORDING
 from tele.model.api.keeping import HOLD_RECORDING as HOLD_RECORDING
 from tele.model.api.keeping import LIST_HOLDS as LIST_HOLDS

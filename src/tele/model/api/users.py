@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from attrs import field, frozen
 
@@ -10,6 +10,7 @@ from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Anyone, Nothing, Operation, Permitted, Users
 from tele.model.api.paging import ByName, Paged
 from tele.model.authority import Certificates
+from tele.model.bounds import OMITTED
 from tele.model.lifetimes import USER_LIFETIME
 from tele.model.resources import User
 from tele.model.session import Session
@@ -42,18 +43,26 @@ class LoginRequest:
 
 @frozen
 class NewUser:
-    """``password`` empty: auth makes one and returns it, once."""
+    """``password`` empty: auth makes one and returns it, once.
+
+    With ``invite`` there is no password but an invitation, which is valid for so long.
+    """
 
     user: User
     password: str = field(default="", repr=False)
+    invite: timedelta | None = field(default=None, metadata=OMITTED)
 
 
 @frozen
 class ResetUser:
-    """Give ``name`` a new password; also ends a lock-out."""
+    """Give ``name`` a new password, or an invitation (:class:`NewUser`); also ends a lock-out.
+
+    Either way the old password is void at once.
+    """
 
     name: str
     password: str = field(default="", repr=False)
+    invite: timedelta | None = field(default=None, metadata=OMITTED)
 
 
 @frozen
@@ -93,10 +102,12 @@ class UserDeleted:
 
 @frozen
 class UserPassword:
-    """``password`` is empty when the caller chose it."""
+    """``password`` is empty when the caller chose it, or asked for an ``invitation``: a code."""
 
     user: User
     password: str = field(default="", repr=False)
+    invitation: str = field(default="", repr=False, metadata=OMITTED)
+    invitation_expires: datetime | None = field(default=None, metadata=OMITTED)
 
 
 @frozen
