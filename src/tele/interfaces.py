@@ -225,6 +225,9 @@ class ISearchIndex(Interface):
     def remove(recording_id: str) -> Deferred[None]:
         """Remove a recording; succeeds if it is not there."""
 
+    def scrub() -> Deferred[None]:
+        """Leave nothing in files of what was removed. May take minutes; others are served."""
+
     def search(query: SearchQuery, key: str) -> Deferred[SearchPage]:
         """Return a page, newest first; ``key`` is who searches, and has a share of the work."""
 

@@ -15,7 +15,7 @@ Invariants:
 * Several auths share the work: an attempt is claimed in the store, for as long as it may take.
 * What is made for a recording that was removed meanwhile is removed again.
 * The index of a sealed recording is sealed for those who can open the recording, and its text is
-  stored for the search only if the cluster says so.
+  stored for the search only if the cluster says so (:mod:`tele.auth.sealed_texts` removes it).
 * An index that is damaged, or another recording's, is made again (:mod:`tele.auth.index_blobs`).
 """
 

@@ -196,6 +196,10 @@ class RecordingKeys:
             )
         return found
 
+    async def sealed(self, after: str) -> Sequence[str]:
+        """Return ids of sealed recordings after ``after``, in order; none after the last one."""
+        return [entry.name for entry in await self._keys.list(_STEP, after)]
+
     def removal(self, recording_id: str) -> Delete:
         """Return the change that belongs to the removal of a recording."""
         self._numbers.pop(recording_id, None)

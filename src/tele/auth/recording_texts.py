@@ -82,6 +82,11 @@ class RecordingTexts:
         if self._index is not None:
             await self._index.remove(recording_id)
 
+    async def scrub(self) -> None:
+        """Leave nothing in its file of what was removed."""
+        if self._index is not None:
+            await self._index.scrub()
+
     async def close(self) -> None:
         """Release its file."""
         if self._index is not None:

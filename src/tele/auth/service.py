@@ -48,6 +48,7 @@ from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings, uploading_archive
 from tele.auth.repository import Repository
 from tele.auth.retention import Retention, RetentionRules
+from tele.auth.sealed_texts import SealedTexts
 from tele.auth.session_ends import END_AFTER, SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
@@ -171,6 +172,7 @@ class AuthService(Service):
         self._recording_limits = recording_limits or RecordingLimits()
         self._retention_rules = retention or RetentionRules()
         self._retention: Retention | None = None
+        self._sealed_texts: SealedTexts | None = None
         self._keys = RecordingKeys(backend, host_id, encryption)
         self._entropy = entropy
         self._parts: Collaborators | None = None
@@ -240,6 +242,10 @@ class AuthService(Service):
         if new:
             await authority.emit("cluster.create", LOCAL, name=self._cluster)
         parts.disk.start(authority.emit)
+        sealed = self._sealed_texts = SealedTexts(
+            self._backend, self._keys, parts.recordings.texts, self._reactor
+        )
+        await sealed.start()
         self._keys.wrap_for(lambda: parts.state.recipients)
         parts.state.on_change(partial(self._recipients_changed, parts.state))
         await self._start_archive(authority)
@@ -386,6 +392,8 @@ class AuthService(Service):
             parts.disk.stop()
             await parts.heads.stop()
             await self._keys.stop()
+            if self._sealed_texts is not None:
+                await self._sealed_texts.stop()
             if self._retention is not None:
                 await self._retention.stop()
             if (uploading := uploading_archive(self._archive)) is not None:

@@ -71,6 +71,6 @@ class RecordingEncryptionConfig:
     )
     searchable: bool = key(
         "Whether auth keeps what sealed recordings show as text, in clear in its ``data_dir``, so"
-        " that ``tele recordings search`` finds it.",
+        " that ``tele recordings search`` finds it. Switched off, auth removes what it has kept.",
         False,
     )

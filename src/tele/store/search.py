@@ -60,6 +60,15 @@ class SqliteSearch:
         """See :class:`ISearchIndex`."""
         return self._writer.call(_guarded, search_file.remove, self._connection, recording_id)
 
+    async def _scrub(self) -> None:
+        begin = True
+        while await self._writer.call(_guarded, search_file.scrub, self._connection, begin):
+            begin = False
+
+    def scrub(self) -> Deferred[None]:
+        """See :class:`ISearchIndex`: in steps, between which others are served."""
+        return Deferred.fromCoroutine(self._scrub())
+
     def search(self, query: SearchQuery, key: str) -> Deferred[SearchPage]:
         """See :class:`ISearchIndex`."""
         return self._readers.call(key, _guarded, search_file.search, self._path, query, SECONDS)

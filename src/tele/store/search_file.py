@@ -54,6 +54,10 @@ _NUMBER: Final = {kind: number for number, kind in enumerate(_KINDS)}
 _INSTRUCTIONS: Final = 20_000
 #: Recordings that are removed at once to make space.
 _EVICTED: Final = 20
+#: Pages of the full-text index that are written again in one step.
+_SCRUBBED: Final = 500
+#: Rows that a step changes at least, if it does anything (https://sqlite.org/fts5.html#the_merge_command).
+_CHANGED: Final = 2
 #: A part of the file that is full-text index and overhead, for each byte of text.
 _OVERHEAD: Final = 64
 
@@ -175,6 +179,24 @@ def remove(connection: sqlite3.Connection, recording_id: str) -> None:
     """Remove a recording."""
     with _transaction(connection):
         _remove(connection, recording_id)
+
+
+def scrub(connection: sqlite3.Connection, begin: bool) -> bool:
+    """Write a part of the full-text index again, without what was removed; returns whether more is.
+
+    Text is overwritten when it is removed, but its trigrams stay where they were. ``begin`` is true
+    in the first call.
+    """
+    if not connection.execute("SELECT 1 FROM recordings LIMIT 1").fetchone():
+        connection.execute("INSERT INTO words (words) VALUES ('delete-all')")
+    else:
+        pages = -_SCRUBBED if begin else _SCRUBBED
+        before = connection.total_changes
+        connection.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (pages,))
+        if connection.total_changes - before >= _CHANGED:
+            return True
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return False
 
 
 def _remove(connection: sqlite3.Connection, recording_id: str) -> None:

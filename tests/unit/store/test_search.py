@@ -54,6 +54,36 @@ def test_a_part_of_a_word_is_found(texts: Texts) -> None:
     assert texts.found("100x_") == []
 
 
+def scrubbed(texts: Texts) -> bytes:
+    """All bytes of the file after what was removed is overwritten."""
+    begin = True
+    while search_file.scrub(texts.connection, begin):
+        begin = False
+    return in_files(texts)
+
+
+def in_files(texts: Texts) -> bytes:
+    files = [texts.path, texts.path.with_name(f"{texts.path.name}-wal")]
+    return b"".join(each.read_bytes() for each in files if each.exists())
+
+
+def test_attack_nothing_of_removed_text_is_left_in_the_file(texts: Texts) -> None:
+    """Neither the text nor its trigrams, from which it could be put together; the rest is found."""
+    texts.add(1, "alice", *(f"line {n} of one" for n in range(300)))
+    texts.add(2, "alice", "the password is ~~~~zq")
+    texts.add(3, "alice", *(f"line {n} of three" for n in range(300)))
+    search_file.remove(texts.connection, "r2")
+    assert b"~~~" in in_files(texts)
+    assert b"~~~" not in scrubbed(texts)
+    assert texts.found("line 7 of") == [("r3", "line 7 of three"), ("r1", "line 7 of one")]
+    texts.add(4, "alice", "~~~~ again")
+    for number in (1, 3, 4):
+        search_file.remove(texts.connection, f"r{number}")
+    assert b"~~~" not in scrubbed(texts)
+    texts.add(5, "alice", "line 7 of five")
+    assert texts.found("line 7 of") == [("r5", "line 7 of five")]
+
+
 @pytest.mark.parametrize("isolated", [False, True])
 def test_filters(texts: Texts, isolated: bool) -> None:
     """User, kind and time limit what is found, in either way to search."""
