@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from engine_server import CLUSTER, write_private
+from grants import one_role
 from tele.capacity.descriptors import process_budget
 from tele.certs.issue import (
     HostCertificateRequest,
@@ -84,11 +85,10 @@ class Realm:
     def requestAvatar(self, avatarId: Any, mind: object, *interfaces: object) -> Deferred[Any]:
         """Return a user."""
         checked = avatarId.checked
-        grant = Grant(
+        grant = one_role(
             checked.identity,
             avatarId.login,
-            (),
-            checked.identity.expires,
+            expires=checked.identity.expires,
             permit_pty=NO_PTY not in checked.identity.roles,
             force_command=checked.force_command,
         )

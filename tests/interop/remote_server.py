@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import frozen
 from twisted.conch.avatar import ConchUser
 from twisted.conch.interfaces import IConchUser
 from twisted.cred.portal import IRealm
@@ -29,6 +29,7 @@ from twisted.internet.endpoints import HostnameEndpoint
 from zope.interface import implementer
 
 from engine_server import CLUSTER, write_private
+from grants import one_role
 from tele.admission.limits import Limits
 from tele.admission.slots import Slots
 from tele.certs.issue import (
@@ -52,7 +53,6 @@ from tele.conch.session.session_forwarding import ISessionForwards
 from tele.conch.transport.exchange import HostKeys
 from tele.log import LogFormat, set_up_logging
 from tele.loop import now
-from tele.model.access import Grant
 from tele.model.frame import FrameKind
 from tele.model.identity import HostIdentity, HostRole
 from tele.sessions.audited import AuditedSession
@@ -112,17 +112,15 @@ class User(ConchUser):
             LOCAL_CHANNEL: open_remote_streamlocal,
         }
         self._behind = behind
-        grant = Grant(
+        grant = one_role(
             credentials.checked.identity,
             credentials.login,
-            ("access",),
-            LATER,
             port_forwarding=True,
             agent_forwarding=True,
             x11_forwarding=True,
             max_sessions=200,
+            force_command=os.environ.get("FORCED"),
         )
-        grant = evolve(grant, force_command=os.environ.get("FORCED"))
         self.context = ConnectionContext.of(grant, credentials, str(uuid.uuid4()))
         self.recorder = MemoryRecorder()
         tape = make_tape(LOOP, self.recorder, self.context, HOST) if RECORDED else None

@@ -8,12 +8,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from attrs import evolve
 from twisted.conch.error import ConchError
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer, noLongerProvides
 
 from channel_ends import ChannelEnds, ChannelUser, ChannelWorld, HeldProgram
+from grants import changed, one_role
 from tele.admission.limits import Limits
 from tele.admission.slots import Slots
 from tele.conch.client.session import ProgramChannel
@@ -27,7 +27,6 @@ from tele.conch.session.programs import ISessionPrograms, ProgramRequest
 from tele.conch.session.remote_runner import RemoteSessionChannel
 from tele.conch.session.session_forwarding import ISessionForwards
 from tele.errors import Unavailable
-from tele.model.access import Grant
 from tele.model.frame import Frame, FrameKind
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
 from tele.sessions.audited import AuditedSession
@@ -256,7 +255,7 @@ class Remote:
         )
         self.recorder = recorder or MemoryRecorder()
         user = UserIdentity("alice", "c", LATER)
-        granted = evolve(Grant(user, "root", ("access",), LATER), **grant)
+        granted = one_role(user, "root", **grant)
         self.context = ConnectionContext(
             granted, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022)
         )
@@ -310,7 +309,7 @@ class Remote:
 
     def permit(self, **grant: Any) -> None:
         """Change the user's grant."""
-        self.context.grant = evolve(self.context.grant, **grant)
+        self.context.grant = changed(self.context.grant, **grant)
         self.target.permissions = Permissions(max_sessions=self.context.grant.max_sessions)
 
     def settle(self) -> None:

@@ -344,6 +344,10 @@ class SmallCluster:
     def person(self, name: str, *logins: str, ttl: timedelta = timedelta(hours=1)) -> None:
         """Make an administrator with a certificate for ``logins``."""
         self.reactor.wait(self.local.ensure_admin(name, logins))
+        self.certify(name, ttl)
+
+    def certify(self, name: str, ttl: timedelta = timedelta(hours=1)) -> None:
+        """Give a user a new certificate, with the roles that they have now."""
         key = self.ssh_keys.setdefault(name, PrivateKey.generate())
         public = PublicKeys(key.public.line, TlsKey.generate().public_pem)
         certificates = self.reactor.wait(self.local.issue_for(name, public, ttl))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from attrs import define, field
 
+from grants import one_role
 from own_reactor import OwnReactor, own_reactor
 from tele.capacity.descriptors import DescriptorBudget, shares_of
 from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
@@ -30,8 +31,7 @@ LATER = datetime(2099, 1, 1, tzinfo=UTC)
 
 
 def grant(**options: Any) -> Grant:
-    options.setdefault("login", ME)
-    return Grant(UserIdentity("alice", "c", LATER), roles=("access",), expires=LATER, **options)
+    return one_role(UserIdentity("alice", "c", LATER), options.pop("login", ME), **options)
 
 
 @define

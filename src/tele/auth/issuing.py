@@ -241,7 +241,7 @@ class Issuer:
             port_forwarding=grant.port_forwarding,
             agent_forwarding=grant.agent_forwarding,
             x11_forwarding=grant.x11_forwarding,
-            force_command=grant.force_command,
+            force_command=grant.certified_command,
             pty=grant.permit_pty,
             session=session_id,
             target=host.id,

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
+from attrs.validators import min_len
 
 from tele.model.identity import UserIdentity
 from tele.model.resources import MAX_FORWARDS, RecordingMode, RecordingSettings
@@ -92,25 +93,100 @@ class RecordingPlan:
 
 
 @frozen
-class Grant:
-    """All that one SSH connection may do; no later step decides again.
+class RoleGrant:
+    """What one role that allows the login gives, without what the certificate withholds.
 
-    ``roles`` are those that allowed it. ``expires`` is the end of the certificate.
-    ``client_keepalive`` and ``max_forwards``: see :class:`tele.model.resources.RoleOptions`. With
-    ``break_glass`` everything runs, also if the audit cannot be stored.
+    An action is allowed if one of these gives all of it: what two roles give does not combine.
+    ``force_command`` is the role's, or the certificate's.
     """
 
-    identity: UserIdentity
-    login: str
-    roles: tuple[str, ...]
-    expires: datetime
+    role: str
     permit_pty: bool = True
     port_forwarding: bool = False
     agent_forwarding: bool = False
     x11_forwarding: bool = False
+    force_command: str | None = None
+    break_glass: bool = False
+
+    def gives(self, kind: str, command: bytes) -> bool:
+        """Whether its forced command is what is requested: a command line, or files by sftp."""
+        if self.force_command == INTERNAL_SFTP:
+            return kind == "subsystem" and command == b"sftp"
+        return (
+            self.force_command is not None
+            and kind == "exec"
+            and command == self.force_command.encode()
+        )
+
+
+@frozen
+class Grant:
+    """All that one SSH connection may do; no later step decides again.
+
+    ``given`` is what each role gives that allows it, in order of their names; there is one at
+    least. Everything else is of the connection, and the strictest of these roles. ``expires`` is
+    the end of the certificate. ``client_keepalive`` and ``max_forwards``: see
+    :class:`tele.model.resources.RoleOptions`.
+    """
+
+    identity: UserIdentity
+    login: str
+    expires: datetime
+    given: tuple[RoleGrant, ...] = field(validator=min_len(1))
     max_sessions: int = 10
     recording: RecordingPlan = RecordingPlan()
-    force_command: str | None = None
     client_keepalive: timedelta | None = None
     max_forwards: int = MAX_FORWARDS
-    break_glass: bool = False
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that allowed it."""
+        return tuple(each.role for each in self.given)
+
+    @property
+    def permit_pty(self) -> bool:
+        """Whether some program may have a terminal; see :meth:`program`."""
+        return any(each.permit_pty for each in self.given)
+
+    @property
+    def port_forwarding(self) -> bool:
+        """Whether ports and sockets may be forwarded."""
+        return any(each.port_forwarding for each in self.given)
+
+    @property
+    def agent_forwarding(self) -> bool:
+        """Whether the client's agent may be forwarded."""
+        return any(each.agent_forwarding for each in self.given)
+
+    @property
+    def x11_forwarding(self) -> bool:
+        """Whether the client's display may be forwarded."""
+        return any(each.x11_forwarding for each in self.given)
+
+    @property
+    def break_glass(self) -> bool:
+        """Whether everything runs, also if the audit cannot be stored."""
+        return any(each.break_glass for each in self.given)
+
+    def program(self, kind: str, command: bytes, *, pty: bool) -> tuple[RoleGrant, ...]:
+        """Return what gives a requested program (``kind``: see
+        :class:`tele.model.session.Launched`), with a terminal or without; empty if nothing does.
+
+        All of them force the same command, or none. A role that forces nothing goes first; of
+        several commands the one that is requested, otherwise that of the first role by name.
+        """
+        fitting = [each for each in self.given if each.permit_pty or not pty]
+        free = tuple(each for each in fitting if each.force_command is None)
+        if free or not fitting:
+            return free
+        requested = [each for each in fitting if each.gives(kind, command)]
+        forced = (requested or fitting)[0].force_command
+        return tuple(each for each in fitting if each.force_command == forced)
+
+    @property
+    def certified_command(self) -> str | None:
+        """The command that a certificate for this connection forces, for servers that know no
+        roles: a certificate has one.
+        """
+        commands = [each.force_command for each in self.given]
+        return None if None in commands else commands[0]

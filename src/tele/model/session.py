@@ -61,12 +61,14 @@ class Launched:
 
     ``kind`` is ``shell``, ``exec`` (a command line) or ``subsystem`` (without a shell), and
     ``command`` the command line or the subsystem's name. ``files`` is true for the file server,
-    whose bytes are files and not a terminal session.
+    whose bytes are files and not a terminal session. ``forced`` is the command that a role or the
+    certificate forces, if one does.
     """
 
     kind: str
     command: bytes = b""
     files: bool = False
+    forced: str | None = None
 
 
 class SessionStatus(str, Enum):

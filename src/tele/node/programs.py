@@ -43,7 +43,7 @@ from tele.node.terminal import open_terminal, set_size
 from tele.reactor import Reactor
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import IExpellable
-from tele.sessions.launching import allows_environment, check_terminal, launched_by
+from tele.sessions.launching import allows_environment, check_terminal, permitted
 
 log = make_logger(__name__)
 
@@ -151,7 +151,8 @@ class NodePrograms:
     async def _start(
         self, request: ProgramRequest, launching: Callable[[Launched], None]
     ) -> Program | SpokenProgram:
-        launched = launched_by(request, self._context.grant.force_command)
+        plan = permitted(self._context.grant, request)
+        launched, request = plan.launched, plan.narrowed(request)
         if launched.kind == "subsystem" and not launched.files:
             subsystem = self._subsystem(request.command)
             served = await subsystem.start(self._session())
@@ -166,19 +167,20 @@ class NodePrograms:
         launch = self._launch(request, launched)
         lease = self._account.take(STARTING)
         try:
-            program = await self._run(request, launch, lease)
+            program = await self._run(request, launch, lease, launched.forced is not None)
         except BaseException:
             lease.release()
             raise
         lease.keep(RUNNING)
         return program
 
-    async def _run(self, request: ProgramRequest, launch: Launch, lease: Lease) -> Program:
+    async def _run(
+        self, request: ProgramRequest, launch: Launch, lease: Lease, forced: bool
+    ) -> Program:
         try:
             ours, theirs = _pipes() if request.pty is None else _terminal(request.pty)
         except OSError as error:
             raise Unavailable(f"the node cannot start a session: {error.strerror}") from None
-        forced = self._context.grant.force_command is not None
         try:
             running = await self._spawning.start(launch, theirs)
         except BaseException:
@@ -209,7 +211,7 @@ class NodePrograms:
         )
 
     def _launch(self, request: ProgramRequest, launched: Launched) -> Launch:
-        login, forced = self._context.grant.login, self._context.grant.force_command is not None
+        login, forced = self._context.grant.login, launched.forced is not None
         if launched.files:
             return Launch("sftp", login, (), _encoded(self._connection()))
         environment = self._environment(request)

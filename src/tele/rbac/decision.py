@@ -5,25 +5,35 @@ Invariants:
 * Nothing is allowed by default; deny wins over allow; a role that does not exist any more, or has
   expired, allows and denies nothing.
 * The decision is one value, a Grant or a Denied, and its text is for the user.
-* Where several roles allow the same, the stricter options hold.
-* A role that was given after the certificate was issued restricts at once, and allows nothing until
-  there is a new certificate.
+* Options belong to the role that grants: each role that allows login and node gives what it says,
+  and takes nothing from another. Only denials, obligations and limits hold for all of them.
+* A role that was given after the certificate was issued denies and limits at once, and allows
+  nothing until there is a new certificate.
 * What the certificate withholds, no role gives back.
+* The order of roles never matters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from tele.model.access import CertificateLimits, Denied, Grant, Reason, RecordingPlan
+from tele.model.access import (
+    CertificateLimits,
+    Denied,
+    Grant,
+    Reason,
+    RecordingPlan,
+    RoleGrant,
+)
 from tele.model.identity import UserIdentity
 from tele.model.resources import (
     Lock,
     LockTarget,
     RecordingSettings,
     Role,
+    RoleOptions,
     Rule,
     SessionRecording,
 )
@@ -73,43 +83,33 @@ def decide(
             Reason.LOGIN,
             f"no role of {identity.user} ({', '.join(identity.roles)}) allows login {login} here",
         )
-    restricting = _allowing(present, login, node_labels, roles, now) or allowing
-    options = [role.spec.options for role in restricting]
-    command = _forced_command(restricting, login, certificate.force_command)
-    if isinstance(command, Denied):
-        return command
-    forced = command is not None
-    break_glass = any(o.break_glass for o in options) and any(
-        role.spec.options.break_glass for role in allowing
-    )
-    strictly = any(o.record is SessionRecording.STRICT for o in options)
+    gifts = [_gift(role, certificate) for role in allowing]
+    given = tuple(each for each in gifts if isinstance(each, RoleGrant))
+    if not given:
+        return next(each for each in gifts if isinstance(each, Denied))
+    later = _allowing(present, login, node_labels, roles, now)
+    binding = {role.metadata.name: role.spec.options for role in (*allowing, *later)}.values()
+    break_glass = any(each.break_glass for each in given)
+    strictly = any(o.record is SessionRecording.STRICT for o in binding)
     return Grant(
         identity=identity,
         login=login,
-        roles=tuple(role.metadata.name for role in allowing),
         expires=identity.expires,
-        port_forwarding=certificate.port_forwarding
-        and all(may_forward(o.port_forwarding, forced) for o in options),
-        agent_forwarding=certificate.agent_forwarding
-        and all(may_forward(o.forward_agent, forced) for o in options),
-        x11_forwarding=certificate.x11_forwarding and all(o.x11_forwarding for o in options),
-        max_sessions=min(o.max_sessions for o in options),
-        permit_pty=certificate.permit_pty and all(o.permit_pty for o in options),
-        force_command=command,
-        client_keepalive=keepalive_of(restricting),
-        max_forwards=min(o.max_forwards for o in options),
+        given=given,
+        max_sessions=min(o.max_sessions for o in binding),
+        client_keepalive=keepalive_of(binding),
+        max_forwards=min(o.max_forwards for o in binding),
         recording=RecordingPlan.of(
             recording,
-            input=any(o.record_input for o in options),
+            input=any(o.record_input for o in binding),
             strict=strictly and not break_glass,
         ),
-        break_glass=break_glass,
     )
 
 
-def keepalive_of(roles: Iterable[Role]) -> timedelta | None:
-    """Return the shortest interval of keepalives of ``roles``; 0 is never, None is not set."""
-    intervals = [role.spec.options.client_keepalive for role in roles]
+def keepalive_of(options: Iterable[RoleOptions]) -> timedelta | None:
+    """Return the shortest interval of keepalives of roles; 0 is never, None is not set."""
+    intervals = [each.client_keepalive for each in options]
     times = [each for each in intervals if each is not None]
     return min((each for each in times if each), default=timedelta(0)) if times else None
 
@@ -129,24 +129,33 @@ def _allowing(
     ]
 
 
-def _forced_command(
-    roles: Sequence[Role], login: str, certified: str | None
-) -> str | Denied | None:
-    """Return the one command that ``roles`` and the certificate force; None if they force none."""
-    commands = {role.spec.options.force_command for role in roles} - {""}
-    named = ", ".join(role.metadata.name for role in roles)
-    if len(commands) > 1:
-        return Denied(Reason.DENIED, f"roles {named} force different commands on login {login}")
+def _gift(role: Role, certificate: CertificateLimits) -> RoleGrant | Denied:
+    """Return what ``role`` gives with such a certificate, or why that is nothing."""
+    name, options = role.metadata.name, role.spec.options
+    command = options.force_command or None
+    certified = certificate.force_command
     if certified is not None:
-        if commands - {certified}:
-            return Denied(Reason.DENIED, "the certificate and a role force different commands")
-        commands = {certified}
-    command = next(iter(commands), None)
+        if command not in (None, certified):
+            return Denied(
+                Reason.DENIED, f"the certificate and role {name} force different commands"
+            )
+        command = certified
     trouble = None if command is None else trouble_with(command)
     if trouble is not None:
-        source = "the certificate" if certified is not None else f"roles {named}"
+        source = f"role {name}" if certified is None else "the certificate"
         return Denied(Reason.DENIED, f"{source}: {trouble}")
-    return command
+    forced = command is not None
+    ports = may_forward(options.port_forwarding, forced)
+    agent = may_forward(options.forward_agent, forced)
+    return RoleGrant(
+        role=name,
+        permit_pty=certificate.permit_pty and options.permit_pty,
+        port_forwarding=certificate.port_forwarding and ports,
+        agent_forwarding=certificate.agent_forwarding and agent,
+        x11_forwarding=certificate.x11_forwarding and options.x11_forwarding,
+        force_command=command,
+        break_glass=options.break_glass,
+    )
 
 
 def may_reach(
@@ -268,8 +277,8 @@ def _in_force(role: Role, now: datetime | None) -> bool:
 
 
 def roles_of(identity: UserIdentity, roles: Mapping[str, Role], now: datetime) -> list[Role]:
-    """Return the roles of ``identity`` that exist now, each once."""
-    names = dict.fromkeys(identity.roles)
+    """Return the roles of ``identity`` that exist now, each once, by name."""
+    names = sorted(set(identity.roles))
     return [roles[name] for name in names if name in roles and _in_force(roles[name], now)]
 
 

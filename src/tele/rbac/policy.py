@@ -5,7 +5,7 @@ A policy is made once for each state of the cluster.
 Invariants:
 
 * An identity has the roles and traits of its certificate, without those revoked since; roles that
-  were given since deny and restrict, and allow nothing.
+  were given since deny and limit, and allow nothing.
 * A lock or a revocation of a user or a host comes before every role.
 """
 
@@ -156,9 +156,8 @@ class Policy:
 
     def client_keepalive(self, identity: UserIdentity, now: datetime) -> timedelta:
         """Return the interval of keepalives for a client that logs in to no node; 0 is never."""
-        interval = decision.keepalive_of(
-            decision.roles_of(self._present(identity), self.roles, now)
-        )
+        mine = decision.roles_of(self._present(identity), self.roles, now)
+        interval = decision.keepalive_of(role.spec.options for role in mine)
         return self._client_keepalive if interval is None else interval
 
     def may_reach(

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from tele.conch.session.programs import ISessionPrograms, ProgramRequest
-from tele.errors import AccessDenied, TeleError
+from tele.errors import TeleError
 from tele.membership.audit_reporter import AuditReporter, cut
 from tele.model.session import Launched
 from tele.recording.capture import CaptureLimits
@@ -26,6 +26,7 @@ from tele.recording.program_tap import RecordedPrograms
 from tele.recording.tee import ConnectionTape
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import SessionEnding
+from tele.sessions.launching import permitted
 from tele.sessions.program_end import AuditedTap
 from tele.sessions.transfer_record import TransferRecords
 
@@ -124,28 +125,28 @@ class AuditedSession:
 
     async def _start(self, request: ProgramRequest, channel_number: int) -> Any:
         name = "subsystem" if request.kind == "subsystem" else "exec"
-        grant = self._context.grant
         fields = {
             "kind": request.kind,
             "command": cut(request.command.decode("utf-8", "backslashreplace")),
             "pty": request.pty is not None,
             "channel": channel_number,
         }
-        if grant.force_command is not None:
-            fields["forced"] = cut(grant.force_command)
 
         ran: list[Launched] = []
 
         def launching(launched: Launched) -> None:
             ran.append(launched)
-            if "forced" not in fields and launched.command != request.command:
+            fields.pop("forced", None)
+            if launched.forced is not None:
+                fields["forced"] = cut(launched.forced)
+            elif launched.command != request.command:
                 fields["runs"] = cut(launched.command.decode("utf-8", "backslashreplace"))
 
         try:
             self._ending.check()
-            if request.pty is not None and not grant.permit_pty:
-                # The grant may have changed since the terminal was requested.
-                raise AccessDenied("a terminal is not permitted", "pty")
+            forced = permitted(self._context.grant, request).launched.forced
+            if forced is not None:
+                fields["forced"] = cut(forced)
             program = await self._programs.start(request, channel_number, launching)
         except CancelledError:
             raise

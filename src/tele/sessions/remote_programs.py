@@ -23,11 +23,11 @@ from zope.interface import implementer
 
 from tele.conch.session.programs import ISessionPrograms, ProgramRequest
 from tele.conch.session.remote_program import RemoteProgram, RemoteRequest
-from tele.errors import Unreachable
+from tele.errors import AccessDenied, Unreachable, quoted
 from tele.model.session import Launched
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import IExpellable
-from tele.sessions.launching import allows_environment, check_terminal, launched_by
+from tele.sessions.launching import allows_environment, check_terminal, permitted
 from tele.sessions.remote_target import RemoteTarget
 
 #: Seconds that a target has to start a program.
@@ -71,14 +71,24 @@ class RemotePrograms:
     async def _start(
         self, request: ProgramRequest, launching: Callable[[Launched], None]
     ) -> RemoteProgram:
-        force = self._context.grant.force_command
-        launched = launched_by(request, force)
-        check_terminal(launched, request)
+        check_terminal(permitted(self._context.grant, request).launched, request)
         connection = await self._target.connection()
+        # That may have taken a while: what counts is what is granted now.
+        plan = permitted(self._context.grant, request)
+        launched, force = plan.launched, plan.launched.forced
+        check_terminal(launched, request)
+        certified = connection.forced_command
+        if certified is not None and force != certified:
+            raise AccessDenied(
+                f"at {self._target.name} this connection can only run {quoted(certified)}: the"
+                " certificate for it forces that",
+                "forced",
+            )
         launching(launched)
+        request = plan.narrowed(request)
         environment = {name: value for name, value in request.env.items() if self.env_allowed(name)}
         asked = evolve(request, env=environment)
-        if force is None or force != connection.forced_command:
+        if force is None or force != certified:
             if force is not None and request.command:
                 environment[ORIGINAL_COMMAND] = request.command.decode("utf-8", "surrogateescape")
             asked = evolve(asked, kind=launched.kind, command=launched.command)
@@ -86,7 +96,7 @@ class RemotePrograms:
             RemoteRequest(
                 self._target.name,
                 asked,
-                agent=self._forwards_agent(),
+                agent=self._forwards_agent() and plan.agent_forwarding,
                 signals=force is None,
             )
         )

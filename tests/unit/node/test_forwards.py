@@ -7,18 +7,19 @@ from socket import socketpair
 from typing import Any
 
 import pytest
-from attrs import Factory, define, evolve
+from attrs import Factory, define
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 
+from grants import changed, one_role
 from tele.admission.slots import Slots
 from tele.capacity.descriptors import DescriptorBudget, shares_of
 from tele.conch.forwarding.local import ForwardRequest, LocalRequest, Streams
 from tele.conch.forwarding.remote import PathRequest, PortRequest
 from tele.conch.session.session_forwarding import DisplayRequest
 from tele.errors import AccessDenied, InvalidInput
-from tele.model.access import GatewayPorts, Grant
+from tele.model.access import GatewayPorts
 from tele.model.identity import UserIdentity
 from tele.node.forwards import ForwardingResources, Forwards
 from tele.node.ports import LOOPBACK, addresses_for
@@ -60,7 +61,7 @@ def forwards(
 ) -> Forwards:
     """Forwards whose sockets cannot be made: making one fails the test."""
     identity = UserIdentity("alice", "c", LATER)
-    grant = Grant(identity, login="alice", roles=("access",), expires=LATER, **options)
+    grant = one_role(identity, "alice", **options)
     context = ConnectionContext(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))
     audit: Any = emitted
     records = ForwardRecords(Clock(), context, audit, None)
@@ -137,7 +138,7 @@ def test_what_is_forbidden_while_it_is_made_does_not_listen() -> None:
     made = forwards(FakeAudit(), **every)
     context = made._allowed.context
     for asked in (lambda: made.listen(PathRequest(b"/x")), made.agent):
-        context.grant = evolve(context.grant, **every)
+        context.grant = changed(context.grant, **every)
         ours, theirs = socketpair()
         holder, other = socketpair()
         with ours, theirs, holder, other:
@@ -145,7 +146,7 @@ def test_what_is_forbidden_while_it_is_made_does_not_listen() -> None:
             sockets: Any = Slow(slow)
             made._sockets = sockets
             listening: Deferred[Any] = asked()
-            context.grant = evolve(context.grant, port_forwarding=False, agent_forwarding=False)
+            context.grant = changed(context.grant, port_forwarding=False, agent_forwarding=False)
             made.restrict()
             slow.callback(UserListener(b"/x", ours, holder.close))
             failed: list[Any] = []

@@ -9,6 +9,7 @@ from attrs import Factory, define, evolve
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.testing import MemoryReactorClock
 
+from grants import changed, one_role
 from tele.admission.slots import Slots
 from tele.capacity.descriptors import DescriptorBudget, shares_of
 from tele.conch.session.programs import ProgramRequest, PtyRequest
@@ -69,11 +70,11 @@ def test_a_terminal_that_is_not_permitted_any_more() -> None:
     start, and that is an event (attack).
     """
     identity = UserIdentity("alice", "c", LATER)
-    grant = Grant(identity, login="alice", roles=("access",), expires=LATER)
+    grant = one_role(identity, "alice")
     programs, audit = FakePrograms(), FakeAudit()
     avatar = avatar_of(grant, programs, audit)
     request = ProgramRequest("shell", pty=PtyRequest("xterm", 80, 24))
-    avatar.regranted(evolve(grant, permit_pty=False))
+    avatar.regranted(changed(grant, permit_pty=False))
     failed: list[Any] = []
     avatar.start(request, 1).addErrback(failed.append)
     assert isinstance(failed[0].value, AccessDenied)
@@ -93,7 +94,7 @@ def test_a_plugin_that_raises() -> None:
     it raised may be anything and is in the log only.
     """
     identity = UserIdentity("alice", "c", LATER)
-    grant = Grant(identity, login="alice", roles=("access",), expires=LATER)
+    grant = one_role(identity, "alice")
     audit = FakeAudit()
     avatar = avatar_of(grant, FakePrograms(error=KeyError("secret 7")), audit)
     failed: list[Any] = []
@@ -120,7 +121,7 @@ def test_a_recording_that_cannot_be_closed() -> None:
             return succeed(Recording())
 
     identity = UserIdentity("alice", "c", LATER)
-    grant = Grant(identity, login="alice", roles=("access",), expires=LATER)
+    grant = one_role(identity, "alice")
     audit, recorder, start = FakeAudit(), Recorder(), None
     tape = ConnectionTape(cast(Any, recorder), cast(Any, start), lambda: 0)
     Deferred.fromCoroutine(tape.ready())
@@ -133,7 +134,7 @@ def test_a_recording_that_cannot_be_closed() -> None:
 def test_rules_that_change_during_a_login() -> None:
     """Before it has a connection, an avatar gets another grant, or learns that access has ended."""
     identity = UserIdentity("alice", "c", LATER)
-    grant = Grant(identity, login="alice", roles=("access",), expires=LATER)
+    grant = one_role(identity, "alice")
     avatar = avatar_of(grant, FakePrograms(), FakeAudit())
     other = evolve(grant, client_keepalive=timedelta(seconds=5))
     avatar.regranted(other)

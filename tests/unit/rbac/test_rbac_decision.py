@@ -162,14 +162,30 @@ def test_locks_stop(target: LockTarget) -> None:
     assert isinstance(ask(ACCESS, locks=(other,)), Grant)
 
 
-def test_the_stricter_option_holds() -> None:
-    """Of two roles that allow the same login, the stricter one decides how."""
+def test_options_belong_to_the_role_that_grants() -> None:
+    """What one role does not give another may; limits and what is recorded are the strictest."""
     loose = role("loose", ROOT, options=RoleOptions(x11_forwarding=True, max_sessions=50))
     strict = role("strict", ROOT, options=RoleOptions(port_forwarding=False, record_input=True))
     answer = ask(loose, strict)
     assert isinstance(answer, Grant)
-    assert (answer.port_forwarding, answer.x11_forwarding) == (False, False)
+    assert (answer.port_forwarding, answer.x11_forwarding) == (True, True)
     assert (answer.max_sessions, answer.recording.input) == (10, True)
+    alone = ask(strict)
+    assert isinstance(alone, Grant)
+    assert (alone.port_forwarding, alone.x11_forwarding) == (False, False)
+
+
+def test_a_role_for_other_nodes_gives_no_option_here() -> None:
+    """Options come from roles that allow this login on this node, and from no others (attack)."""
+    options = RoleOptions(x11_forwarding=True, max_sessions=1, record_input=True)
+    here = role("here", ROOT, options=RoleOptions(port_forwarding=False))
+    for allow in (Conditions(("root",), {"env": ("test",)}), Conditions(("bob",), EVERYWHERE)):
+        answer = ask(here, role("elsewhere", allow, options=options))
+        assert isinstance(answer, Grant)
+        assert answer.roles == ("here",)
+        assert (answer.x11_forwarding, answer.max_sessions, answer.recording.input) == (
+            False, 10, False,
+        )  # fmt: skip
 
 
 def test_the_shortest_keepalive_holds() -> None:
@@ -198,13 +214,14 @@ def test_the_shortest_keepalive_holds() -> None:
 
 
 def test_a_forced_command() -> None:
-    """A role may leave one command; two that force different ones leave none."""
+    """A role may leave one command; two that force different ones leave both."""
     backup = role("backup", ROOT, options=RoleOptions(force_command="backup", permit_pty=False))
-    answer = ask(backup, role("loose", ROOT))
-    assert isinstance(answer, Grant)
-    assert (answer.force_command, answer.permit_pty) == ("backup", False)
     files = role("files", ROOT, options=RoleOptions(force_command="internal-sftp"))
-    assert reason(ask(backup, files)) is Reason.DENIED
+    answer = ask(backup, files)
+    assert isinstance(answer, Grant)
+    assert [(each.force_command, each.permit_pty) for each in answer.given] == [
+        ("backup", False), ("internal-sftp", True),
+    ]  # fmt: skip
     with pytest.raises(InvalidInput, match="force_command"):
         check_role(role("r", ROOT, options=RoleOptions(force_command="a\0b")))
 

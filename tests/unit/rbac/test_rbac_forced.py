@@ -66,13 +66,75 @@ def test_a_role_may_forward_beside_its_command(command: str) -> None:
     assert forwards(role("r", force_command=command, x11_forwarding=True)) == (False, False, True)
 
 
-def test_every_role_has_to_allow_it() -> None:
-    """Another role does not open what the files-only role leaves closed (attack)."""
-    assert forwards(FILES, role("loud", **YES)) == (False, False, False)
-    assert forwards(FILES, PLAIN) == (False, False, False)
-    loud = role("both", force_command="internal-sftp", **YES)
-    assert forwards(loud, PLAIN) == (False, False, False)
-    assert forwards(loud, role("loud", **YES)) == (True, True, True)
+def test_what_is_forwarded_is_what_one_role_gives() -> None:
+    """A role that forces a command takes nothing from another, and gets nothing from it."""
+    loud = role("loud", **YES)
+    assert forwards(FILES, loud) == (True, True, True)
+    assert forwards(FILES, PLAIN) == (True, True, False)
+    quiet = role("quiet", port_forwarding=False, forward_agent=False)
+    assert forwards(FILES, quiet) == (False, False, False)
+    grant = ask(FILES, loud)
+    assert isinstance(grant, Grant)
+    assert [each.role for each in grant.given if each.port_forwarding] == ["loud"]
+
+
+def programs(*roles: Role, kind: str = "shell", command: bytes = b"", pty: bool = False,
+             certificate: CertificateLimits = ALL) -> list[tuple[str, str | None]]:  # fmt: skip
+    """Return the roles that give a program, each with what it forces."""
+    grant = ask(*roles, certificate=certificate)
+    assert isinstance(grant, Grant), grant
+    found = grant.program(kind, command, pty=pty)
+    return [(each.role, each.force_command) for each in found]
+
+
+def test_a_terminal_of_a_forced_command_gives_no_shell_a_terminal() -> None:
+    """A shell without a terminal and a command with one are not a shell with one (attack)."""
+    script = role("script", permit_pty=False)
+    assert programs(BACKUP, script, pty=True) == [("backup", "backup")]
+    assert programs(BACKUP, script) == [("script", None)]
+    silent = role("silent", force_command="backup", permit_pty=False)
+    assert programs(silent, script, pty=True) == []
+
+
+def test_a_role_without_a_command_is_not_restricted_by_one_with_it() -> None:
+    """Who may run anything may, whatever else they may run."""
+    assert programs(FILES, BACKUP, PLAIN, pty=True) == [("plain", None)]
+    more = role("more", port_forwarding=False)
+    assert programs(more, PLAIN, FILES) == [("more", None), ("plain", None)]
+
+
+def test_of_several_commands_the_requested_one_runs() -> None:
+    """What the request names runs, otherwise the command of the first role by name."""
+    assert programs(FILES, BACKUP) == [("backup", "backup")]
+    assert programs(FILES, BACKUP, kind="subsystem", command=b"sftp") == [
+        ("files", "internal-sftp")
+    ]
+    other = role("other", force_command="other")
+    also = role("zz", force_command="other")
+    two = [("other", "other"), ("zz", "other")]
+    assert programs(BACKUP, also, other, kind="exec", command=b"other") == two
+    for kind, command in (("exec", b"other --all"), ("subsystem", b"other"), ("shell", b"other")):
+        assert programs(BACKUP, other, kind=kind, command=command) == [("backup", "backup")]
+
+
+def test_a_role_that_forces_another_command_than_the_certificate_gives_nothing() -> None:
+    """Not even what it forwards; a role that forces none runs the certificate's (attack)."""
+    forcing = CertificateLimits(force_command="backup")
+    loud = role("files", force_command="internal-sftp", **YES)
+    assert programs(loud, PLAIN, certificate=forcing) == [("plain", "backup")]
+    assert forwards(loud, PLAIN, certificate=forcing) == (False, False, False)
+
+
+def test_a_certificate_for_servers_without_roles_forces_one_command() -> None:
+    """None where a role forces none, otherwise the first by the name of its role."""
+    for roles, expected in (
+        ((FILES, PLAIN), None),
+        ((FILES, BACKUP), "backup"),
+        ((FILES,), "internal-sftp"),
+    ):
+        grant = ask(*roles)
+        assert isinstance(grant, Grant)
+        assert grant.certified_command == expected
 
 
 @pytest.mark.parametrize("command", ["internal-sftp", "backup", ""])
@@ -105,7 +167,7 @@ def test_the_certificate_and_a_role_force_the_same_or_nothing() -> None:
     """Where they force different commands, the login is denied."""
     same = ask(FILES, certificate=CertificateLimits(force_command="internal-sftp"))
     assert isinstance(same, Grant)
-    assert same.force_command == "internal-sftp"
+    assert same.certified_command == "internal-sftp"
     for other in ("backup", "", "internal-sftp2"):
         denied = ask(FILES, certificate=CertificateLimits(force_command=other))
         assert isinstance(denied, Denied)
@@ -135,7 +197,7 @@ def test_other_commands_keep_their_words() -> None:
         check_role(role("r", force_command=command))
         grant = ask(role("r", force_command=command))
         assert isinstance(grant, Grant)
-        assert grant.force_command == command
+        assert grant.certified_command == command
 
 
 def test_an_extension_permits_what_it_names_and_nothing_else() -> None:

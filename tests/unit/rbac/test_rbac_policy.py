@@ -97,13 +97,15 @@ def test_a_narrowing_gives_nothing() -> None:
     assert _decide(Policy(ROLES, (), [revoked]), plain, "root") is Reason.LOGIN
 
 
-def test_what_was_given_since_denies_and_restricts() -> None:
-    """A role that a user is given denies, locks and forces at once, by old certificates, too."""
+def test_what_was_given_since_denies_and_limits() -> None:
+    """A role that a user is given denies, locks and limits at once, by old certificates, too; what
+    it gives they do not have.
+    """
     suspended = Role(Metadata("suspended"), RoleSpec(deny=Conditions(node_labels=EVERYWHERE)))
     no_root = Role(Metadata("no-root"), RoleSpec(deny=Conditions(logins=("{{internal.never}}",))))
     files = evolve(
         DEV, metadata=Metadata("files"),
-        spec=evolve(DEV.spec, options=RoleOptions(force_command="internal-sftp")),
+        spec=evolve(DEV.spec, options=RoleOptions(force_command="internal-sftp", max_sessions=3)),
     )  # fmt: skip
     roles = {**ROLES, "suspended": suspended, "no-root": no_root, "files": files}
 
@@ -124,7 +126,7 @@ def test_what_was_given_since_denies_and_restricts() -> None:
     assert locked.refuses_user(ALICE, LATER) is not None
     forced = given("files").decide(ALICE, "alice", {"env": "prod"}, LATER)
     assert isinstance(forced, Grant)
-    assert (forced.force_command, forced.port_forwarding) == ("internal-sftp", False)
+    assert ("files" in forced.roles, forced.max_sessions) == (False, 3)
 
 
 def test_the_clusters_keepalive_holds_where_no_role_has_another() -> None:

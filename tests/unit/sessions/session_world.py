@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import Factory, define
 
-from tele.model.access import Grant
+from grants import one_role
 from tele.model.identity import UserIdentity
 from tele.sessions.context import ConnectionContext
 
@@ -26,6 +26,5 @@ class FakeAudit:
 
 def context(**options: Any) -> ConnectionContext:
     """Return the connection of a user whose grant has ``options``."""
-    options.setdefault("expires", LATER)
-    grant = Grant(UserIdentity("alice", "c", LATER), login="root", roles=("access",), **options)
+    grant = one_role(UserIdentity("alice", "c", LATER), "root", **options)
     return ConnectionContext(grant, "session-1", ("192.0.2.7", 50000), ("192.0.2.1", 3022))

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from attrs import evolve
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
+from grants import changed
 from session_world import FakeAudit, context
 from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, InvalidInput, Unavailable
@@ -108,7 +108,7 @@ def test_the_end_of_a_program_is_an_event(how: Exit, told: dict[str, Any]) -> No
 def test_a_forced_command_is_in_the_event() -> None:
     """Beside the requested one, and instead of what is launched."""
     world = World(force_command="true")
-    world.launched = Launched("exec", b"true")
+    world.launched = Launched("exec", b"true", forced="true")
     world.run(ProgramRequest("exec", b"id"))
     ((_, fields),) = world.audit.events
     assert (fields["command"], fields["forced"], "runs" in fields) == ("id", "true", False)
@@ -128,7 +128,7 @@ def test_nothing_starts_without_a_permission() -> None:
     attempt is an event (attack).
     """
     world = World()
-    world.context.grant = evolve(world.context.grant, permit_pty=False)
+    world.context.grant = changed(world.context.grant, permit_pty=False)
     assert world.run(ProgramRequest("shell", pty=PTY)).check(AccessDenied)
     world.ending.expel(Denied(Reason.LOCKED, "locked"), None)
     assert world.run(ProgramRequest("shell")).check(AccessDenied)

@@ -1,0 +1,285 @@
+"""How do several roles merge? The table of the documentation, and what holds for all roles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from attrs import evolve, fields
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tele.auth.issuing import Issuer
+from tele.certs.issue import UserCertificateRequest
+from tele.model.access import CertificateLimits, Denied, Grant
+from tele.model.identity import UserIdentity
+from tele.model.resources import (
+    Conditions,
+    Metadata,
+    Role,
+    RoleOptions,
+    RoleSpec,
+    SessionRecording,
+    User,
+    UserSpec,
+)
+from tele.rbac.decision import NO_LIMITS, decide, may_reach
+
+NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
+LOGINS: Final = ("root", "bob")
+NODES: Final[tuple[dict[str, str], ...]] = ({"env": "prod"}, {"env": "test"}, {})
+PAGE: Final = Path(__file__).parents[3] / "docs" / "reference" / "roles.rst"
+
+conditions = st.builds(
+    Conditions,
+    logins=st.lists(st.sampled_from(("root", "bob", "{{internal.logins}}")), max_size=2).map(tuple),
+    node_labels=st.sampled_from(({}, {"*": ("*",)}, {"env": ("prod",)}, {"env": ("^t.*$",)})),
+)
+denials = st.builds(
+    Conditions,
+    logins=st.sampled_from(((), (), (), ("bob",), ("*",))),
+    node_labels=st.sampled_from(({}, {}, {}, {"env": ("prod",)})),
+)
+options = st.builds(
+    RoleOptions,
+    forward_agent=st.sampled_from((None, True, False)),
+    port_forwarding=st.sampled_from((None, True, False)),
+    x11_forwarding=st.booleans(),
+    max_sessions=st.integers(0, 9),
+    record_input=st.booleans(),
+    permit_pty=st.booleans(),
+    force_command=st.sampled_from(("", "", "backup", "internal-sftp")),
+    record=st.sampled_from(SessionRecording),
+    break_glass=st.booleans(),
+)
+limits = st.builds(
+    CertificateLimits,
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from((None, None, "backup", "other")),
+)
+
+
+def roles_with(denied: st.SearchStrategy[Conditions]) -> st.SearchStrategy[list[Role]]:
+    specs = st.builds(RoleSpec, conditions, denied, options)
+    return st.lists(specs, max_size=4).map(
+        lambda made: [Role(Metadata(f"r{number}"), spec) for number, spec in enumerate(made)]
+    )
+
+
+def ask(
+    roles: Iterable[Role],
+    login: str = "root",
+    node: dict[str, str] = NODES[0],
+    certificate: CertificateLimits = NO_LIMITS,
+) -> Grant | Denied:
+    several = {each.metadata.name: each for each in roles}
+    who = UserIdentity(
+        "alice", "c", NOW + timedelta(hours=1), tuple(several), LOGINS, {"logins": ("bob",)}
+    )
+    return decide(who, login, node, several, (), NOW, certificate=certificate)
+
+
+#: A program: whether it has a terminal, what is forced, and whether it has an agent and a display.
+PROGRAMS: Final = [
+    (kind, command, pty)
+    for kind, command in (("shell", b""), ("exec", b"backup"), ("subsystem", b"sftp"))
+    for pty in (False, True)
+]
+
+
+def actions(roles: list[Role], certificate: CertificateLimits = NO_LIMITS) -> set[tuple[Any, ...]]:
+    """Return all that a user with ``roles`` may do, each action with what belongs to it."""
+    found: set[tuple[Any, ...]] = set()
+    for login in LOGINS:
+        for number, node in enumerate(NODES):
+            grant = ask(roles, login, node, certificate)
+            if isinstance(grant, Denied):
+                continue
+            at = (login, number)
+            found.add((*at, "login"))
+            for kind in ("port_forwarding", "agent_forwarding", "x11_forwarding"):
+                found |= {(*at, kind)} if getattr(grant, kind) else set()
+            for kind, command, pty in PROGRAMS:
+                giving = grant.program(kind, command, pty=pty)
+                for each in giving:
+                    found.add((*at, kind, command, pty, each.force_command))
+    return found
+
+
+def permitted(done: set[tuple[Any, ...]]) -> set[tuple[Any, ...]]:
+    """Return ``done`` without what is forced: that something runs, not what."""
+    return {each[:5] for each in done}
+
+
+@given(roles_with(st.just(Conditions())), limits)
+def test_adding_a_role_without_denials_never_denies(
+    roles: list[Role], certificate: CertificateLimits
+) -> None:
+    """What a user may do, they may do with one more role, with any certificate."""
+    for fewer in (roles[:number] for number in range(len(roles))):
+        more = roles[: len(fewer) + 1]
+        assert permitted(actions(fewer, certificate)) <= permitted(actions(more, certificate))
+
+
+@given(roles_with(denials), denials, limits)
+def test_adding_a_denial_never_allows(
+    roles: list[Role], denial: Conditions, certificate: CertificateLimits
+) -> None:
+    """Neither a denial in a new role nor one in a role that there is."""
+    before = actions(roles, certificate)
+    denying = Role(Metadata("zz"), RoleSpec(deny=denial))
+    assert actions([*roles, denying], certificate) <= before
+    for number, role in enumerate(roles):
+        changed = evolve(role, spec=evolve(role.spec, deny=_both(role.spec.deny, denial)))
+        assert actions([*roles[:number], changed, *roles[number + 1 :]], certificate) <= before
+
+
+def _both(one: Conditions, other: Conditions) -> Conditions:
+    return Conditions((*one.logins, *other.logins), {**one.node_labels, **other.node_labels})
+
+
+@given(roles_with(denials), st.randoms(use_true_random=False))
+def test_the_order_of_roles_never_matters(roles: list[Role], random: Any) -> None:
+    """Neither in a certificate nor in the cluster's list."""
+    shuffled = list(roles)
+    random.shuffle(shuffled)
+    assert actions(roles) == actions(shuffled)
+    for login in LOGINS:
+        one, other = ask(roles, login), ask(shuffled, login)
+        if isinstance(one, Grant) and isinstance(other, Grant):
+            assert evolve(one, identity=other.identity) == other
+        else:
+            assert isinstance(one, Denied)
+            assert isinstance(other, Denied)
+            assert one.reason == other.reason
+
+
+@given(roles_with(denials), limits)
+def test_every_action_is_given_by_one_role_alone(
+    roles: list[Role], certificate: CertificateLimits
+) -> None:
+    """Roles never give together what none of them gives alone (attack).
+
+    What a program is, with a terminal or without, and what is forced, is one action.
+    """
+    alone: set[tuple[Any, ...]] = set()
+    for role in roles:
+        alone |= actions([role], certificate)
+    assert actions(roles, certificate) <= alone
+
+
+@given(roles_with(denials), limits)
+def test_a_certificate_only_takes_away(roles: list[Role], certificate: CertificateLimits) -> None:
+    """Nothing runs because of what a certificate forces or withholds, except what it forces."""
+    forced = certificate.force_command
+    free = evolve(certificate, force_command=None)
+    assert actions(roles, free) <= actions(roles)
+    assert permitted(actions(roles, certificate)) <= permitted(actions(roles))
+    if forced is not None:
+        programs = [each for each in actions(roles, certificate) if len(each) == 6]
+        assert all(each[5] == forced for each in programs)
+
+
+@given(roles_with(denials))
+def test_who_may_log_in_may_reach(roles: list[Role]) -> None:
+    """A proxy dials every node that somebody may log in to."""
+    several = {each.metadata.name: each for each in roles}
+    who = UserIdentity(
+        "alice", "c", NOW + timedelta(hours=1), tuple(several), LOGINS, {"logins": ("bob",)}
+    )
+    for login, number, *_ in actions(roles):
+        assert may_reach(who, NODES[number], several, (), NOW, login=login) is None
+
+
+# -- the table of the documentation ---------------------------------------------------
+def table() -> dict[str, str]:
+    """Return how each option merges, as the page says it."""
+    text = PAGE.read_text()
+    text = text[text.index(".. list-table:: How options of several roles merge") :]
+    rows = re.findall(r"   \* - (.+)\n     - (.+)\n", text.split("\n\n")[1] + "\n")
+    return {name: how for names, how in rows for name in re.findall("``(.+?)``", names)}
+
+
+VALUES: Final[dict[str, tuple[Any, ...]]] = {
+    "max_session_ttl": (timedelta(hours=1), timedelta(hours=2)),
+    "forward_agent": (True, False, None),
+    "port_forwarding": (True, False, None),
+    "x11_forwarding": (True, False),
+    "max_sessions": (1, 7),
+    "pin_source_ip": (True, False),
+    "record_input": (True, False),
+    "permit_pty": (True, False),
+    "force_command": ("", "backup", "internal-sftp"),
+    "client_keepalive": (timedelta(seconds=5), timedelta(seconds=60)),
+    "max_forwards": (1, 7),
+    "record": (SessionRecording.BEST_EFFORT, SessionRecording.STRICT),
+    "break_glass": (True, False),
+}
+RULES: Final[dict[str, Callable[[list[Any]], Any]]] = {
+    "the smallest": min,
+    "the shortest": min,
+    "the shortest of all roles of the user": min,
+    "on if one has it on": any,
+    "on if one of all roles of the user has it on": any,
+    "``strict`` if one is": lambda values: SessionRecording.STRICT in values,
+}
+OWN: Final = "each role's own"
+
+
+def role_with(name: str, **changed: Any) -> Role:
+    allow = Conditions(("root",), {"*": ("*",)})
+    return Role(Metadata(name), RoleSpec(allow, options=RoleOptions(**changed)))
+
+
+def certified(roles: Iterable[Role]) -> UserCertificateRequest:
+    unused: Any = None
+    issuer = Issuer("c", unused, lambda: NOW, bytes)
+    user = User(Metadata("alice"), UserSpec())
+    return issuer.user_request(user, list(roles), timedelta(hours=9), NOW, "192.0.2.1")
+
+
+def merged(option: str, roles: list[Role]) -> Any:
+    """Return what roles with this option come to."""
+    if option in ("max_session_ttl", "pin_source_ip"):
+        request = certified(roles)
+        pinned = request.source_address is not None
+        return request.lifetime if option == "max_session_ttl" else pinned
+    grant = ask(roles)
+    assert isinstance(grant, Grant)
+    if option == "record_input":
+        return grant.recording.input
+    if option == "record":
+        return grant.recording.strict
+    return getattr(grant, option)
+
+
+def test_the_table_has_every_option() -> None:
+    """An option without a row would merge in a way that nobody is told."""
+    assert {*table()} == {each.name for each in fields(RoleOptions)} == {*VALUES}
+    assert {*table().values()} == {OWN, *RULES}
+
+
+@pytest.mark.parametrize("option", sorted(VALUES))
+def test_options_merge_as_the_table_says(option: str) -> None:
+    """Of every pair of values, in either order."""
+    values = VALUES[option]
+    how = table()[option]
+    for one, other in (*pairwise(values), *pairwise(values[::-1])):
+        roles = [role_with("a", **{option: one}), role_with("b", **{option: other})]
+        if how != OWN:
+            assert merged(option, roles) == RULES[how]([one, other])
+            continue
+        grant = ask(roles)
+        assert isinstance(grant, Grant)
+        for role, gift in zip(roles, grant.given, strict=True):
+            alone = ask([role])
+            assert isinstance(alone, Grant)
+            assert alone.given == (gift,)

@@ -1,0 +1,88 @@
+"""What a user with several roles gets through OpenSSH's client, on one connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from small_cluster import ME, SmallCluster, SmallNode, small_cluster
+from tele.model.api.roles import PutRole
+from tele.model.api.table import PUT_ROLE, PUT_USER
+from tele.model.api.users import PutUser
+from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec, User, UserSpec
+
+HERE = {"*": ("*",)}
+NOWHERE = {"env": ("elsewhere",)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SmallCluster, SmallNode]]:
+    """A cluster with a node."""
+    with small_cluster(tmp_path_factory.mktemp("roles")) as cluster:
+        cluster.person("alice", ME)
+        yield cluster, cluster.node()
+
+
+def role(name: str, nodes: Any = HERE, deny: Conditions | None = None, **options: Any) -> Role:
+    allow = Conditions((ME,), nodes)
+    return Role(Metadata(name), RoleSpec(allow, deny or Conditions(), RoleOptions(**options)))
+
+
+SCRIPT = role("script", permit_pty=False, port_forwarding=False)
+BACKUP = role("backup", force_command="echo backup; tty")
+OTHER = role("other", force_command="echo other", port_forwarding=True)
+
+
+@pytest.mark.parametrize(
+    ("roles", "words", "expected"),
+    [
+        ((SCRIPT,), ("echo free; tty",), b"free\nnot a tty\n"),
+        ((SCRIPT,), ("-tt", "echo free"), None),
+        ((SCRIPT, BACKUP), ("echo free; tty",), b"free\nnot a tty\n"),
+        ((SCRIPT, BACKUP), ("-tt", "echo free; tty"), b"backup\r\n/dev/pts/"),
+        ((BACKUP, OTHER), ("echo other",), b"other\n"),
+        ((BACKUP, OTHER), ("-tt", "echo free"), b"backup\r\n/dev/pts/"),
+        ((role("free", NOWHERE), SCRIPT), ("-tt", "echo free"), None),
+        ((SCRIPT, role("no", NOWHERE, Conditions(logins=(ME,)))), ("echo free",), None),
+    ],
+    ids=["free", "no terminal", "both", "forced", "requested", "first", "elsewhere", "denied"],
+)
+def test_roles_do_not_combine_through_openssh(
+    place: tuple[SmallCluster, SmallNode],
+    roles: tuple[Role, ...],
+    words: tuple[str, ...],
+    expected: bytes | None,
+) -> None:
+    """A shell without a terminal and a command with one stay two things; None is refused
+    (attack).
+    """
+    cluster, node = place
+    give(cluster, node, roles)
+    options = [word for word in words if word.startswith("-")]
+    rest = [word for word in words if not word.startswith("-")]
+    done = cluster.run(
+        "ssh", *cluster.ssh_words("alice", node, *options, "127.0.0.1", *rest), stdin=b""
+    )
+    if expected is None:
+        assert done.returncode != 0
+        assert b"free" not in done.stdout
+    else:
+        assert done.stdout.startswith(expected), done
+
+
+def give(cluster: SmallCluster, node: SmallNode, roles: tuple[Role, ...]) -> None:
+    """Give alice these roles, a certificate with them, and wait until the node knows."""
+    for each in roles:
+        cluster.reactor.wait(cluster.admin.perform(PUT_ROLE, PutRole(each.metadata.name, each)))
+    names = tuple(each.metadata.name for each in roles)
+    user = User(Metadata("alice"), UserSpec(("editor", *names), {"logins": (ME,)}))
+    cluster.reactor.wait(cluster.admin.perform(PUT_USER, PutUser("alice", user)))
+    cluster.certify("alice")
+
+    def known() -> bool:
+        present = {each.metadata.name: each.spec for each in node.member.state.roles}
+        return all(present.get(each.metadata.name) == each.spec for each in roles)
+
+    cluster.reactor.until(known)
