@@ -190,7 +190,7 @@ def test_a_certificate_only_takes_away(roles: list[Role], certificate: Certifica
 
 @given(roles_with(denials))
 def test_who_may_log_in_may_reach(roles: list[Role]) -> None:
-    """A proxy dials every node that somebody may log in to."""
+    """A proxy dials every node that a user may log in to."""
     several = {each.metadata.name: each for each in roles}
     who = UserIdentity(
         "alice", "c", NOW + timedelta(hours=1), tuple(several), LOGINS, {"logins": ("bob",)}
