@@ -25,6 +25,9 @@ def clocked(folder: Path) -> dict[str, Sequence[str]]:
             "FAKETIME_NO_CACHE=1",
             "FAKETIME_DONT_FAKE_MONOTONIC=1",
             "DONT_FAKE_MONOTONIC=1",
+            # Without it each timed wait of a thread, also for Python's own lock, ends at once, and
+            # the program is busy with waiting.
+            "FAKETIME_FORCE_MONOTONIC_FIX=0",
         ]
     return prefixes
 
