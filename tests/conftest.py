@@ -28,8 +28,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         running.stop()
 
 
+#: Folders whose files take long, longest first. Workers that share a run begin with these: a long
+#: file that begins last has all others wait for it.
+LONG = ("faults", "docs", "interop", "live", "cli", "wired")
+
+
+def _place(item: pytest.Item) -> int:
+    """Return the place of an item's folder in :data:`LONG`, or the number after the last."""
+    places = (n for n, folder in enumerate(LONG) if item.nodeid.startswith(f"tests/{folder}/"))
+    return next(places, len(LONG))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked ``root`` are skipped without root, ``ordinary`` ones are left out for root."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=_place)
     if os.geteuid() == 0:
         ordinary = [item for item in items if item.get_closest_marker("ordinary")]
         if ordinary:
