@@ -65,11 +65,11 @@ def check_manifest(
         raise InvalidInput(str(error)) from None
 
 
-async def check_chunks(archive: IArchive, manifest: Manifest, missing: tuple[int, ...]) -> int:
-    """Check all stored chunks against the manifest; returns their size in bytes."""
+def check_names(names: Sequence[str], manifest: Manifest, missing: tuple[int, ...]) -> None:
+    """Check the names of a recording's blobs against the manifest, and those that are lost."""
     if len(missing) > MISSING_LIMIT:
         raise InvalidInput(f"more than {MISSING_LIMIT} chunks are missing")
-    stored = {name for name, _ in await archive.names(manifest.id) if name.endswith(CHUNK_SUFFIX)}
+    stored = {name for name in names if name.endswith(CHUNK_SUFFIX)}
     named = {chunk_name(chunk.number): chunk for chunk in manifest.chunks}
     lost = {chunk_name(number) for number in missing}
     if len(lost) != len(missing) or lost - set(named):
@@ -81,10 +81,19 @@ async def check_chunks(archive: IArchive, manifest: Manifest, missing: tuple[int
         raise NotFound(f"{absent[0]} is named by the manifest, but is not stored")
     if extra := sorted(stored - set(named)):
         raise InvalidInput(f"{extra[0]} is stored, but is not named by the manifest")
-    for name, chunk in named.items():
-        if name in lost:
+
+
+async def check_chunks(archive: IArchive, manifest: Manifest, missing: tuple[int, ...]) -> int:
+    """Check all stored chunks against the manifest; returns their size in bytes.
+
+    Their names were checked by :func:`check_names`.
+    """
+    lost, size = frozenset(missing), 0
+    for chunk in manifest.chunks:
+        if chunk.number in lost:
             continue
-        data = await archive.get(manifest.id, name)
+        data = await archive.get(manifest.id, chunk_name(chunk.number))
         if len(data) != chunk.size or hashlib.sha256(data).hexdigest() != chunk.sha256:
             raise InvalidInput(f"chunk {chunk.number} is not the one that the manifest names")
-    return sum(chunk.size for name, chunk in named.items() if name not in lost)
+        size += chunk.size
+    return size

@@ -39,6 +39,7 @@ from tele.auth.manifests import MANIFEST, chunk_name, chunk_numbers
 from tele.auth.recording_keys import RecordingKeys
 from tele.auth.repository import Repository, Versioned
 from tele.errors import BadRecording, Conflict, NotFound, TeleError
+from tele.https.large_json import LargeJson
 from tele.interfaces import Delete, IArchive, IBackend, Put
 from tele.log import make_logger
 from tele.loop import now
@@ -118,7 +119,9 @@ class RecordingIndexes:
         made: Callable[[Recording, MadeIndex], Awaitable[None]] | None = None,
         removed: Callable[[str], Awaitable[None]] | None = None,
         keys: RecordingKeys | None = None,
+        large: LargeJson | None = None,
     ) -> None:
+        self._large = large or LargeJson()
         self._keys = keys or RecordingKeys(backend)
         self._blobs = IndexBlobs(backend, archive, clock, indexer)
         self._backend = backend
@@ -357,7 +360,9 @@ class RecordingIndexes:
     async def _chunks(self, row: Recording, names: Sequence[str]) -> Sequence[ChunkDigest]:
         """Return the chunks of a recording; without a manifest their digests are empty."""
         if MANIFEST in names:
-            return decode(Manifest, await self._archive.get(row.id, MANIFEST)).chunks
+            data = await self._archive.get(row.id, MANIFEST)
+            manifest: Manifest = await self._large.call("", len(data), decode, Manifest, data)
+            return manifest.chunks
         if not (row.complete or row.incomplete):
             raise _Never("it is not closed")  # it was, but its host continues it
         numbers = chunk_numbers(names)

@@ -26,6 +26,7 @@ from tele.auth.manifests import (
     MISSING_LIMIT,
     check_chunks,
     check_manifest,
+    check_names,
     chunk_name,
     chunk_numbers,
     lost_chunks,
@@ -36,9 +37,11 @@ from tele.auth.recording_keys import KeysOfRecording
 from tele.auth.recording_sealing import RecordingSealing
 from tele.auth.recordings import Recordings, index_keys, open_key, there
 from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound
+from tele.https.callers import counted_as
+from tele.https.large_json import ITEM
 from tele.interfaces import Delete, IArchive, IBackend, Put
 from tele.model.api.recordings import RecordingProgress, UpdateRecording
-from tele.model.codec import encode
+from tele.model.codec import encode, encode_large
 from tele.model.identity import HostIdentity
 from tele.model.session import Manifest, Recording, RecordingStart, Session, WrappedKey
 from tele.recording.proof import check_start
@@ -201,14 +204,21 @@ class RecordingUploads:
         ``missing`` chunks, which are lost, make it incomplete.
         """
         row = await self._own(host, manifest.id)
-        data = encode(manifest)
+        large, key = self._recordings.large, counted_as(host)
+        size = len(manifest.chunks) * ITEM
+        data = await large.call(key, size, encode_large, manifest)
         if await self._recordings.is_closed(row):
             if await self._archive.get(manifest.id, MANIFEST) != data:
                 raise Conflict("the recording is closed")
             if row.complete or row.incomplete:
                 return False
-        check_manifest(manifest, row, host.cluster, self._host_authorities(), self._now())
+        await large.call(
+            key, size, check_manifest, manifest, row, host.cluster, self._host_authorities(),
+            self._now(),
+        )  # fmt: skip
         await self.sealing.check_manifest(manifest)
+        names = [name for name, _ in await self._archive.names(manifest.id)]
+        await large.call(key, size, check_names, names, manifest, missing)
         size = await check_chunks(self._archive, manifest, missing)
         if manifest.keys:
             # So that the archive has all that a recovery key needs. What is wrapped later is in

@@ -39,6 +39,7 @@ from tele.auth.recording_texts import RecordingTexts
 from tele.auth.repository import Repository
 from tele.auth.running_sessions import Running, RunningSessions
 from tele.errors import Conflict, InvalidInput, NotFound, quoted
+from tele.https.large_json import LargeJson
 from tele.interfaces import Delete, IArchive, IBackend, IUploadingArchive, Put
 from tele.model.api.recordings import (
     IndexState,
@@ -53,6 +54,8 @@ from tele.model.session import Manifest, Recording, RecordingState, Session
 ROWS: Final = "/recordings/rows/"
 OPEN: Final = "/recordings/open/"
 REMOVED: Final = "/recordings/removed/"
+#: Bytes of a manifest that cost as much as a name.
+_NAME_SIZE: Final = 20
 
 
 class Recordings:
@@ -65,7 +68,10 @@ class Recordings:
         now: Callable[[], datetime],
         indexes: RecordingIndexes | None = None,
         keys: RecordingKeys | None = None,
+        large: LargeJson | None = None,
     ) -> None:
+        #: Where manifests are read and written.
+        self.large = large or LargeJson()
         self.keys = keys or RecordingKeys(backend)
         self._backend = backend
         self._archive = archive
@@ -160,25 +166,21 @@ class Recordings:
             return await self.sessions.all()
         return await self.sessions.of_user(user)
 
-    async def details(self, row: Recording, state: RecordingState) -> RecordingDetails:
-        """Return a recording with its state, its manifest and its missing chunks."""
+    async def details(
+        self, row: Recording, state: RecordingState, caller: str = ""
+    ) -> RecordingDetails:
+        """Return a recording with its state, its manifest and its missing chunks.
+
+        ``caller`` is for whom: a large manifest is read in a thread.
+        """
         names = [name for name, _ in await self._archive.names(row.id)]
-        manifest, problem = None, ""
-        if MANIFEST in names:
-            try:
-                manifest = decode(Manifest, await self._archive.get(row.id, MANIFEST))
-            except InvalidInput as error:  # a reader has to learn of it
-                problem = str(error)
-        numbers = chunk_numbers(names)
-        expected = range(numbers[-1] + 1) if numbers else range(0)
-        if manifest is not None:
-            expected = range(len(manifest.chunks))
-        missing = tuple(sorted(set(expected) - set(numbers)))
+        data = await self._archive.get(row.id, MANIFEST) if MANIFEST in names else None
+        size = len(data or b"") + len(names) * _NAME_SIZE
+        details = await self.large.call(caller, size, _details, row, state, names, data)
         index = IndexState.NONE
         if self.indexes is not None:
             index, _ = await self.indexes.state(row.id, names)
-        keys = await self.keys.wrapped(row.id)
-        return RecordingDetails(row, len(numbers), manifest, state, missing, problem, index, keys)
+        return evolve(details, index=index, keys=await self.keys.wrapped(row.id))
 
     async def chunk(self, row: Recording, number: int) -> bytes:
         """Return one chunk's bytes."""
@@ -219,6 +221,24 @@ class Recordings:
         """Whether a recording of ``host`` was removed."""
         item = await self._backend.get(REMOVED + recording_id)
         return item is not None and item.value == place_key(host.place).encode()
+
+
+def _details(
+    row: Recording, state: RecordingState, names: Sequence[str], data: bytes | None
+) -> RecordingDetails:
+    """In a thread: return what the names of a recording's blobs, and its manifest, state."""
+    manifest, problem = None, ""
+    if data is not None:
+        try:
+            manifest = decode(Manifest, data)
+        except InvalidInput as error:  # a reader has to learn of it
+            problem = str(error)
+    numbers = chunk_numbers(names)
+    expected = range(numbers[-1] + 1) if numbers else range(0)
+    if manifest is not None:
+        expected = range(len(manifest.chunks))
+    missing = tuple(sorted(set(expected) - set(numbers)))
+    return RecordingDetails(row, len(numbers), manifest, state, missing, problem)
 
 
 def uploading_archive(archive: IArchive) -> IUploadingArchive | None:

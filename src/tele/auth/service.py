@@ -60,6 +60,7 @@ from tele.certs.x509 import TlsKey
 from tele.data_dir import DataDirLock
 from tele.errors import Conflict, InvalidInput, TeleError, Unavailable
 from tele.https.identity import TlsIdentity
+from tele.https.large_json import LargeJson
 from tele.https.serve import ApiServer
 from tele.interfaces import IArchive, IAuditSink, IBackend, IJoinMethod, ISearchIndex
 from tele.log import make_logger
@@ -324,12 +325,13 @@ class AuthService(Service):
         disk = DiskWatch(backend, self._archive, clock)
         hosts = Hosts(backend, clock, disk_full=lambda: disk.is_full)
         members = Members(backend, hosts)
-        recordings = Recordings(backend, self._archive, self._now, keys=self._keys)
+        large = LargeJson(clock)
+        recordings = Recordings(backend, self._archive, self._now, keys=self._keys, large=large)
         sealing = RecordingSealing(backend, self._keys, members, self._now)
         recordings.texts = RecordingTexts(self._search, recordings.find_by_id)
         recordings.indexes = RecordingIndexes(
             backend, self._archive, clock, Indexer(clock), recordings.find, recordings.texts.add,
-            recordings.texts.remove, self._keys,
+            recordings.texts.remove, self._keys, large,
         )  # fmt: skip
         audit = AuditLog(backend, clock, self._sinks)
         host_keys = frozenset(
@@ -402,6 +404,7 @@ class AuthService(Service):
             if parts.recordings.indexes is not None:
                 await parts.recordings.indexes.stop()
             await parts.recordings.texts.close()
+            parts.recordings.large.close()
             parts.state.stop()
             await parts.hosts.stop()
             await parts.audit.close()

@@ -26,7 +26,15 @@ from tele.errors import InvalidInput, quoted
 from tele.https.api_errors import unreadable
 from tele.https.ranges import RANGE_FIELDS, range_header
 from tele.model.api.operation import Operation, Written
-from tele.model.codec import decode, encode, encode_plain, from_json, read_json, to_json
+from tele.model.codec import (
+    decode,
+    encode,
+    encode_large,
+    encode_plain,
+    from_json,
+    read_json,
+    to_json,
+)
 from tele.model.names import NAME_PATTERN
 from tele.model.scalars import SCALAR_LIMIT
 
@@ -77,6 +85,11 @@ def shape_of(operation: Operation[Any, Any]) -> Shape:
         body=() if in_query else tuple(rest),
         octets=octets,
     )
+
+
+def takes_octets(operation: Operation[Any, Any]) -> bool:
+    """Whether the body is one attribute ``data`` of bytes, sent as it is."""
+    return shape_of(operation).octets
 
 
 def gives_octets(operation: Operation[Any, Any]) -> bool:
@@ -267,6 +280,11 @@ def encode_response(operation: Operation[Any, Any], response: Any) -> tuple[byte
         data: bytes = response.data
         return data, OCTETS
     return encode(response), JSON
+
+
+def encode_large_response(response: Any) -> tuple[bytes, str]:
+    """Return what :func:`encode_response` does for JSON, in a thread."""
+    return encode_large(response), JSON
 
 
 def decode_response(operation: Operation[Any, Any], body: bytes) -> Any:

@@ -5,6 +5,8 @@ Invariants:
 * The caller is known before a body is read, and the handler has checked it
   before a body is decoded; before one of more than :data:`UNCHECKED_BODY` bytes is read.
 * What a request may cost is decided by its head: :mod:`tele.https.request_admission`.
+* A large body is decoded, and a large response encoded, in a thread
+  (:mod:`tele.https.large_json`).
 * Each user and each host has a share of streams; with one more, the oldest ends.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, cast
 
 from attrs import evolve
@@ -28,9 +31,17 @@ from tele.https.callers import counted_as
 from tele.https.channel import ApiRequest
 from tele.https.connections import ApiFactory
 from tele.https.decisions import Admitted, Document, Methods, Refused
-from tele.https.encoding import LINES, decode_request, encode_response
+from tele.https.encoding import (
+    LINES,
+    decode_request,
+    encode_large_response,
+    encode_response,
+    gives_octets,
+    takes_octets,
+)
 from tele.https.handler import IHandler
 from tele.https.identity import TlsIdentity
+from tele.https.large_json import ITEM, LARGE, LargeJson
 from tele.https.limits import UNCHECKED_BODY, Limits
 from tele.https.local_server import LocalFactory
 from tele.https.ports import LocalPort, TcpPort
@@ -76,6 +87,7 @@ class ApiServer:
         self._reactor = reactor
         self._handler = handler
         self._long = CallQueue(reactor)
+        self._large = LargeJson(reactor)
         self._limits = limits
         self._lines = Lines()
         self._backlogs = Shares(limits.backlog, limits.backlogs)
@@ -121,6 +133,7 @@ class ApiServer:
         for port in ports:
             await maybeDeferred(port.stopListening)
         await self._api.wind_down(self._limits.last_answers)
+        self._large.close()
         self._ticker.stop()
 
     # -- before the body --------------------------------------------------------------
@@ -194,17 +207,27 @@ class ApiServer:
 
         # Not cancelled when it takes too long or the connection is lost: a handler that
         # stopped between two steps would leave half of its work.
-        performed = self._checked if operation.streams else self._performed
-        done = Deferred.fromCoroutine(performed(operation, read, caller))
+        done = Deferred.fromCoroutine(self._answered(operation, read, caller, len(body)))
         done.addCallbacks(pending.succeeded, pending.failed)
 
-    async def _performed(
-        self, operation: Operation[Any, Any], read: Callable[[], Any], caller: Caller
+    async def _answered(
+        self, operation: Operation[Any, Any], read: Callable[[], Any], caller: Caller, size: int
     ) -> tuple[bytes, str, PartHead | None]:
+        if operation.streams:
+            return await self._checked(operation, read, caller)
+        key = "" if caller.identity is None else counted_as(caller.identity)
+        if size > LARGE and not takes_octets(operation):
+            # Before the body was read the handler has checked that the caller may send it.
+            value = await self._large.call(key, size, read)
+            read = partial(_given, value)
         response = await self._handler.perform(operation, read, caller)
-        if len(getattr(response, "items", ())) > LONG:
-            await self._long.turn()
+        items = len(getattr(response, "items", ()))
         part = part_head(response) if operation.ranges else None
+        if items * ITEM > LARGE and not gives_octets(operation):
+            size = items * ITEM
+            return (*await self._large.call(key, size, encode_large_response, response), part)
+        if items > LONG:
+            await self._long.turn()
         return (*encode_response(operation, response), part)
 
     async def _checked(
@@ -255,6 +278,10 @@ class ApiServer:
             oldest = next(iter(streams))
             del streams[oldest]
             oldest.end(Unavailable(f"{key} opened too many streams: this is its oldest"))
+
+
+def _given(value: Any) -> Any:
+    return value
 
 
 def _listed(methods: tuple[str, ...]) -> bytes:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import Enum, EnumType
 from heapq import nsmallest
@@ -49,9 +49,16 @@ DEPTH_LIMIT: Final = 64
 PROBLEMS_LIMIT: Final = 20
 PROBLEM_LENGTH: Final = 512
 
+#: Items of a list that are written at once, and levels of objects that are looked into.
+PIECE: Final = 500
+PIECES_DEPTH: Final = 3
+#: Characters of JSON that one call of a regular expression reads.
+TEXT_PIECE: Final = 256 * 1024
+
 # A string without an end matches, too, so that no byte is read twice.
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _BRACKET = re.compile(r"[\[{\]}]")
+_TOKEN = re.compile(f"{_STRING.pattern}|{_BRACKET.pattern}", re.DOTALL)
 _STEP = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
@@ -271,6 +278,28 @@ def encode_plain(plain: Any) -> bytes:
     return _CANONICAL(plain).encode("utf-8")
 
 
+def encode_large(value: Any) -> bytes:
+    """Return what :func:`encode` does, for a thread: others run meanwhile.
+
+    The encoder is C, which lets no other thread run.
+    """
+    return "".join(_pieces(to_json(value), PIECES_DEPTH)).encode("utf-8")
+
+
+def _pieces(plain: Any, depth: int) -> Iterator[str]:
+    if depth and type(plain) is dict and len(plain) <= PIECE and set(map(type, plain)) == {str}:
+        for number, (name, value) in enumerate(sorted(plain.items())):
+            yield f"{',' if number else '{'}{_CANONICAL(name)}:"
+            yield from _pieces(value, depth - 1)
+        yield "}"
+    elif type(plain) in (list, tuple) and len(plain) > PIECE:
+        for at in range(0, len(plain), PIECE):
+            yield f"{',' if at else '['}{_CANONICAL(plain[at : at + PIECE])[1:-1]}"
+        yield "]"
+    else:
+        yield _CANONICAL(plain)
+
+
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
@@ -285,7 +314,11 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def _check_depth(text: str) -> None:
     if text.count("[") + text.count("{") <= DEPTH_LIMIT:
         return
-    steps = map(_STEP.__getitem__, _BRACKET.findall(_STRING.sub("", text)))
+    if len(text) <= TEXT_PIECE:
+        found: Iterable[str] = _BRACKET.findall(_STRING.sub("", text))
+    else:  # slower, but other threads run in between
+        found = (each[0] for each in _TOKEN.finditer(text) if each[0][0] != '"')
+    steps = map(_STEP.__getitem__, found)
     if max(accumulate(steps), default=0) > DEPTH_LIMIT:
         raise ValueError(f"lists and objects lie more than {DEPTH_LIMIT} deep in each other")
 

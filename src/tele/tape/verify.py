@@ -22,7 +22,7 @@ from typing import Final
 from attrs import evolve, frozen
 
 from tele.errors import BadRecording, InvalidInput
-from tele.model.codec import decode, encode
+from tele.model.codec import decode, encode_large
 from tele.model.frame import Frame, FrameKind
 from tele.model.session import Manifest, RecordingStart
 from tele.tape.layout import NO_CHUNK, Chunk, read_chunk
@@ -57,7 +57,7 @@ def check_version(manifest: Manifest) -> None:
 def to_sign(manifest: Manifest) -> bytes:
     """Return the bytes that a manifest's signature covers."""
     context = b"" if manifest.version == 1 else _CONTEXT
-    return context + encode(evolve(manifest, signature=b""))
+    return context + encode_large(evolve(manifest, signature=b""))
 
 
 @frozen

@@ -13,6 +13,7 @@ from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.audit.chain import event
 from tele.auth.recording_claims import check_claims
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, StorageFull, TeleError
+from tele.https.large_json import LargeJson
 from tele.interfaces import Delete, Put
 from tele.loop import now
 from tele.model.api import audit, recordings, table, users
@@ -363,3 +364,24 @@ def test_a_removal_and_its_event_are_one(world: World) -> None:
     world.do(table.DELETE_RECORDING, RemoveRecording(tape.id, "old"))
     assert world.do(table.LIST_RECORDINGS, recordings.ListRecordings()).items == ()
     assert [e.session_id for e in world.events("recording.delete")] == [tape.id]
+
+
+def test_a_large_manifest_is_read_for_its_reader(world: World) -> None:
+    """In a thread, as one of the reader's calls: who reads, and not whose session it is, waits."""
+    tape = Tape(world)
+    tape.upload(0, 1)
+    tape.finish()
+    asked: list[tuple[str, int]] = []
+
+    class Large(LargeJson):
+        def call(self, key: str, size: int, function: Any, *arguments: Any) -> Any:
+            asked.append((key, size))
+            return super().call(key, size, function, *arguments)
+
+    world.parts.recordings.large = Large()
+    world.add_user("otto", "auditor")
+    details = world.do(table.GET_RECORDING, ById(tape.id), world.user("otto", "auditor"))
+    assert len(details.manifest.chunks) == 2
+    ((key, size),) = asked
+    assert key == "user otto"
+    assert size > len(world.archive.blobs[tape.id, "manifest"])

@@ -29,6 +29,7 @@ from tele.auth.recording_search import received_at
 from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings
 from tele.errors import AccessDenied, InvalidInput, NotFound, TeleError, quoted
+from tele.https.callers import counted_as
 from tele.log import make_logger
 from tele.model.access import Reason
 from tele.model.api import recordings as api
@@ -298,9 +299,8 @@ class RecordingOperations:
         """Return one recording, with its manifest."""
         row = await self._readable(request.id, caller)
         await self._note_access(row, caller)
-        return await self._recordings.details(
-            row, await state_of(row, self._recordings, self._hosts)
-        )
+        state = await state_of(row, self._recordings, self._hosts)
+        return await self._recordings.details(row, state, counted_as(user_caller(caller)))
 
     async def get_recording_keys(self, request: ById, caller: Caller) -> api.OpenedKeys:
         """Open the data keys of a sealed recording for one who may read it."""

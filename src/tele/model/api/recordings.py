@@ -210,6 +210,11 @@ class RecordingDetails:
     index: IndexState = field(default=IndexState.NONE, metadata=OMITTED)
     keys: tuple[WrappedKey, ...] = field(default=(), metadata=OMITTED)
 
+    @property
+    def items(self) -> tuple[object, ...]:
+        """What there may be very many of: chunks."""
+        return self.missing if self.manifest is None else self.manifest.chunks
+
 
 _RECORDERS = (Hosts((HostRole.NODE, HostRole.PROXY)),)
 START_RECORDING = Operation(
