@@ -32,11 +32,19 @@ from tele.auth.manifests import (
     lost_chunks,
 )
 from tele.auth.members import Member
-from tele.auth.recording_claims import check_claims, check_start_date
+from tele.auth.recording_claims import check_claims, check_start_date, is_id
 from tele.auth.recording_keys import KeysOfRecording
 from tele.auth.recording_sealing import RecordingSealing
 from tele.auth.recordings import Recordings, index_keys, open_key, there
-from tele.errors import AccessDenied, BadRecording, Conflict, InvalidInput, NotFound
+from tele.auth.repository import Versioned
+from tele.errors import (
+    AccessDenied,
+    BadRecording,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+)
 from tele.https.callers import counted_as
 from tele.https.large_json import ITEM
 from tele.interfaces import Delete, IArchive, IBackend, Put
@@ -144,9 +152,7 @@ class RecordingUploads:
         row = await self._recordings.find(recording_id)
         if row is None:
             raise NotFound("no such recording")
-        if row.recorded_by != host.place:
-            raise AccessDenied("this is another host's recording", "host")
-        return row
+        return _of_host(host, row)
 
     async def update(self, host: HostIdentity, request: UpdateRecording) -> None:
         """Note that a session has a terminal, or has ended."""
@@ -168,11 +174,34 @@ class RecordingUploads:
         elif request.interactive:
             await self._recordings.sessions.mark_interactive(request.id)
 
+    async def entries(self, recording_ids: Sequence[str]) -> dict[str, Versioned[Recording]]:
+        """Return rows of recordings with one read, as :meth:`put_chunk` takes them.
+
+        What is not there or cannot be read is left out: it is an error of its own chunks.
+        """
+        try:
+            found = await self._recordings.rows.get_many([i for i in recording_ids if is_id(i)])
+        except Unavailable:
+            return {}
+        return {entry.name: entry for entry in found}
+
     async def put_chunk(
-        self, host: HostIdentity, recording_id: str, number: int, data: bytes
-    ) -> Recording:
-        """Store one chunk, durably, before it is acknowledged; returns its recording."""
-        row = await self._own(host, recording_id)
+        self,
+        host: HostIdentity,
+        recording_id: str,
+        number: int,
+        data: bytes,
+        entry: Versioned[Recording] | None = None,
+    ) -> Versioned[Recording]:
+        """Store one chunk, durably, before it is acknowledged; returns its recording's row.
+
+        ``entry`` is the row as it was read, or as the call for the chunk before returned it.
+        """
+        if entry is None and is_id(recording_id):
+            entry = await self._recordings.rows.get(recording_id)
+        if entry is None:
+            raise NotFound("no such recording")
+        row = _of_host(host, entry.value)
         if await self._recordings.is_closed(row):
             try:
                 present = await self._archive.get(recording_id, chunk_name(number))
@@ -180,7 +209,7 @@ class RecordingUploads:
                 present = None
             if present != data:
                 raise Conflict("the recording is closed")
-            return row
+            return entry
         if number > row.chunks + MISSING_LIMIT:
             raise InvalidInput(f"chunk {number} is too far from chunk {row.chunks}, which is next")
         await self.sealing.check_chunk(recording_id, number, data)
@@ -193,8 +222,8 @@ class RecordingUploads:
             return evolve(row, chunks=number + 1, size=row.size + len(data))
 
         if number == row.chunks:  # chunks come in order; the manifest corrects other cases
-            return await self._recordings.rows.change(recording_id, counted)
-        return row
+            return await self._recordings.rows.change_known(entry, counted)
+        return entry
 
     async def finish(
         self, host: HostIdentity, manifest: Manifest, missing: tuple[int, ...] = ()
@@ -267,3 +296,10 @@ class RecordingUploads:
         if await self._recordings.is_closed(row):
             raise AccessDenied("the recording is closed", "host")
         return await self._recordings.chunk(row, number)
+
+
+def _of_host(host: HostIdentity, row: Recording) -> Recording:
+    """Return a row that is of a recording of ``host``. Raises :class:`AccessDenied`."""
+    if row.recorded_by != host.place:
+        raise AccessDenied("this is another host's recording", "host")
+    return row

@@ -93,14 +93,29 @@ class Repository(Generic[T]):
         self, name: str, function: Callable[[T | None], T], ttl: timedelta | None = None
     ) -> T:
         """Store ``function(present value)``; it is called again after a conflict."""
+        return (await self._change(name, await self.get(name), function, ttl)).value
+
+    async def change_known(
+        self, entry: Versioned[T], function: Callable[[T | None], T]
+    ) -> Versioned[T]:
+        """Store ``function(value)`` for an entry that was read; as :meth:`change` otherwise."""
+        return await self._change(entry.name, entry, function, None)
+
+    async def _change(
+        self,
+        name: str,
+        entry: Versioned[T] | None,
+        function: Callable[[T | None], T],
+        ttl: timedelta | None,
+    ) -> Versioned[T]:
         for _ in range(ATTEMPTS):
-            entry = await self.get(name)
             value = function(None if entry is None else entry.value)
             try:
-                await self._backend.commit(
+                revision = await self._backend.commit(
                     self.put(name, value, 0 if entry is None else entry.revision, ttl)
                 )
             except Conflict:
+                entry = await self.get(name)
                 continue
-            return value
+            return Versioned(name, value, revision)
         raise Conflict(f"{self.prefix}{name} changes too often; try again")

@@ -15,17 +15,14 @@ Invariants:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from attrs import frozen
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from tele.capacity.disk import DiskReserve
 from tele.errors import (
     AccessDenied,
     BadRecording,
@@ -51,21 +48,24 @@ from tele.model.api.recordings import (
     StartRecording,
     UpdateRecording,
 )
-from tele.model.session import Manifest, RecordingStart, WrappedKey
-from tele.recording.batch import BatchChunk
+from tele.model.session import Manifest
+from tele.recording import spool_steps as steps
+from tele.recording.batch import CHUNKS_LIMIT, BatchChunk
 from tele.recording.recorder import TapeRecorder
 from tele.recording.recovery import Recovery
-from tele.recording.sending import ChunkSender
-from tele.recording.spool import SpoolFolder, Stored
+from tele.recording.sending import CALLS, ChunkSender
+from tele.recording.spool import SpoolFolder
+from tele.recording.upload_memory import UploadMemory
 from tele.workers import SerialWorker
 
 log = make_logger(__name__)
 
-#: Recordings that are uploaded at once: their chunks share calls.
-AT_ONCE: Final = 32
-#: Chunks of one recording that are read at once, and their bytes.
-GROUP: Final = 16
-GROUP_BYTES: Final = 1 << 20
+#: Recordings that are uploaded at once: as many as fill the calls that their chunks share.
+AT_ONCE: Final = CALLS * CHUNKS_LIMIT
+#: Of these, recordings that are read, begun or closed at once, with calls of their own.
+STEPS_AT_ONCE: Final = 32
+#: Bytes of chunks that are sent at once.
+MEMORY: Final = 16 << 20
 #: The longest time in seconds between attempts while output of a session waits for auth.
 WAITED_FOR: Final = 2.0
 #: Pause after a denial: it will not change soon, and each one is an audit event.
@@ -104,40 +104,6 @@ class _Progress:
         return number < self.next or number in self.there
 
 
-@frozen
-class _Here:
-    """What the spool has of one recording. ``first`` are the first chunks to upload or release."""
-
-    start: RecordingStart | None
-    keys: tuple[WrappedKey, ...]
-    manifest: Manifest | None
-    interactive: bool
-    numbers: tuple[int, ...]
-    first: list[BatchChunk]
-
-
-def _read_spool(folder: SpoolFolder, progress: _Progress) -> _Here:
-    """In a thread. The manifest is read before the chunks: it is written after them."""
-    start = None if progress.started else folder.start
-    manifest = folder.manifest
-    numbers = tuple(folder.numbers())
-    keys = () if progress.started else folder.keys.wrapped
-    first = _read_chunks(folder, numbers)
-    return _Here(start, keys, manifest, folder.interactive, numbers, first)
-
-
-def _read_chunks(folder: SpoolFolder, numbers: Sequence[int]) -> list[BatchChunk]:
-    """In a thread: read the first of these chunks, as many as are sent at once."""
-    chunks: list[BatchChunk] = []
-    size = 0
-    for number in numbers[:GROUP]:
-        chunks.append(BatchChunk(folder.id, number, folder.chunk(number)))
-        size += len(chunks[-1].data)
-        if size >= GROUP_BYTES:
-            break
-    return chunks
-
-
 class Uploader:
     """Uploads the recordings of ``recorder`` through ``authority``."""
 
@@ -148,6 +114,8 @@ class Uploader:
         self._call: Callable[..., Deferred[Any]] = self._worker.call
         self._authority = authority
         self._sender = ChunkSender(authority)
+        self._slots = DeferredSemaphore(STEPS_AT_ONCE)
+        self._memory = UploadMemory(MEMORY)
         self._recovery = Recovery(recorder, authority, self._worker)
         #: Recordings of an earlier process, which may have to be closed.
         self._left: set[str] = set()
@@ -170,7 +138,7 @@ class Uploader:
         for folder in await self._call(self._spool.folders):
             if self._recorder.is_open(folder.id):
                 continue
-            user, size = await self._call(_weigh, folder)
+            user, size = await self._call(steps.weigh, folder)
             shares.add(folder.id, user, size)
             self._left.add(folder.id)
             self.changed(folder.id)
@@ -239,7 +207,7 @@ class Uploader:
         try:
             folder = self._spool.folder(recording_id)
             if await self._upload(folder, progress):
-                await self._call(_remove, folder)
+                await self._call(steps.remove, folder)
                 self._forget(recording_id)
             progress.failures = 0
         except TeleError as error:
@@ -303,7 +271,7 @@ class Uploader:
                 self._try_later(recording_id, progress, problem)
                 return
         try:
-            moved = await self._call(_put_aside, self._spool.folder(recording_id))
+            moved = await self._call(steps.put_aside, self._spool.folder(recording_id))
         except OSError as problem:
             self._try_later(recording_id, progress, problem)
             return
@@ -312,14 +280,37 @@ class Uploader:
 
     async def _upload(self, folder: SpoolFolder, progress: _Progress) -> bool:
         """Upload what is new; return whether auth has all of it and it may be removed."""
+        async with self._slots:
+            if self._stopped:
+                return False
+            here = await self._begin(folder, progress)
+            if isinstance(here, bool):
+                return here
+            size = _size(here.first)
+            await self._memory.take(size)
+        try:
+            await self._put(folder, progress, here.first)
+        finally:
+            self._memory.give(size)
+        await self._send(folder, progress, here.numbers[len(here.first) :])
+        if here.manifest is None:
+            return False
+        await self._finish(folder, progress, here.manifest)
+        return True
+
+    async def _begin(self, folder: SpoolFolder, progress: _Progress) -> steps.Here | bool:
+        """Read what there is, and have auth know of the recording.
+
+        Returns whether it may be removed if there is nothing to send.
+        """
         perform = self._authority.perform
         live = self._recorder.is_open(folder.id)
-        if folder.id in self._left or not (live or await self._call(_is_closed, folder)):
+        if folder.id in self._left or not (live or await self._call(steps.is_closed, folder)):
             progress.started = False
             if not await self._recovery.close(folder):
                 return True
             self._left.discard(folder.id)
-        here: _Here = await self._call(_read_spool, folder, progress)
+        here: steps.Here = await self._call(steps.read_spool, folder, progress.started)
         if here.start is not None:
             await perform(START_RECORDING, StartRecording(folder.id, here.start, here.keys))
             if await self._ask(folder.id, progress):
@@ -336,11 +327,7 @@ class Uploader:
             # Uploading the rest takes a while: the session is not to be listed until then.
             await perform(UPDATE_RECORDING, UpdateRecording(folder.id, ended=ended))
             progress.ended = True
-        await self._send(folder, progress, here.numbers, here.first)
-        if here.manifest is None:
-            return False
-        await self._finish(folder, progress, here)
-        return True
+        return here
 
     async def _ask(self, recording_id: str, progress: _Progress) -> bool:
         """Ask auth for its progress; return whether it has all."""
@@ -352,27 +339,31 @@ class Uploader:
         return known.complete or known.closed
 
     async def _send(
-        self,
-        folder: SpoolFolder,
-        progress: _Progress,
-        numbers: tuple[int, ...],
-        chunks: list[BatchChunk] | None = None,
+        self, folder: SpoolFolder, progress: _Progress, numbers: tuple[int, ...]
     ) -> None:
-        """Upload chunks that auth lacks, and release those that it has.
-
-        ``chunks`` are the first of them.
-        """
+        """Read and upload these chunks."""
         while numbers:
-            chunks = chunks or await self._call(_read_chunks, folder, numbers)
+            async with self._slots:
+                chunks: list[BatchChunk] = await self._call(steps.read_chunks, folder, numbers)
+                size = _size(chunks)
+                await self._memory.take(size)
+            try:
+                await self._put(folder, progress, chunks)
+            finally:
+                self._memory.give(size)
             numbers = numbers[len(chunks) :]
-            lacking = [chunk for chunk in chunks if not progress.has(chunk.number)]
-            problem = await self._put(lacking, progress)
-            await self._release(folder, [each for each in chunks if progress.has(each.number)])
-            if problem is not None:
-                problem.raiseException()
-            chunks = None
 
-    async def _put(self, chunks: Sequence[BatchChunk], progress: _Progress) -> Failure | None:
+    async def _put(
+        self, folder: SpoolFolder, progress: _Progress, chunks: Sequence[BatchChunk]
+    ) -> None:
+        """Upload chunks that auth lacks, and release those that it has."""
+        lacking = [chunk for chunk in chunks if not progress.has(chunk.number)]
+        problem = await self._store(lacking, progress)
+        await self._release(folder, [each for each in chunks if progress.has(each.number)])
+        if problem is not None:
+            problem.raiseException()
+
+    async def _store(self, chunks: Sequence[BatchChunk], progress: _Progress) -> Failure | None:
         """Send chunks, in order; returns why the first one was not stored that was not."""
         for chunk, (_, result) in zip(
             chunks, await DeferredList(self._sender.send(chunks), consumeErrors=True), strict=True
@@ -390,62 +381,28 @@ class Uploader:
             if each is None:
                 break
             self._recorder.acknowledged(folder.id, each)
-        for each in await self._call(_release, folder, chunks, known, self._spool.reserve):
+        for each in await self._call(steps.release, folder, chunks, known, self._spool.reserve):
             self._recorder.acknowledged(folder.id, each)
             self._recorder.released(folder.id, each.digest.size)
 
-    async def _finish(self, folder: SpoolFolder, progress: _Progress, here: _Here) -> None:
+    async def _finish(self, folder: SpoolFolder, progress: _Progress, manifest: Manifest) -> None:
         """Close it with its manifest; a chunk that auth lacks is sent, or reported as lost."""
         perform = self._authority.perform
-        manifest = here.manifest
-        if manifest is None:
-            return
-        try:
-            await perform(FINISH_RECORDING, FinishRecording(folder.id, manifest))
-        except NotFound:
-            if await self._ask(folder.id, progress):
+        async with self._slots:
+            try:
+                await perform(FINISH_RECORDING, FinishRecording(folder.id, manifest))
+            except NotFound:
+                if await self._ask(folder.id, progress):
+                    return
+            else:
                 return
             numbers = tuple(await self._call(folder.numbers))
-            await self._send(folder, progress, numbers)
-            there = {*progress.there, *numbers}
-            missing = tuple(c.number for c in manifest.chunks if c.number not in there)
+        await self._send(folder, progress, numbers)
+        there = {*progress.there, *numbers}
+        missing = tuple(c.number for c in manifest.chunks if c.number not in there)
+        async with self._slots:
             await perform(FINISH_RECORDING, FinishRecording(folder.id, manifest, missing))
 
 
-def _release(
-    folder: SpoolFolder,
-    chunks: Sequence[BatchChunk],
-    known: Sequence[Stored | None],
-    reserve: DiskReserve,
-) -> list[Stored]:
-    """In a thread: release chunks, and return their summaries. May raise OSError."""
-    return [
-        folder.release(chunk.number, chunk.data, reserve, each)
-        for chunk, each in zip(chunks, known, strict=True)
-    ]
-
-
-def _weigh(folder: SpoolFolder) -> tuple[str, int]:
-    """In a thread: return its user and size; empty and 0 if they cannot be read."""
-    user, size = "", 0
-    with contextlib.suppress(OSError, InvalidInput):  # closing it will report the error
-        size = folder.size
-        user = folder.start.user
-    return user, size
-
-
-def _is_closed(folder: SpoolFolder) -> bool:
-    return folder.path.exists() and folder.is_closed
-
-
-def _remove(folder: SpoolFolder) -> None:
-    if folder.path.exists():
-        folder.remove()
-
-
-def _put_aside(folder: SpoolFolder) -> str:
-    if not folder.path.exists():
-        return "nothing"
-    moved = folder.path.with_name(f"refused-{folder.id}")
-    folder.path.rename(moved)
-    return str(moved)
+def _size(chunks: Sequence[BatchChunk]) -> int:
+    return sum(len(chunk.data) for chunk in chunks)

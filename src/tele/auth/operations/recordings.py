@@ -28,6 +28,7 @@ from tele.auth.presence import Hosts
 from tele.auth.recording_search import received_at
 from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings
+from tele.auth.repository import Versioned
 from tele.errors import AccessDenied, InvalidInput, NotFound, TeleError, quoted
 from tele.https.callers import counted_as
 from tele.log import make_logger
@@ -50,6 +51,8 @@ ACCESS_SECONDS: Final = 600.0
 COMMAND_PAGE: Final = 100
 #: Numbers of lost chunks that an event names.
 MISSING_SHOWN: Final = 100
+#: Rows that are read with one call, and decoded in one turn of the reactor.
+ROWS_AT_ONCE: Final = 32
 
 
 class RecordingOperations:
@@ -136,21 +139,27 @@ class RecordingOperations:
     async def put_chunk(self, request: api.PutChunk, caller: Caller) -> api.ChunkStored:
         """Store one chunk; the response names the limit that its recording is over."""
         chunk = BatchChunk(request.id, request.number, request.data)
-        return api.ChunkStored(await self._put_chunk(chunk, caller))
+        _, over = await self._put_chunk(chunk, caller, None)
+        return api.ChunkStored(over)
 
     async def put_chunks(self, request: api.PutChunks, caller: Caller) -> api.ChunksStored:
         """Store several chunks: those of one recording in order, recordings at once."""
         recordings: dict[str, list[BatchChunk]] = {}
         for chunk in unpack_chunks(request.data):
             recordings.setdefault(chunk.id, []).append(chunk)
-        answers = await gatherResults(
-            Deferred.fromCoroutine(self._put_in_order(chunks, caller))
-            for chunks in recordings.values()
-        )
+        ids = list(recordings)
+        storing: list[Deferred[list[api.StoredChunk]]] = []
+        for at in range(0, len(ids), ROWS_AT_ONCE):
+            rows = await self._uploads.entries(ids[at : at + ROWS_AT_ONCE])
+            storing += [
+                Deferred.fromCoroutine(self._put_in_order(recordings[i], caller, rows.get(i)))
+                for i in ids[at : at + ROWS_AT_ONCE]
+            ]
+        answers = await gatherResults(storing)
         return api.ChunksStored(tuple(each for items in answers for each in items))
 
     async def _put_in_order(
-        self, chunks: Sequence[BatchChunk], caller: Caller
+        self, chunks: Sequence[BatchChunk], caller: Caller, row: Versioned[Recording] | None
     ) -> list[api.StoredChunk]:
         """Store chunks of one recording; after one that cannot be stored none is."""
         answers: list[api.StoredChunk] = []
@@ -158,7 +167,7 @@ class RecordingOperations:
         for chunk in chunks:
             if failed is None:
                 try:
-                    over = await self._put_chunk(chunk, caller)
+                    row, over = await self._put_chunk(chunk, caller, row)
                     answers.append(api.StoredChunk(chunk.id, chunk.number, over))
                     continue
                 except TeleError as error:
@@ -169,21 +178,27 @@ class RecordingOperations:
             answers.append(refused(chunk, failed))
         return answers
 
-    async def _put_chunk(self, chunk: BatchChunk, caller: Caller) -> str:
-        """Store one chunk; returns the limit that its recording is over, or nothing."""
+    async def _put_chunk(
+        self, chunk: BatchChunk, caller: Caller, entry: Versioned[Recording] | None
+    ) -> tuple[Versioned[Recording], str]:
+        """Store one chunk; returns the limit that its recording is over, or nothing.
+
+        ``entry`` is its recording's row if it was read, and what is returned that row now.
+        """
         host = host_caller(caller)
         size = len(chunk.data)
         await self._quotas.charge(caller, quotas.CHUNKS, 1)
         if (of_node := self._use.limits.of_node) is not None:
             await self._quotas.charge(caller, of_node, size)
-        row = await self._uploads.put_chunk(host, chunk.id, chunk.number, chunk.data)
+        entry = await self._uploads.put_chunk(host, chunk.id, chunk.number, chunk.data, entry)
+        row = entry.value
         over = self._use.add(row, size, self._clock.seconds())
         if over and self._quotas.is_due(caller, f"limit {row.id}"):
             await self._journal.emit(
                 "recording.limit", caller, ok=False, error=f"the recording is {over}",
                 session_id=row.id, user=row.user, login=row.login, size=row.size,
             )  # fmt: skip
-        return over
+        return entry, over
 
     async def finish_recording(self, request: api.FinishRecording, caller: Caller) -> Nothing:
         """Close a recording with its manifest."""
