@@ -55,6 +55,7 @@ WORK: dict[str, str] = {
     "authorities": "nothing",
     "accept_invitation": "one look-up; with a good one two more, one argon2 hash, two commits, two"
     " signatures",
+    "token_login": "one look-up; with a good token some four, two commits, two signatures",
     "sign_user": "two look-ups, one signature",
     "sign_host": "one signature",
     "certify_target": "some look-ups, one signature, one commit",

@@ -247,7 +247,7 @@ def test_an_invitation_is_accepted(tele: Tele, cluster: Cluster, pin: str) -> No
     for wrong, why in (
         (("login", "--invite", "x"), "not an invitation"),
         (("login", "--invite", "ivy:x", "--user", "alice"), "is for 'ivy'"),
-        (("login", "--invite", "ivy:x", "--if-needed"), "exclude each other"),
+        (("login", "--invite", "ivy:x", "--if-needed"), "--if-needed and --invite exclude"),
     ):
         assert why in tele.fails(2, *wrong)
     for more, why in (

@@ -56,6 +56,42 @@ def test_the_unit_runs_its_part(part: str) -> None:
     assert ("LoadCredential" in unit) == (part != "auth")
 
 
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+def test_systemd_takes_the_timer_of_identities(tmp_path: Path) -> None:
+    """And the service that it starts, whose file has to be beside it."""
+    for kind in ("service", "timer"):
+        text = (UNITS / f"tele-identity.{kind}").read_text()
+        (tmp_path / f"tele-identity.{kind}").write_text(text.replace("/opt/tele/bin", str(BIN)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / "tele-identity.timer")],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert [line for line in done.stderr.splitlines() if "tele-identity" in line] == []
+    assert done.returncode == 0
+
+
+def test_the_timer_renews_an_identity(cluster: Cluster, tele: Tele) -> None:
+    """The command of its unit, with the environment that systemd gives it."""
+    unit = service("identity")
+    assert (unit["Type"], unit["User"]) == ("oneshot", "tele-identity")
+    own = cluster.tele.json("status")
+    token = cluster.tele.json(
+        "tokens", "add", "--bot", "unit", "--role", "access", "--login", own["logins"][0]
+    )["token"]
+    (tele.folder / "token").touch(0o600)
+    (tele.folder / "token").write_text(f"{token}\n")
+    program, *words = unit["ExecStart"].split()
+    assert program == "/opt/tele/bin/tele"
+    given = {"${CA_PIN}": own["ca_pins"][0], "/var/lib/tele-identity": str(tele.home)}
+    for _ in range(2):
+        tele.run(
+            *(given.get(w, w.replace("${CREDENTIALS_DIRECTORY}", str(tele.folder))) for w in words),
+            TELE_PROXY=cluster.listen,
+        )
+    assert len(cluster.tele.json("audit", "ls", "--event", "user.login", "--of", "unit")) == 1
+    assert tele.json("status")["user"] == "unit"
+
+
 def test_only_a_node_may_act_as_others_and_leaves_sessions_alone() -> None:
     """Auth and proxies have an account and no privileges; a node restricts nothing that its
     sessions would inherit, and a restart of it kills nothing that they left running.

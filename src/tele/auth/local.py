@@ -40,6 +40,7 @@ from tele.auth.live_sessions import LiveSessions
 from tele.auth.members import Members
 from tele.auth.operations.administration import Administration
 from tele.auth.operations.audit import AuditOperations
+from tele.auth.operations.bots import BotOperations
 from tele.auth.operations.certificates import ADMIN_ROLES as ADMIN_ROLES
 from tele.auth.operations.certificates import CertificateOperations
 from tele.auth.operations.cluster import ClusterOperations
@@ -141,6 +142,7 @@ class LocalAuthority:
                 parts.live, clock, authorizer, journal,
             ),
             InvitationOperations(parts.users, parts.invitations, self._certificates, journal),
+            BotOperations(parts.users, parts.tokens, self._certificates, journal),
             ClusterOperations(parts.settings, journal),
             SshdHostOperations(
                 parts.cluster, clock, parts.members, parts.hosts, journal, new_id

@@ -181,7 +181,7 @@ def end_of(ttl: timedelta | None, expires: datetime | None) -> datetime | None:
     return datetime.now(UTC) + ttl
 
 
-def read_password(file: Path) -> str:
+def read_password(file: Path, option: str = "--password-file", what: str = "the password") -> str:
     """Return the first line of ``file``, ``-`` being standard input; never an empty one.
 
     It may be a pipe, as ``<(program)`` of a shell is. Prints a warning if others can read the file.
@@ -191,14 +191,14 @@ def read_password(file: Path) -> str:
         if str(file) == "-":
             text = sys.stdin.readline()
         else:
-            text = read_secret(
-                file, "--password-file", pipes=True, owners=_caller(), warn=_warn
-            ).decode("utf-8")
+            text = read_secret(file, option, pipes=True, owners=_caller(), warn=_warn).decode(
+                "utf-8"
+            )
     except UnicodeDecodeError:
         raise InvalidInput(f"{file} is not text") from None
     password = text.partition("\n")[0].removesuffix("\r")
     if not password:
-        raise InvalidInput(f"the first line of {file}, the password, is empty")
+        raise InvalidInput(f"the first line of {file}, {what}, is empty")
     return password
 
 

@@ -29,9 +29,11 @@ from tele.cli.auth_client import (
 )
 from tele.cli.home import CertificateSummary, Home, Profile, is_valid, safe_name
 from tele.cli.lists import read_password, ttl_option, warn_shorter
+from tele.cli.login_secrets import check_ways, is_fresh, kept_keys, read_invitation, read_token
 from tele.cli.openssh import proxy_address, write_openssh_files
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, WrongClock, quoted
-from tele.model.lifetimes import USER_LIFETIME
+from tele.model.lifetimes import BOT_LIFETIME, USER_LIFETIME
+from tele.model.scalars import format_duration
 from tele.text import difference
 
 if TYPE_CHECKING:
@@ -61,6 +63,17 @@ if TYPE_CHECKING:
     metavar="[CODE]",
     help="Accept an invitation: set your password. Without CODE, asks for it.",
 )
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Log in as a machine identity, with the token in this file; - is standard input."
+    f" --ttl is {format_duration(BOT_LIFETIME)} then.",
+)
+@click.option(
+    "--renew",
+    is_flag=True,
+    help="With --token-file: do nothing while a third of the certificate's time is left.",
+)
 def login(
     proxy: str | None,
     cluster: str | None,
@@ -70,19 +83,25 @@ def login(
     ca_pin: tuple[str, ...],
     if_needed: bool,
     invite: str | None,
+    token_file: Path | None,
+    renew: bool,
 ) -> None:
     """Get short-lived certificates for a cluster."""
     home = Home.find()
+    check_ways(renew=renew)
+    token = None
+    if token_file is not None:
+        token, user = read_token(token_file, user)
     if invite is not None:
-        if if_needed:
-            raise InvalidInput("--invite and --if-needed exclude each other")
-        invite, user = _invitation(invite, user)
+        invite, user = read_invitation(invite, user)
     profile = home.chosen(cluster, proxy, user)
     # With --if-needed and pins, a certificate of another cluster does not count.
     pinned_before = profile is not None and (
         not ca_pin or any(p in profile.ca_pins for p in ca_pin)
     )
     if if_needed and profile is not None and pinned_before and is_valid(home.summary(profile)):
+        return
+    if renew and profile is not None and pinned_before and is_fresh(home.summary(profile)):
         return
     address = proxy or (profile.proxy if profile else None)
     if address is None:
@@ -94,44 +113,39 @@ def login(
     known, pins, trust, authority_keys = _first_contact(home, profile, address, ca_pin)
     if cluster is not None and cluster != known:
         raise InvalidInput(f"the cluster behind {address} is {known}, not {cluster}")
-    password = _read_password(password_file, name, known, new=invite is not None)
+    password = ""
+    if token is None:
+        password = _read_password(password_file, name, known, new=invite is not None)
 
     from tele.certs.suites import suite_of
     from tele.certs.x509 import TlsKey
     from tele.https.blocking import BlockingAuthority
     from tele.model.api.invitations import ACCEPT_INVITATION, AcceptInvitation
     from tele.model.api.members import PublicKeys
+    from tele.model.api.tokens import TOKEN_LOGIN, TokenLogin
     from tele.model.api.users import LOGIN, LoginRequest
 
-    ssh, tls = suite_of(authority_keys).generate(), TlsKey.generate()
+    profile = Profile(known, address, name, pins)
+    kept = kept_keys(home.files(profile)) if renew else None
+    ssh, tls = kept or (suite_of(authority_keys).generate(), TlsKey.generate())
     keys = PublicKeys(ssh.public.line, tls.public_pem)
     lifetime = USER_LIFETIME if ttl is None else ttl
+    if token is not None and ttl is None:
+        lifetime = BOT_LIFETIME
     with BlockingAuthority(address, None, trust, f"auth.{known}") as authority:
         if invite is not None:
             accepted = AcceptInvitation(invite, password, keys, lifetime)
             got = authority.perform(ACCEPT_INVITATION, accepted)
+        elif token is not None:
+            got = authority.perform(TOKEN_LOGIN, TokenLogin(token, keys, lifetime))
         else:
-            device = _device(home, Profile(known, address, name, pins), keys)
+            device = _device(home, profile, keys)
             got = authority.perform(LOGIN, LoginRequest(name, password, keys, lifetime, device))
-    profile = Profile(known, address, name, pins)
-    summary = store_certificates(home, profile, ssh, tls, got)
+    summary = store_certificates(
+        home, profile, ssh, tls, got, machine=token is not None, kept=kept is not None
+    )
     _report_login(profile, summary)
     warn_shorter(got.ssh, ttl)
-
-
-def _invitation(code: str, user: str | None) -> tuple[str, str]:
-    """Return an invitation's code, asked for if it is empty, and the user whom it names."""
-    if not code:
-        if not sys.stdin.isatty():
-            raise click.UsageError("no terminal to ask for the invitation: use --invite CODE")
-        code = click.prompt("Invitation", hide_input=True, err=True)
-    invited, colon, _ = code.strip().partition(":")
-    if not colon:
-        raise InvalidInput("this is not an invitation: it begins with the name of a user and :")
-    typed = typed_options("user")
-    if typed and user != invited:
-        raise InvalidInput(f"the invitation is for {quoted(invited)}, not for --user {user}")
-    return code.strip(), safe_name("user", invited)
 
 
 def _device(home: Home, profile: Profile, keys: PublicKeys) -> KnownDevice | None:
@@ -232,9 +246,20 @@ def _read_password(file: Path | None, user: str, cluster: str, *, new: bool) -> 
 
 
 def store_certificates(
-    home: Home, profile: Profile, ssh: PrivateKey, tls: TlsKey, got: Certificates
+    home: Home,
+    profile: Profile,
+    ssh: PrivateKey,
+    tls: TlsKey,
+    got: Certificates,
+    *,
+    machine: bool = False,
+    kept: bool = False,
 ) -> CertificateSummary:
-    """Store the certificates of auth with the keys that were made here; return their summary."""
+    """Store the certificates of auth with the keys that were made here; return their summary.
+
+    Those of a ``machine`` do not get into the ssh-agent. With ``kept`` the keys are in their files
+    already, with a certificate that programs may be using now.
+    """
     import json
 
     from cryptography.x509 import load_pem_x509_certificate
@@ -250,14 +275,17 @@ def store_certificates(
     right = parse_certificate(parse_line(got.ssh)).key == ssh.public
     if not right or not isinstance(identity, UserIdentity) or identity.cluster != profile.cluster:
         raise TeleError("auth's certificates are not for these keys; nothing was stored")
+    if identity.user != profile.user:
+        raise TeleError(f"auth's certificates are for {quoted(identity.user)}; nothing was stored")
     files = home.files(profile)
-    remove_from_agent(files)
-    files.summary.unlink(missing_ok=True)  # not logged in until all files are written
     comment = f"{profile.user}@{profile.cluster}"
-    home.write(files.key, ssh.to_openssh())
-    home.write(files.public, f"{ssh.public.line} {comment}\n")
+    if not kept:
+        remove_from_agent(files)
+        files.summary.unlink(missing_ok=True)  # not logged in until all files are written
+        home.write(files.key, ssh.to_openssh())
+        home.write(files.public, f"{ssh.public.line} {comment}\n")
+        home.write(files.tls_key, tls.to_pem())
     home.write(files.certificate, f"{got.ssh} {comment}\n")
-    home.write(files.tls_key, tls.to_pem())
     home.write(files.tls_certificate, got.tls)
     home.write(files.authorities, json.dumps(plain(got.authorities), indent=1))
     home.save_profile(profile)
@@ -265,7 +293,7 @@ def store_certificates(
     expires, issued = got.expires.timestamp(), identity.issued.timestamp()
     summary = CertificateSummary(profile.user, identity.logins, identity.roles, expires, issued)
     home.save_summary(profile, summary)
-    problem = add_to_agent(files, summary.expires - time.time())
+    problem = None if machine else add_to_agent(files, summary.expires - time.time())
     if problem is not None:
         print_notice(f"note: not in the ssh-agent: {problem}")
     return summary

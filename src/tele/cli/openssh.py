@@ -180,6 +180,18 @@ def config_for_key(home: Home, profile: Profile, key: Path) -> str:
     return text
 
 
+def _config_for_folder(folder: Path) -> str:
+    """Return :func:`config_for_key` for the last login with ``--home FOLDER``."""
+    home = Home(folder.absolute())
+    profile = home.chosen()
+    if profile is None:
+        raise InvalidInput(
+            f"--identity: there was no login in {folder}; type: tele --home {folder} login"
+            " --token-file FILE"
+        )
+    return config_for_key(home, profile, home.files(profile).key)
+
+
 def known_hosts(cluster: str, keys: tuple[str, ...]) -> str:
     """Return lines that make ``keys`` (``type base64``) the authority of hosts of ``cluster``."""
     lines = []
@@ -246,8 +258,9 @@ def install(home: Home) -> tuple[Path, bool]:
 @click.option("--install", "do_install", is_flag=True, help="Include it in ~/.ssh/config.")
 @click.option(
     "--identity",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Log in with this key and its certificate (`tele ca sign-user`).",
+    type=click.Path(path_type=Path),
+    help="Log in with this key and its certificate (`tele ca sign-user`), or as the machine"
+    " identity whose folder this is (`tele --home FOLDER login --token-file`).",
 )
 @where_options()
 def config(do_install: bool, identity: Path | None, where: Where) -> None:
@@ -259,6 +272,9 @@ def config(do_install: bool, identity: Path | None, where: Where) -> None:
             "--install is for your own login; with --identity, write the output to a file and use"
             " ssh -F FILE"
         )
+    if identity is not None and identity.is_dir():
+        print_text(_config_for_folder(identity).rstrip("\n"))
+        return
     home, profile = current(where)
     if identity is not None:
         print_text(config_for_key(home, profile, identity).rstrip("\n"))

@@ -22,7 +22,8 @@ from tele.cli.output import (
     words,
 )
 from tele.errors import InvalidInput, quoted
-from tele.model.lifetimes import TOKEN_LIFETIME
+from tele.model.lifetimes import BOT_TOKEN_LIFETIME, TOKEN_LIFETIME
+from tele.model.scalars import format_duration
 
 
 def _permits(token: Mapping[str, Any]) -> str:
@@ -36,7 +37,7 @@ def _permits(token: Mapping[str, Any]) -> str:
 
 _COLUMNS = (
     Column("ID", lambda t: t["id"]),
-    Column("ROLES", lambda t: words(t["roles"])),
+    Column("FOR", lambda t: t.get("bot") or words(t["roles"])),
     Column("EXPIRES", lambda t: t["expires"]),
     Column("USES", lambda t: f"{t['uses']}/{t['max_uses']}" if t["max_uses"] else t["uses"]),
     Column("LABELS", lambda t: words(t["labels"])),
@@ -54,13 +55,29 @@ _COLUMNS = (
     },
 )
 def tokens() -> None:
-    """Manage join tokens."""
+    """Manage tokens of hosts and of machine identities."""
 
 
 @click.command()
-@click.option("--role", "roles", multiple=True, default=("node",), show_default=True)
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    default=("node",),
+    show_default=True,
+    help="node, proxy; with --bot the roles of a new user.",
+)
+@click.option(
+    "--bot",
+    metavar="NAME",
+    help="A token with which a machine logs in as this user, who is made if need be;"
+    f" --ttl is {format_duration(BOT_TOKEN_LIFETIME)} then.",
+)
+@click.option("--login", "logins", multiple=True, help="With --bot: OS accounts of a new user.")
 @ttl_option(TOKEN_LIFETIME)
-@click.option("--max-uses", type=click.IntRange(0), default=0, help="How many hosts; 0: no limit.")
+@click.option(
+    "--max-uses", type=click.IntRange(0), default=0, help="How many joins or logins; 0: no limit."
+)
 @click.option("--label", "labels", multiple=True, help="A label K=V of hosts with this token.")
 @click.option(
     "--address",
@@ -82,6 +99,8 @@ def tokens() -> None:
 @where_options(local=True)
 def add(
     roles: tuple[str, ...],
+    bot: str | None,
+    logins: tuple[str, ...],
     ttl: timedelta | None,
     max_uses: int,
     labels: tuple[str, ...],
@@ -91,7 +110,14 @@ def add(
     form: str,
     where: Where,
 ) -> None:
-    """Create a token with which hosts can join."""
+    """Create a token with which hosts can join, or a machine can log in (--bot)."""
+    if bot is not None:
+        from tele.cli.bots import add_bot
+
+        add_bot(bot, roles, logins, ttl, max_uses, form, where)
+        return
+    if logins:
+        raise InvalidInput("--login needs --bot: hosts have no logins")
     from tele.model.api.tokens import ADD_TOKEN, NewToken
     from tele.model.identity import HostRole
 

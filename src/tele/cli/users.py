@@ -110,19 +110,21 @@ def _show_password(form: str, made: UserPassword, where: Where) -> None:
             f"the invitation of {name}, good once, until {format_time(expires)}; shown this once"
         )
         print_text(made.invitation)
-        print_notice(f"{name} types: tele login {_contact(where)} --invite\nand enters it there")
+        print_notice(
+            f"{name} types: tele login {first_contact(where)} --invite\nand enters it there"
+        )
     elif made.password:
         print_notice(f"the password of {name}, shown this once:")
         print_text(made.password)
 
 
-def _contact(where: Where) -> str:
-    """Return the options of a first ``tele login`` to this cluster."""
+def first_contact(where: Where, pin: str = "PIN") -> str:
+    """Return the options of a first ``tele login`` to this cluster; ``pin`` is that of its CA."""
     chosen = None
     if where.config is None:
         chosen = Home.find().chosen(where.cluster, where.proxy, where.user)
     if chosen is None or not chosen.ca_pins:
-        return "--proxy HOST:PORT --ca-pin PIN"
+        return f"--proxy HOST:PORT --ca-pin {pin}"
     return f"--proxy {chosen.proxy} --ca-pin {chosen.ca_pins[0]}"
 
 

@@ -17,5 +17,8 @@ HOST_LIFETIME: Final = timedelta(hours=24)
 AUTHORITY_LIFETIME: Final = timedelta(days=3650)
 #: Join tokens.
 TOKEN_LIFETIME: Final = timedelta(minutes=30)
+#: Tokens of machine identities, and the certificates that these get.
+BOT_TOKEN_LIFETIME: Final = timedelta(days=30)
+BOT_LIFETIME: Final = timedelta(hours=1)
 #: Invitations of users.
 INVITATION_LIFETIME: Final = timedelta(days=2)

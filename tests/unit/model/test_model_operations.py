@@ -29,6 +29,7 @@ def test_few_operations_are_public() -> None:
     unauthenticated = {o.name for o in ALL if any(isinstance(w, Anyone) for w in o.who)}
     assert unauthenticated == {
         "health", "cluster", "join", "rejoin", "login", "accept_invitation",
+        "token_login",
     }  # fmt: skip
 
 

@@ -236,19 +236,31 @@ class Administration:
     async def add_token(self, request: NewToken, caller: Caller) -> TokenAdded:
         """Create a token; only this response has its secret."""
         maker = user_caller(caller).user
+        if request.bot:
+            await self._check_bot(request.bot, caller)
         secret, token = await self._tokens.add(await self._limited(request, maker), maker)
         if maker != LOCAL_ADMIN and await self._users.find_user(maker) is None:
             # The user was removed meanwhile, with all their other tokens.
             await self._tokens.delete(token.id)
             raise AccessDenied(f"user {maker} does not exist any more", Reason.NO_ROLE.value)
+        given = {"bot": token.bot} if token.bot else {}
         await self._journal.emit(
             "token.create", caller, token_id=token.id, for_roles=[r.value for r in token.roles],
             expires=format_time(token.expires), max_uses=token.max_uses,
             labels=dict(token.labels), addresses=list(token.addresses),
-            replaces=list(token.replaces), host_id=token.host_id,
+            replaces=list(token.replaces), host_id=token.host_id, **given,
         )  # fmt: skip
         pins = self._authorities[AuthorityKind.HOST].trusted.pins
         return TokenAdded(secret, token.roles, token.expires, pins[0])
+
+    async def _check_bot(self, name: str, caller: Caller) -> None:
+        """Raise :class:`TeleError` unless the caller may give this user another way to log in."""
+        if not await self._authorizer.may(caller, "user", "update"):
+            raise AccessDenied(
+                "denied: a token that logs in a user needs a rule for the verb update on user",
+                Reason.RULE.value,
+            )
+        await self._users.user(name)
 
     async def _limited(self, request: NewToken, maker: str) -> NewToken:
         """Return the request with a ``ttl`` that ends when its maker expires."""

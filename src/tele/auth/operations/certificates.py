@@ -172,6 +172,15 @@ class CertificateOperations:
             "login",
         )
 
+    async def refused(self, user: str, error: AccessDenied, caller: Caller, *, by: str) -> None:
+        """Emit the event of a login with a secret other than a password that was refused."""
+        suppressed = self._journal.admit_denial(caller)
+        if suppressed is not None:
+            await self._journal.emit(
+                "user.login", caller, user=user, ok=False, error=str(error)[:TEXT_LIMIT], by=by,
+                **suppressed,
+            )  # fmt: skip
+
     # -- in this process only ---------------------------------------------------------
     async def ensure_admin(self, name: str, logins: tuple[str, ...]) -> None:
         """Make ``name`` an administrator who may log in as ``logins``, beside present logins.

@@ -10,7 +10,6 @@ Invariants:
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
 
 from tele.auth.handlers import Handler, handler
 from tele.auth.invitations import Invitations, invited_user, refused
@@ -24,8 +23,6 @@ from tele.model.api import table
 from tele.model.api.invitations import AcceptInvitation
 from tele.model.authority import Certificates
 from tele.model.identity import Caller
-
-TEXT_LIMIT: Final = 256
 
 
 class InvitationOperations:
@@ -58,7 +55,7 @@ class InvitationOperations:
             name = invited_user(request.code)
             await self._exchange(name, request)
         except AccessDenied as error:
-            await self._refused(name, error, caller)
+            await self._certificates.refused(name, error, caller, by="invitation")
             raise
         issued = await self._users.issue_time(name)
         user = await self._users.user(name)
@@ -83,11 +80,3 @@ class InvitationOperations:
             await self._users.accept(name, invitation.revision, request.password)
         except Conflict:
             raise refused() from None
-
-    async def _refused(self, name: str, error: AccessDenied, caller: Caller) -> None:
-        suppressed = self._journal.admit_denial(caller)
-        if suppressed is not None:
-            await self._journal.emit(
-                "user.login", caller, user=name, ok=False, error=str(error)[:TEXT_LIMIT],
-                by="invitation", **suppressed,
-            )  # fmt: skip

@@ -67,6 +67,7 @@ from tele.model.api.sessions import REPORT_SESSIONS as REPORT_SESSIONS
 from tele.model.api.tokens import ADD_TOKEN as ADD_TOKEN
 from tele.model.api.tokens import DELETE_TOKEN as DELETE_TOKEN
 from tele.model.api.tokens import LIST_TOKENS as LIST_TOKENS
+from tele.model.api.tokens import TOKEN_LOGIN as TOKEN_LOGIN
 from tele.model.api.users import ADD_USER as ADD_USER
 from tele.model.api.users import CHANGE_PASSWORD as CHANGE_PASSWORD
 from tele.model.api.users import DELETE_USER as DELETE_USER

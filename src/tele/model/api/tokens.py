@@ -1,4 +1,4 @@
-"""Operations on tokens for joining."""
+"""Operations on tokens: of hosts, for joining, and of machine identities, for logging in."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Final
 
 from attrs import Factory, field, frozen
 
-from tele.model.api.operation import Nothing, Operation, Permitted
+from tele.model.api.members import PublicKeys
+from tele.model.api.operation import Anyone, Nothing, Operation, Permitted
 from tele.model.api.paging import ById, Paged
-from tele.model.bounds import AtMost, Between
+from tele.model.authority import Certificates
+from tele.model.bounds import OMITTED, AtMost, Between
 from tele.model.identity import HostRole
-from tele.model.lifetimes import TOKEN_LIFETIME
+from tele.model.lifetimes import BOT_LIFETIME, TOKEN_LIFETIME
 from tele.model.presence import ADDRESSES_LIMIT
 
 #: Names that a token may take from hosts that are offline.
@@ -38,6 +40,9 @@ class NewToken:
     addresses: tuple[str, ...] = field(default=(), validator=AtMost(ADDRESSES_LIMIT))
     replaces: tuple[str, ...] = field(default=(), validator=AtMost(REPLACES_LIMIT))
     host_id: str = ""
+    #: The user whom a token of a machine identity logs in; it has nothing of the above but ``ttl``
+    #: and ``max_uses``.
+    bot: str = field(default="", metadata=OMITTED)
 
 
 @frozen
@@ -65,6 +70,16 @@ class Token:
     addresses: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
     host_id: str = ""
+    bot: str = field(default="", metadata=OMITTED)
+
+
+@frozen
+class TokenLogin:
+    """Logs in with the token of a machine identity. ``ttl`` is cut to what the roles allow."""
+
+    token: str = field(repr=False)
+    keys: PublicKeys
+    ttl: timedelta = BOT_LIFETIME
 
 
 @frozen
@@ -82,7 +97,7 @@ ADD_TOKEN = Operation(
     NewToken,
     TokenAdded,
     (Permitted("token", "create"),),
-    "Create a token for joining",
+    "Create a token",
 )
 
 LIST_TOKENS = Operation(
@@ -105,4 +120,16 @@ DELETE_TOKEN = Operation(
     (Permitted("token", "delete"),),
     "Revoke a token",
     cost=10,
+)
+
+TOKEN_LOGIN = Operation(
+    "token_login",
+    "POST",
+    "/v1/login/token",
+    TokenLogin,
+    Certificates,
+    (Anyone(),),
+    "Get user certificates for the token of a machine identity",
+    limit=16 * 1024,
+    cost=2,
 )
