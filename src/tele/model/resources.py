@@ -46,11 +46,17 @@ class Rule:
 
 @frozen
 class Conditions:
-    """One side of a role. Logins and label values may hold templates and globs."""
+    """One side of a role. Logins and label values may hold templates, label values globs.
+
+    ``node_labels_expression`` is a condition on the node's labels and the user
+    (:mod:`tele.rbac.predicates`). Allowed are nodes that it and ``node_labels`` match, if both are
+    given; denied are those that one of them matches.
+    """
 
     logins: tuple[str, ...] = ()
     node_labels: Mapping[str, tuple[str, ...]] = Factory(dict)
     rules: tuple[Rule, ...] = ()
+    node_labels_expression: str = field(default="", metadata=OMITTED)
 
 
 def keepalive_problem(value: timedelta) -> str:

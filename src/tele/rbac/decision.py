@@ -39,6 +39,7 @@ from tele.model.resources import (
 )
 from tele.rbac import labels as conditions
 from tele.rbac.forced import may_forward, trouble_with
+from tele.rbac.logins import denied as denied_login
 from tele.rbac.logins import expand
 
 NO_LIMITS: Final = CertificateLimits()
@@ -72,12 +73,11 @@ def decide(
     if denied is not None:
         return denied
     for role in roles_of(present, roles, now):
-        listed = role.spec.deny.logins
-        if "*" in listed or login in expand(listed, present.traits):
+        if denied_login(role.spec.deny.logins, login, present.traits):
             return Denied(
                 Reason.DENIED, f"role {role.metadata.name} denies login {login} to {identity.user}"
             )
-    allowing = _allowing(identity, login, node_labels, roles, now)
+    allowing = _allowing(identity, present, login, node_labels, roles, now)
     if not allowing:
         return Denied(
             Reason.LOGIN,
@@ -87,7 +87,7 @@ def decide(
     given = tuple(each for each in gifts if isinstance(each, RoleGrant))
     if not given:
         return next(each for each in gifts if isinstance(each, Denied))
-    later = _allowing(present, login, node_labels, roles, now)
+    later = _allowing(present, present, login, node_labels, roles, now)
     binding = {role.metadata.name: role.spec.options for role in (*allowing, *later)}.values()
     break_glass = any(each.break_glass for each in given)
     strictly = any(o.record is SessionRecording.STRICT for o in binding)
@@ -116,6 +116,7 @@ def keepalive_of(options: Iterable[RoleOptions]) -> timedelta | None:
 
 def _allowing(
     identity: UserIdentity,
+    present: UserIdentity,
     login: str,
     node_labels: Mapping[str, str],
     roles: Mapping[str, Role],
@@ -124,9 +125,23 @@ def _allowing(
     return [
         role
         for role in roles_of(identity, roles, now)
-        if conditions.allows(role.spec.allow.node_labels, node_labels)
-        and login in expand(role.spec.allow.logins, identity.traits)
+        if login in expand(role.spec.allow.logins, identity.traits)
+        and _allows_node(role, node_labels, identity, present)
     ]
+
+
+def _allows_node(
+    role: Role, labels: Mapping[str, str], identity: UserIdentity, present: UserIdentity
+) -> bool:
+    """Whether ``role`` allows a node, by what the certificate says, and by what is true now.
+
+    An expression may ask that the user has *not* a trait: losing one, or getting one, since then
+    must not allow anything.
+    """
+    side = role.spec.allow
+    return conditions.allows(side, labels, identity) and (
+        present is identity or conditions.allows(side, labels, present)
+    )
 
 
 def _gift(role: Role, certificate: CertificateLimits) -> RoleGrant | Denied:
@@ -186,11 +201,14 @@ def may_reach(
         named = ", ".join(identity.roles) or "none"
         return Denied(Reason.NO_ROLE, f"{identity.user} has no role that exists (roles: {named})")
     for role in roles_of(present, roles, now):
-        if conditions.denies(role.spec.deny.node_labels, node_labels):
+        side = role.spec.deny
+        if conditions.denies(side, node_labels, present) or (
+            present is not identity and conditions.denies(side, node_labels, identity)
+        ):
             return Denied(
                 Reason.DENIED, f"role {role.metadata.name} denies this node to {identity.user}"
             )
-    if not any(conditions.allows(role.spec.allow.node_labels, node_labels) for role in mine):
+    if not any(_allows_node(role, node_labels, identity, present) for role in mine):
         return Denied(
             Reason.NODE,
             f"no role of {identity.user} ({', '.join(identity.roles)}) allows this node",

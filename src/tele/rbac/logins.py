@@ -8,8 +8,7 @@ from typing import Final
 
 from tele.errors import InvalidInput, quoted
 from tele.model.resources import Role
-
-_TEMPLATE = re.compile(r"\{\{\s*internal\.([A-Za-z0-9_-]{1,64})\s*\}\}")
+from tele.rbac.templates import Traits, expanded, is_malformed, template
 
 #: A portable account name (useradd(8)), and names of directory services: ``DOM\user``,
 #: ``DOM+user``, ``user@dom``, letters of any alphabet, ``MACHINE$``. passwd(5) allows no spaces and
@@ -27,29 +26,30 @@ def is_login(text: str) -> bool:
     return _LOGIN.fullmatch(text) is not None
 
 
-def expand(logins: Iterable[str], traits: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the logins with ``{{internal.<trait>}}`` replaced by the trait's values.
+def expand(logins: Iterable[str], traits: Traits) -> tuple[str, ...]:
+    """Return the logins that texts of a role stand for, see :mod:`tele.rbac.templates`.
 
-    A template stands for a whole login, never for a part of one. Texts that cannot be account names
-    are left out.
+    Texts that cannot be account names are left out.
     """
-    found: dict[str, None] = {}
-    for login in logins:
-        template = _TEMPLATE.fullmatch(login)
-        values = traits.get(template[1], ()) if template else (login,)
-        found.update((value, None) for value in values if is_login(value))
-    return tuple(found)
+    found = (each for login in logins for each in expanded(login, traits))
+    return tuple(dict.fromkeys(each for each in found if is_login(each)))
 
 
-def logins_of(traits: Mapping[str, tuple[str, ...]], roles: Iterable[Role]) -> tuple[str, ...]:
+def denied(listed: Iterable[str], login: str, traits: Traits) -> bool:
+    """Whether denied logins have ``login``: by its name, ``*``, or what cannot be read."""
+    return any(
+        each == "*" or is_malformed(each) or login in expanded(each, traits) for each in listed
+    )
+
+
+def logins_of(traits: Traits, roles: Iterable[Role]) -> tuple[str, ...]:
     """Return every login that ``roles`` allow and none denies: a certificate's principals."""
     several = list(roles)
     allowed = dict.fromkeys(
         login for role in several for login in expand(role.spec.allow.logins, traits)
     )
-    denied = {login for role in several for login in expand(role.spec.deny.logins, traits)}
-    everything = any("*" in role.spec.deny.logins for role in several)
-    return () if everything else tuple(login for login in allowed if login not in denied)
+    listed = dict.fromkeys(each for role in several for each in role.spec.deny.logins)
+    return tuple(login for login in allowed if not denied(listed, login, traits))
 
 
 def check_traits(traits: Mapping[str, tuple[str, ...]]) -> None:
@@ -67,7 +67,9 @@ def check_logins(logins: Iterable[str], *, deny: bool = False) -> None:
     for login in logins:
         if deny and login == "*":
             continue
-        if not _TEMPLATE.fullmatch(login) and not is_login(login):
+        found = template(login)
+        # Whatever the template stands for, what is around it stays.
+        if not is_login(login if found is None else f"{found.before}x{found.after}"):
             raise InvalidInput(
                 f"{quoted(login)} is not a login: expected an account name or"
                 " {{internal.<trait>}}"

@@ -18,7 +18,7 @@ from tele.model.resources import (
     keepalive_problem,
 )
 from tele.rbac.forced import trouble_with
-from tele.rbac.labels import check_condition
+from tele.rbac.labels import check_labels
 from tele.rbac.logins import check_logins
 
 #: Log in everywhere, as the accounts that the user's ``logins`` trait names.
@@ -91,8 +91,8 @@ def check_role(role: Role) -> None:
     """Raise :class:`tele.errors.InvalidInput` for a role with a part that has no effect."""
     check_logins(role.spec.allow.logins)
     check_logins(role.spec.deny.logins, deny=True)
-    check_condition(role.spec.allow.node_labels)
-    check_condition(role.spec.deny.node_labels)
+    check_labels(role.spec.allow)
+    check_labels(role.spec.deny)
     for rule in (*role.spec.allow.rules, *role.spec.deny.rules):
         _check_names(rule.resources, RESOURCES, "resource")
         _check_names(rule.verbs, VERBS, "verb")

@@ -33,18 +33,27 @@ Test = Callable[[str], bool]
 
 @define
 class _State:
-    """Continues at ``follow`` for a character that passes ``test``; without a test, for none."""
+    """Continues at ``follow`` for a character that passes ``test``; without a test, for none.
+
+    ``mark`` is the number of the end of a group that is here: 0 where the first one begins, 1 where
+    it ends, 2 where the second one begins.
+    """
 
     test: Test | None
     follow: tuple[int, ...]
+    mark: int | None = None
 
 
 @frozen
 class Expression:
-    """A compiled expression. :meth:`covers` asks about a whole text."""
+    """A compiled expression. :meth:`covers` asks about a whole text.
+
+    Its states mark its ``groups`` if it was compiled to.
+    """
 
     states: tuple[_State, ...]
     start: int
+    groups: int = 0
 
     def covers(self, text: str) -> bool:
         """Whether the expression matches all of ``text``. State 0 is the end."""
@@ -78,11 +87,12 @@ _Part = Callable[["_Builder", int], int]
 @define
 class _Builder:
     states: list[_State]
+    marks: bool = False
 
-    def add(self, test: Test | None, *follow: int) -> int:
+    def add(self, test: Test | None, *follow: int, mark: int | None = None) -> int:
         if len(self.states) >= SIZE_LIMIT:
             raise InvalidInput(f"the expression is too large (more than {SIZE_LIMIT} states)")
-        self.states.append(_State(test, follow))
+        self.states.append(_State(test, follow, mark))
         return len(self.states) - 1
 
 
@@ -104,6 +114,16 @@ def _choice(parts: list[_Part]) -> _Part:
         return builder.add(None, *(part(builder, after) for part in parts))
 
     return parts[0] if len(parts) == 1 else build
+
+
+def _marked(part: _Part, group: int) -> _Part:
+    def build(builder: _Builder, after: int) -> int:
+        if not builder.marks:
+            return part(builder, after)
+        end = builder.add(None, after, mark=2 * group + 1)
+        return builder.add(None, part(builder, end), mark=2 * group)
+
+    return build
 
 
 def _repeated(part: _Part, least: int, most: int | None) -> _Part:
@@ -143,6 +163,7 @@ class _Parser:
         self._text = text
         self._at = 0
         self._depth = 0
+        self.groups = 0
 
     def _peek(self) -> str:
         return self._text[self._at : self._at + 1]
@@ -192,8 +213,11 @@ class _Parser:
         return _one(_between(character, character))
 
     def _group(self) -> _Part:
-        if not self._skip("?:") and self._peek() == "?":
+        counted = not self._skip("?:")
+        if counted and self._peek() == "?":
             raise InvalidInput("groups that begin with (? are not supported")
+        number = self.groups
+        self.groups += counted
         self._depth += 1
         if self._depth > _DEPTH_LIMIT:
             raise InvalidInput(f"groups are nested more than {_DEPTH_LIMIT} deep")
@@ -201,7 +225,7 @@ class _Parser:
         if not self._skip(")"):
             raise InvalidInput("a ( is not closed")
         self._depth -= 1
-        return found
+        return _marked(found, number) if counted else found
 
     def _escaped(self) -> Test:
         character = self._take("the escaped character")
@@ -263,8 +287,8 @@ class _Parser:
 
 
 @lru_cache(maxsize=512)
-def expression(pattern: str) -> Expression:
-    """Compile ``pattern``, which stands between ``^`` and ``$``.
+def expression(pattern: str, *, marks: bool = False) -> Expression:
+    """Compile ``pattern``, which stands between ``^`` and ``$``; with ``marks`` of its groups.
 
     Raises :class:`InvalidInput` for what is malformed, not supported or too large.
     """
@@ -273,8 +297,9 @@ def expression(pattern: str) -> Expression:
             raise InvalidInput(f"it has more than {LENGTH_LIMIT} characters")
         if not (pattern.startswith("^") and pattern.endswith("$")) or len(pattern) < 2:
             raise InvalidInput("it has to begin with ^ and to end with $")
-        builder = _Builder([_State(None, ())])
-        start = _Parser(pattern[1:-1]).whole()(builder, 0)
+        builder = _Builder([_State(None, ())], marks)
+        parser = _Parser(pattern[1:-1])
+        start = parser.whole()(builder, 0)
     except InvalidInput as error:
         raise InvalidInput(f"{quoted(pattern)} is no regular expression: {error}") from None
-    return Expression(tuple(builder.states), start)
+    return Expression(tuple(builder.states), start, parser.groups)

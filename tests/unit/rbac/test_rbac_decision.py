@@ -274,7 +274,11 @@ def test_rules_of_the_api(held: tuple[str, ...], resource: str, verb: str, good:
 
 
 @pytest.mark.parametrize(
-    "bad", ["-rf", "a b", "../etc", "a;b", "", "{{internal.logins}}x", "x\n", "$(id)", "*"]
+    "bad",
+    [
+        "-rf", "a b", "../etc", "a;b", "", "{{internal.logins}}/x", "x\n", "$(id)", "*",
+        "-{{internal.logins}}", "{{internal.a}}{{internal.b}}", "{{os.user}}", "a{{internal.logins}",
+    ],
 )
 def test_logins_are_account_names(bad: str) -> None:
     """Neither a role nor a trait can bring in a path, an option or a shell word."""
