@@ -22,12 +22,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SmallClust
     """A cluster with a node."""
     with small_cluster(tmp_path_factory.mktemp("roles")) as cluster:
         cluster.person("alice", ME)
-        yield cluster, cluster.node()
+        yield cluster, cluster.node(labels={"env": "prod"})
 
 
 def role(name: str, nodes: Any = HERE, deny: Conditions | None = None, **options: Any) -> Role:
     allow = Conditions((ME,), nodes)
     return Role(Metadata(name), RoleSpec(allow, deny or Conditions(), RoleOptions(**options)))
+
+
+def by_expression(text: str, login: str = ME) -> Role:
+    return Role(Metadata("by"), RoleSpec(Conditions((login,), node_labels_expression=text)))
 
 
 SCRIPT = role("script", permit_pty=False, port_forwarding=False)
@@ -46,8 +50,47 @@ OTHER = role("other", force_command="echo other", port_forwarding=True)
         ((BACKUP, OTHER), ("-tt", "echo free"), b"backup\r\n/dev/pts/"),
         ((role("free", NOWHERE), SCRIPT), ("-tt", "echo free"), None),
         ((SCRIPT, role("no", NOWHERE, Conditions(logins=(ME,)))), ("echo free",), None),
+        (
+            (by_expression('labels.env == "prod" && contains(user.roles, "by")'),),
+            ("echo free",),
+            b"free\n",
+        ),
+        ((by_expression('labels.env == "test" || user.name == "bob"'),), ("echo free",), None),
+        (
+            (
+                by_expression(
+                    'labels.env == "prod"',
+                    "{{regexp.replace(internal.logins, '^(.)(.*)$', '$1$2')}}",
+                ),
+            ),
+            ("echo free",),
+            b"free\n",
+        ),
+        (
+            (
+                by_expression(
+                    'labels.env == "prod"',
+                    "{{regexp.replace(internal.logins, '^(.)(.*)$', '$2$1')}}",
+                ),
+            ),
+            ("echo free",),
+            None,
+        ),
     ],
-    ids=["free", "no terminal", "both", "forced", "requested", "first", "elsewhere", "denied"],
+    ids=[
+        "free",
+        "no terminal",
+        "both",
+        "forced",
+        "requested",
+        "first",
+        "elsewhere",
+        "denied",
+        "expression",
+        "other expression",
+        "template",
+        "other template",
+    ],
 )
 def test_roles_do_not_combine_through_openssh(
     place: tuple[SmallCluster, SmallNode],

@@ -62,7 +62,7 @@ def _fits(pattern: str, value: str, traits: Traits, malformed: bool) -> bool:
     try:
         if pattern.startswith("^"):
             return expression(pattern).covers(value)
-        if "{{" in pattern and (found := template(pattern)) is not None:
+        if (found := template(pattern)) is not None:
             return value in found.expand(traits)
     except InvalidInput:
         return malformed

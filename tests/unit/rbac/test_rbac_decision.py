@@ -276,8 +276,19 @@ def test_rules_of_the_api(held: tuple[str, ...], resource: str, verb: str, good:
 @pytest.mark.parametrize(
     "bad",
     [
-        "-rf", "a b", "../etc", "a;b", "", "{{internal.logins}}/x", "x\n", "$(id)", "*",
-        "-{{internal.logins}}", "{{internal.a}}{{internal.b}}", "{{os.user}}", "a{{internal.logins}",
+        "-rf",
+        "a b",
+        "../etc",
+        "a;b",
+        "",
+        "{{internal.logins}}/x",
+        "x\n",
+        "$(id)",
+        "*",
+        "-{{internal.logins}}",
+        "{{internal.a}}{{internal.b}}",
+        "{{os.user}}",
+        "a{{internal.logins}",
     ],
 )
 def test_logins_are_account_names(bad: str) -> None:
