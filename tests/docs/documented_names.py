@@ -28,6 +28,7 @@ from tele.cli.main import tele
 from tele.config.values import FileConfig
 from tele.model.event import CODES
 from tele.model.resources import LockSpec, Metadata, RoleSpec, UserSpec
+from tele.rbac.labels import VOCABULARY
 from tele.tap.options import Options
 from twisted.plugins import tele_services
 
@@ -243,7 +244,8 @@ def literal_problem(literal: str) -> str:
         return _setting_problem(text)
     prefixes = {name.partition(".")[0] for name in CODES}
     if re.fullmatch(r"[a-z]+\.[a-z_]+", text) and text.partition(".")[0] in prefixes:
-        return "" if text in CODES else f"no event {text}"
+        fine = text in CODES or text in dict(VOCABULARY)  # of node_labels_expression
+        return "" if fine else f"no event {text}"
     if re.fullmatch(r"[a-z]+(?:_[a-z0-9]+)+", text):
         foreign = text in FOREIGN_NAMES or _FOREIGN_FORMS.fullmatch(text)
         known = text in source_names() or foreign

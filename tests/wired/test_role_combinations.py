@@ -30,6 +30,12 @@ def role(name: str, nodes: Any = HERE, deny: Conditions | None = None, **options
     return Role(Metadata(name), RoleSpec(allow, deny or Conditions(), RoleOptions(**options)))
 
 
+#: The same login, and another one, if the login has two letters that differ.
+SAME = "{{regexp.replace(internal.logins, '^(.)(.*)$', '$1$2')}}"
+OTHERS = "{{regexp.replace(internal.logins, '^(.)(.*)$', '$2$1')}}"
+BOTH = 'labels.env == "prod" && contains(user.roles, "by")'
+
+
 def by_expression(text: str, login: str = ME) -> Role:
     return Role(Metadata("by"), RoleSpec(Conditions((login,), node_labels_expression=text)))
 
@@ -51,7 +57,7 @@ OTHER = role("other", force_command="echo other", port_forwarding=True)
         ((role("free", NOWHERE), SCRIPT), ("-tt", "echo free"), None),
         ((SCRIPT, role("no", NOWHERE, Conditions(logins=(ME,)))), ("echo free",), None),
         (
-            (by_expression('labels.env == "prod" && contains(user.roles, "by")'),),
+            (by_expression(BOTH),),
             ("echo free",),
             b"free\n",
         ),
