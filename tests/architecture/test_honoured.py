@@ -18,6 +18,7 @@ from tele.cli.main import tele
 from tele.config.document import read_documents
 from tele.config.reading import parse as parse_config
 from tele.config.values import FileConfig
+from tele.model.access_tests import AccessTests
 from tele.model.api.table import OPERATIONS
 from tele.model.codec import from_json
 from tele.model.resources import Cluster, Conditions, Lock, LockTarget, Role, RoleOptions, User
@@ -136,6 +137,7 @@ def test_every_documented_configuration_and_resource_is_accepted(where: str, blo
         for document in read_documents(block, where):
             kinds: dict[str, Any] = {
                 "role": Role, "user": User, "lock": Lock, "cluster": Cluster,
+                "access_tests": AccessTests,
             }  # fmt: skip
             resource: Any = from_json(kinds[document.plain["kind"]], document.plain)
             if isinstance(resource, Role):

@@ -29,6 +29,7 @@ PAGES_RUN = {
     "README.rst",
     "docs/howto/backup.rst",
     "docs/howto/forwarding.rst",
+    "docs/howto/test-access.rst",
     "docs/howto/offboarding.rst",
     "docs/howto/automation.rst",
     "docs/tutorial/first-cluster.rst",
@@ -154,6 +155,12 @@ def _reference(it: World) -> None:
     assert '"one.tele"' in it.run("./inventory", "one")
     for line in lines_of("docs/reference/commands.rst") + lines_of("docs/howto/forwarding.rst"):
         it.run(line, "one")
+    page = "docs/howto/test-access.rst"
+    for name, has in (("policy-tests.yaml", "access_tests"), ("roles.yaml", "kind: role")):
+        text = file_of(page, has).replace("node: web1", "node: one")
+        it.machines["one"].write(f"/home/root/{name}", text)
+    for line in lines_of(page):
+        it.run(line.replace("@web1", "@one"), "one")
     it.run("tele users add bob --role access --login alice", "one")
     for line in lines_of("docs/howto/offboarding.rst", "$ ", "$ "):
         output = it.run(line.removeprefix("$ "), "one")

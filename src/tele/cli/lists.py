@@ -154,6 +154,11 @@ def read_at(_: click.Context, __: click.Parameter, value: str | None) -> float |
 
 def end_option(what: str) -> Callable[[F], F]:
     """Give a command ``--expires TIME``, when ``what`` ends; None if it is not given."""
+    return time_option("--expires", f"When {what} ends.", "; --ttl takes a length")
+
+
+def time_option(name: str, text: str, hint: str = "") -> Callable[[F], F]:
+    """Give a command an option with a time; None if it is not given."""
 
     def read(_: click.Context, __: click.Parameter, value: str | None) -> datetime | None:
         if value is None:
@@ -164,10 +169,10 @@ def end_option(what: str) -> Callable[[F], F]:
             return parse_time(value)
         except ValueError:
             raise click.BadParameter(
-                f"{value!r} is not a time such as 2026-11-24T12:00:00Z; --ttl takes a length"
+                f"{value!r} is not a time such as 2026-11-24T12:00:00Z{hint}"
             ) from None
 
-    return click.option("--expires", metavar="TIME", callback=read, help=f"When {what} ends.")
+    return click.option(name, metavar="TIME", callback=read, help=text)
 
 
 def end_of(ttl: timedelta | None, expires: datetime | None) -> datetime | None:

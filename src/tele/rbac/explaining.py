@@ -1,0 +1,170 @@
+"""Why may a user log in to a node, or why not? Role by role, for administrators.
+
+Invariants:
+
+* The decision is that of :func:`tele.rbac.decision.decide`; here it is only explained.
+* Each role of the user is listed, also those that do not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+from attrs import frozen
+
+from tele.model.access import Denied, Grant, RoleGrant
+from tele.model.access_tests import Action
+from tele.model.identity import UserIdentity
+from tele.model.resources import Conditions, Lock, Role
+from tele.rbac import labels as conditions
+from tele.rbac.decision import decide
+from tele.rbac.logins import denied as denied_login
+from tele.rbac.logins import expand
+
+
+class Effect(str, Enum):
+    """What a role does to this login."""
+
+    ALLOWS = "allows"
+    DENIES = "denies"
+    NOTHING = "nothing"
+
+
+@frozen
+class RoleEffect:
+    """What one role does, and why: one sentence for each part of the role."""
+
+    role: str
+    effect: Effect
+    why: tuple[str, ...]
+
+
+@frozen
+class Explanation:
+    """A decision. ``reason`` is the code of a denial, ``message`` its text for the user.
+
+    ``actions`` has the roles that give each action of
+    :class:`tele.model.access_tests.Action`; empty if access is denied.
+    """
+
+    user: str
+    login: str
+    node: str
+    allowed: bool
+    reason: str
+    message: str
+    roles: tuple[RoleEffect, ...]
+    actions: Mapping[str, tuple[str, ...]]
+    max_sessions: int = 0
+
+
+def explain(
+    identity: UserIdentity,
+    login: str,
+    node: str,
+    labels: Mapping[str, str],
+    roles: Mapping[str, Role],
+    locks: Iterable[Lock],
+    now: datetime,
+    host_id: str = "",
+) -> Explanation:
+    """Explain what :func:`decide` says of a user who logs in now, with a new certificate."""
+    several = list(locks)
+    decided = decide(identity, login, labels, roles, several, now, host_id)
+    effects = tuple(
+        effect_of(name, roles.get(name), identity, login, labels, now)
+        for name in sorted(set(identity.roles))
+    )
+    if isinstance(decided, Denied):
+        reason, message = decided.reason.value, decided.message
+        return Explanation(identity.user, login, node, False, reason, message, effects, {})
+    return Explanation(
+        identity.user, login, node, True, "", "", effects, actions_of(decided),
+        decided.max_sessions,
+    )  # fmt: skip
+
+
+def actions_of(grant: Grant) -> dict[str, tuple[str, ...]]:
+    """Return the roles that give each action, by the name of the action."""
+    found: dict[str, tuple[str, ...]] = {}
+    for action, gives in _GIVES.items():
+        giving = tuple(each.role for each in grant.given if gives(each))
+        if giving:
+            found[action.value] = giving
+    return found
+
+
+_GIVES: Final[dict[Action, Callable[[RoleGrant], bool]]] = {
+    Action.SHELL: lambda given: given.force_command is None,
+    Action.COMMAND: lambda given: given.force_command is not None,
+    Action.TERMINAL: lambda given: given.permit_pty,
+    Action.PORT_FORWARDING: lambda given: given.port_forwarding,
+    Action.AGENT_FORWARDING: lambda given: given.agent_forwarding,
+    Action.X11_FORWARDING: lambda given: given.x11_forwarding,
+    Action.BREAK_GLASS: lambda given: given.break_glass,
+}
+
+
+def effect_of(
+    name: str,
+    role: Role | None,
+    identity: UserIdentity,
+    login: str,
+    labels: Mapping[str, str],
+    now: datetime,
+) -> RoleEffect:
+    """Return what one role does to a login."""
+    if role is None:
+        return RoleEffect(name, Effect.NOTHING, ("there is no such role",))
+    expires = role.metadata.expires
+    if expires is not None and expires <= now:
+        return RoleEffect(name, Effect.NOTHING, (f"the role has expired: {expires.isoformat()}",))
+    denying = tuple(_denials(role.spec.deny, identity, login, labels))
+    if denying:
+        return RoleEffect(name, Effect.DENIES, denying)
+    missing = tuple(_missing(role.spec.allow, identity, login, labels))
+    if missing:
+        return RoleEffect(name, Effect.NOTHING, missing)
+    why = [f"allow.logins has {login}", "allow matches the labels of the node"]
+    if role.spec.options.force_command:
+        why.append(f"it forces {role.spec.options.force_command!r}")
+    return RoleEffect(name, Effect.ALLOWS, tuple(why))
+
+
+def _denials(
+    side: Conditions, who: UserIdentity, login: str, labels: Mapping[str, str]
+) -> Iterator[str]:
+    for each in side.logins:
+        if denied_login((each,), login, who.traits):
+            yield f"deny.logins has {login}, by {each!r}"
+    for key, patterns in side.node_labels.items():
+        if conditions.denies(Conditions(node_labels={key: patterns}), labels, who):
+            yield f"deny.node_labels has {_label(key, labels)}"
+    text = side.node_labels_expression
+    if text and conditions.denies(Conditions(node_labels_expression=text), labels, who):
+        yield f"deny.node_labels_expression is true: {text}"
+
+
+def _missing(
+    side: Conditions, who: UserIdentity, login: str, labels: Mapping[str, str]
+) -> Iterator[str]:
+    allowed = expand(side.logins, who.traits)
+    if login not in allowed:
+        yield f"allow.logins is {', '.join(allowed) or 'empty'}"
+    if not side.node_labels and not side.node_labels_expression:
+        yield "allow has no node_labels: it matches no node"
+    for key, patterns in side.node_labels.items():
+        if not conditions.allows(Conditions(node_labels={key: patterns}), labels, who):
+            yield f"allow.node_labels wants {key}={'|'.join(patterns)}; {_label(key, labels)}"
+    text = side.node_labels_expression
+    if text and not conditions.allows(Conditions(node_labels_expression=text), labels, who):
+        yield f"allow.node_labels_expression is false: {text}"
+
+
+def _label(key: str, labels: Mapping[str, str]) -> str:
+    if key == "*":
+        return "every node"
+    return f"the node has {key}={labels[key]}" if key in labels else f"the node has no {key}"
