@@ -10,6 +10,8 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 from attrs import evolve
@@ -17,14 +19,17 @@ from attrs import evolve
 from tele.auth.presence import Hosts
 from tele.auth.repository import Repository
 from tele.auth.state import SETTINGS, State
-from tele.errors import Conflict, InvalidInput
+from tele.errors import Conflict, InvalidInput, quoted
 from tele.interfaces import IBackend
 from tele.log import make_logger
+from tele.model.cluster_settings import AllowedAlgorithms, changed, lacks
 from tele.model.codec import encode
 from tele.model.identity import HostRole
-from tele.model.presence import Status
+from tele.model.presence import Host, Status
 from tele.model.recording_modes import RecordingMode, needs
 from tele.model.resources import Cluster, ClusterSpec, Metadata, RecordingSettings
+from tele.wire.ciphers import CIPHERS, MACS
+from tele.wire.key_agreement import METHODS
 
 log = make_logger(__name__)
 
@@ -94,24 +99,51 @@ class ClusterSettings:
             if given:
                 raise InvalidInput(f"metadata.{name}: a cluster has none")
         recording = cluster.spec.session_recording
-        if problem := recording.problem:
+        if problem := cluster.spec.problem or _unknown_algorithms(cluster.spec.algorithms):
             raise InvalidInput(f"spec.{problem}")
         # A mode that holds already is not refused: other settings can be changed meanwhile.
         if recording.mode is not self._state.recording.mode and (
             problem := self._unable(recording.mode)
         ):
             raise InvalidInput(f"spec.session_recording.mode: {recording.mode.value}: {problem}")
+        for name in changed(self._state.settings.for_hosts, cluster.spec.for_hosts):
+            if problem := self._lacking(partial(lacks, name)):
+                raise InvalidInput(f"spec.{name}: {problem}")
 
     def _unable(self, mode: RecordingMode) -> str:
         """Return which hosts that are online cannot do ``mode``, or nothing."""
+        if problem := self._lacking(partial(needs, mode)):
+            return problem
+        role = HostRole.PROXY
+        if needs(mode, role, ()) and not self._online(role):
+            return "no proxy is online that could record"
+        return ""
+
+    def _online(self, role: HostRole) -> list[Host]:
+        every = self._hosts.all(role)
+        return [host for host in every if host.status is Status.ONLINE and not host.sshd]
+
+    def _lacking(self, lacking: Callable[[HostRole, Collection[str]], object]) -> str:
+        """Return which hosts that are online lack something, by their features; or nothing."""
         for role in (HostRole.NODE, HostRole.PROXY):
-            hosts = self._hosts
-            online = [h for h in hosts.all(role) if h.status is Status.ONLINE and not h.sshd]
-            unable = [h.name for h in online if needs(mode, role, hosts.features(role, h.id))]
+            features = partial(self._hosts.features, role)
+            unable = [h.name for h in self._online(role) if lacking(role, features(h.id))]
             if unable:
                 more = len(unable) - NAMED
                 named = ", ".join(unable[:NAMED]) + (f" and {more} more" if more > 0 else "")
                 return f"{role.value} {named} cannot do that: upgrade, or remove it (tele nodes rm)"
-            if not online and role is HostRole.PROXY and needs(mode, role, ()):
-                return "no proxy is online that could record"
         return ""
+
+
+def _unknown_algorithms(allowed: AllowedAlgorithms) -> str:
+    """Return which of the names no host of this version knows, or nothing."""
+    for key, names, known in (
+        ("key_exchanges", allowed.key_exchanges, tuple(METHODS)),
+        ("ciphers", allowed.ciphers, CIPHERS),
+        ("macs", allowed.macs, MACS),
+    ):
+        unknown = [name for name in names if name.encode() not in known]
+        if unknown:
+            there = ", ".join(name.decode() for name in known)
+            return f"algorithms.{key}: unknown {quoted(unknown[0])}; there are {there}"
+    return ""

@@ -243,8 +243,10 @@ class LocalAuthority:
         await self._journal.emit(name, caller, **fields)
 
     # -- in this process only ---------------------------------------------------------
-    def retention(self, rules: RetentionRules, backend: IBackend, owner: str) -> Retention:
-        """Return what removes recordings by ``rules``; ``owner`` is the id of this auth."""
+    def retention(
+        self, rules: Callable[[], RetentionRules], backend: IBackend, owner: str
+    ) -> Retention:
+        """Return what removes recordings by ``rules()``; ``owner`` is the id of this auth."""
         return Retention(rules, backend, self._clock, self._recordings, self._journal, owner)
 
     async def ensure_admin(self, user: str, logins: tuple[str, ...]) -> None:

@@ -31,11 +31,12 @@ from tele.auth.guessing import Guard, Outcome
 from tele.auth.repository import Repository
 from tele.errors import Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, IBackend, Put
+from tele.model.cluster_settings import SHORTEST_PASSWORD, PasswordPolicy
 from tele.model.names import NAME_PATTERN
 
 T = TypeVar("T")
 
-SHORTEST: Final = 8
+SHORTEST: Final = SHORTEST_PASSWORD
 LONGEST: Final = 1024
 AT_ONCE: Final = 2
 #: Waiting attempts: all, those of one source, and those of one source for one user name.
@@ -94,7 +95,9 @@ class Passwords:
         entropy: Callable[[int], bytes],
         in_thread: Callable[..., Deferred[Any]],
         hasher: PasswordHasher | None = None,
+        policy: Callable[[], PasswordPolicy] = PasswordPolicy,
     ) -> None:
+        self._policy = policy
         self._now = now
         self._entropy = entropy
         self._in_thread = in_thread
@@ -143,8 +146,21 @@ class Passwords:
         return base64.b32encode(self._entropy(15)).decode().lower()
 
     async def replacement(self, user: str, password: str) -> Put:
-        """Return the change that gives ``user`` a password and resets its guard."""
+        """Return the change that gives ``user`` a password and resets its guard.
+
+        Raises :class:`InvalidInput` for one that the policy refuses.
+        """
+        self._check_policy(password)
         return self._repository.put(user, await self._made(user, password))
+
+    async def generated(self, user: str) -> tuple[str, Put]:
+        """Return a new random password, and the change that gives it to ``user``."""
+        made = self.generate()
+        return made, self._repository.put(user, await self._made(user, made))
+
+    def _check_policy(self, password: str) -> None:
+        if problem := self._policy().refuses(password):
+            raise InvalidInput(problem)
 
     async def mark(self, user: str) -> str:
         """Return a mark of the password that ``user`` has now; another password has another."""
@@ -155,7 +171,9 @@ class Passwords:
         """Replace the password of ``user`` that has this mark.
 
         Raises :class:`Conflict` if the user has another one by now: it may be another user.
+        Raises :class:`InvalidInput` for one that the policy refuses.
         """
+        self._check_policy(password)
         made = await self._made(user, password)
 
         def changed(present: StoredPassword | None) -> StoredPassword:

@@ -15,8 +15,8 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Final
 
 from attrs import frozen
@@ -82,11 +82,11 @@ def equal_share(sizes: Iterable[int], room: int) -> int:
 
 
 class Retention:
-    """Removes recordings by ``rules``. ``owner`` is the id of this auth."""
+    """Removes recordings by ``rules()``, asked each time. ``owner`` is the id of this auth."""
 
     def __init__(
         self,
-        rules: RetentionRules,
+        rules: Callable[[], RetentionRules],
         backend: IBackend,
         clock: IReactorTime,
         recordings: Recordings,
@@ -104,9 +104,8 @@ class Retention:
         self._not_before = 0.0
 
     def start(self) -> None:
-        """Look now, and then again and again, if there is a rule."""
-        if self._rules.are_set:
-            self._begin()
+        """Look now, and then again and again."""
+        self._begin()
 
     async def stop(self) -> None:
         """End a round that runs."""
@@ -129,6 +128,8 @@ class Retention:
         self._timer = self._clock.callLater(CHECK_SECONDS, self._begin)
         if self._round is not None or self._clock.seconds() < self._not_before:
             return
+        if not self._rules().are_set:
+            return
         self._round = Deferred.fromCoroutine(self._look())
         self._round.addBoth(self._ended)
 
@@ -139,10 +140,11 @@ class Retention:
         try:
             if not await self._lead():
                 return
-            if self._rules.max_age:
-                await self._by_age(now(self._clock) - self._rules.max_age)
-            if self._rules.max_size:
-                await self._by_size(self._rules.max_size)
+            rules = self._rules()
+            if rules.max_age:
+                await self._by_age(rules.max_age)
+            if rules.max_size:
+                await self._by_size(rules.max_size)
         except CancelledError:
             return
         except Unavailable as error:
@@ -162,8 +164,9 @@ class Retention:
             return False
         return True
 
-    async def _by_age(self, oldest: datetime) -> None:
-        rule = f"older than {format_duration(self._rules.max_age)}"
+    async def _by_age(self, max_age: timedelta) -> None:
+        oldest = now(self._clock) - max_age
+        rule = f"older than {format_duration(max_age)}"
         removed = 0
         async for row in self._rows(INDEX + stamp_of(oldest)):
             if received_at(row) < oldest and await self._remove(row, rule):

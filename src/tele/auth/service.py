@@ -70,7 +70,7 @@ from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Operation
 from tele.model.authority import AuthorityKind
 from tele.model.identity import Caller, HostRole, UserIdentity
-from tele.model.resources import RecordingSettings
+from tele.model.resources import ClusterSpec, RecordingSettings
 from tele.model.stuck import StuckUpload
 from tele.recording.indexing import Indexer
 from tele.workers import in_thread_pool
@@ -252,7 +252,9 @@ class AuthService(Service):
         await self._start_archive(authority)
         if parts.recordings.indexes is not None:
             parts.recordings.indexes.start()
-        self._retention = authority.retention(self._retention_rules, self._backend, self._host_id)
+        self._retention = authority.retention(
+            lambda: self._retention_by(parts.state.settings), self._backend, self._host_id
+        )
         self._retention.start()
         self._renew()
         parts.heads.start()
@@ -273,6 +275,15 @@ class AuthService(Service):
         address = Address(self._listen[0], port)
         log.info("auth listening", cluster=self._cluster, address=str(address))
         return port
+
+    def _retention_by(self, settings: ClusterSpec) -> RetentionRules:
+        """Return what removes recordings: the settings of the cluster, or else the configuration's
+        rules.
+        """
+        chosen = settings.recordings_retention
+        if chosen is None:
+            return self._retention_rules
+        return RetentionRules(chosen.max_age, chosen.max_size.bytes)
 
     async def _start_archive(self, authority: LocalAuthority) -> None:
         """Let an archive that uploads begin: what waits since before may be asked for."""
@@ -321,7 +332,6 @@ class AuthService(Service):
         authorities = await Authorities.load(
             backend, self._cluster, self._now(), self._entropy, self._suite
         )
-        passwords = Passwords(backend, self._now, self._entropy, self._in_thread)
         disk = DiskWatch(backend, self._archive, clock)
         hosts = Hosts(backend, clock, disk_full=lambda: disk.is_full)
         members = Members(backend, hosts)
@@ -347,6 +357,10 @@ class AuthService(Service):
             self._client_keepalive,
             self._keys.recipients,
         )
+        passwords = Passwords(
+            backend, self._now, self._entropy, self._in_thread,
+            policy=lambda: state.settings.password_policy,
+        )  # fmt: skip
         return Collaborators(
             cluster=self._cluster,
             authorities=authorities,

@@ -18,7 +18,7 @@ from tele.model.api.members import ClusterState, Proxy
 from tele.model.codec import decode
 from tele.model.identity import HostRole
 from tele.model.presence import Status
-from tele.model.resources import Cluster, Lock, RecordingSettings, Role
+from tele.model.resources import Cluster, ClusterSpec, Lock, RecordingSettings, Role
 from tele.model.revocation import HostRevocation, UserRevocation
 from tele.rbac.policy import Policy
 
@@ -133,9 +133,14 @@ class State:
     @property
     def recording(self) -> RecordingSettings:
         """How sessions are recorded, from the next one on."""
+        return self.settings.session_recording
+
+    @property
+    def settings(self) -> ClusterSpec:
+        """The settings of the cluster that hold now."""
         for cluster in self._settings.values():
-            return cluster.spec.session_recording
-        return self.configured
+            return cluster.spec
+        return ClusterSpec(session_recording=self.configured)
 
     @property
     def present(self) -> ClusterState:
@@ -153,6 +158,7 @@ class State:
             revoked_users=tuple(v for _, v in sorted(self.revoked_users.items())),
             client_keepalive=self._client_keepalive,
             recording_keys=self._recording_keys(self.recipients),
+            settings=self.settings.for_hosts,
         )
 
     def watch(self, receiver: Callable[[ClusterState], None]) -> Deferred[None]:

@@ -201,8 +201,11 @@ class Users:
         """Return a password that was generated, or nothing, and what to commit."""
         if invitation is not None:
             return "", (self._passwords.removal(name), invitation)
-        made = "" if password else self._passwords.generate()
-        given = await self._passwords.replacement(name, password or made)
+        made = ""
+        if password:
+            given = await self._passwords.replacement(name, password)
+        else:
+            made, given = await self._passwords.generated(name)
         return made, (given, Delete(INVITATIONS + name))
 
     async def accept(self, name: str, revision: int, password: str) -> None:

@@ -145,12 +145,17 @@ def _complete(cluster: Any) -> Any:
     """Return the JSON form with every setting, also those that have their defaults."""
     import attrs
 
+    from tele.model.sizes import Size
+
+    def every(value: Any) -> Any:
+        if not attrs.has(type(value)) or isinstance(value, Size):
+            return plain(value)
+        return {each.name: every(getattr(value, each.name)) for each in attrs.fields(type(value))}
+
     resource = plain(cluster)
-    for name, settings in resource["spec"].items():
-        value = getattr(cluster.spec, name)
-        settings |= {
-            each.name: plain(getattr(value, each.name)) for each in attrs.fields(type(value))
-        }
+    # What is not set leaves out the key: null is not a value of these.
+    spec = every(cluster.spec)
+    resource["spec"] = {name: value for name, value in spec.items() if value is not None}
     return resource
 
 

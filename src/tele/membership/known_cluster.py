@@ -20,6 +20,7 @@ from tele.membership.identity import MemberIdentity, ssh_authorities
 from tele.membership.store import MemberStore
 from tele.model.api.members import ClusterState
 from tele.model.authority import AuthorityKind, TrustedAuthority
+from tele.model.cluster_settings import HostSettings
 from tele.model.identity import HostIdentity, HostRole
 from tele.rbac.policy import Policy
 
@@ -50,6 +51,11 @@ class KnownCluster:
         if self._store.state is None:
             raise Unavailable("this host does not know the state of its cluster yet")
         return self._store.state
+
+    @property
+    def settings(self) -> HostSettings:
+        """The cluster's settings for hosts; the defaults before its state is known."""
+        return HostSettings() if self._store.state is None else self._store.state.settings
 
     @property
     def policy(self) -> Policy:

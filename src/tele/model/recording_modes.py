@@ -54,11 +54,17 @@ NODE_SYNC: Final = "node-sync"
 #: A proxy records; a node accepts only sessions that a proxy records, when the cluster says so.
 PROXY: Final = "proxy"
 PROXY_SYNC: Final = "proxy-sync"
+#: The host shows the cluster's banner and message of the day.
+TEXTS: Final = "texts"
+#: The host offers only algorithms that the cluster allows.
+ALGORITHMS: Final = "algorithms"
+#: Settings of the cluster that nodes and proxies of this version honour.
+_SETTINGS: Final = (TEXTS, ALGORITHMS)
 
 #: What nodes of this version can do.
-NODE_FEATURES: Final[tuple[str, ...]] = (NODE_SYNC, PROXY)
+NODE_FEATURES: Final[tuple[str, ...]] = (NODE_SYNC, PROXY, *_SETTINGS)
 #: What proxies of this version can do.
-PROXY_FEATURES: Final[tuple[str, ...]] = (PROXY, PROXY_SYNC)
+PROXY_FEATURES: Final[tuple[str, ...]] = (PROXY, PROXY_SYNC, *_SETTINGS)
 FEATURES: Final[Mapping[HostRole, tuple[str, ...]]] = {
     HostRole.NODE: NODE_FEATURES,
     HostRole.PROXY: PROXY_FEATURES,

@@ -10,6 +10,13 @@ from typing import Any, Final
 from attrs import Factory, asdict, field, fields, frozen
 
 from tele.model.bounds import OMITTED, AtMost, Between, OneOf
+from tele.model.cluster_settings import (
+    TEXT_LIMIT,
+    AllowedAlgorithms,
+    HostSettings,
+    PasswordPolicy,
+    RecordingsRetention,
+)
 from tele.model.names import NAME
 from tele.model.recording_modes import MODES, ProxyLogin
 from tele.model.recording_modes import RecordingMode as RecordingMode
@@ -206,9 +213,32 @@ class RecordingSettings:
 
 @frozen
 class ClusterSpec:
-    """Settings that hold in the whole cluster."""
+    """Settings that hold in the whole cluster; see :mod:`tele.model.cluster_settings`.
+
+    ``recordings_retention`` None: what the configuration of auth says.
+    """
 
     session_recording: RecordingSettings = RecordingSettings()
+    banner: str = field(default="", validator=AtMost(TEXT_LIMIT), metadata=OMITTED)
+    message_of_the_day: str = field(default="", validator=AtMost(TEXT_LIMIT), metadata=OMITTED)
+    password_policy: PasswordPolicy = field(default=PasswordPolicy(), metadata=OMITTED)
+    algorithms: AllowedAlgorithms = field(default=AllowedAlgorithms(), metadata=OMITTED)
+    recordings_retention: RecordingsRetention | None = field(default=None, metadata=OMITTED)
+
+    @property
+    def for_hosts(self) -> HostSettings:
+        """What nodes and proxies get of it."""
+        return HostSettings(self.banner, self.message_of_the_day, self.algorithms)
+
+    @property
+    def problem(self) -> str:
+        """Why these settings are not supported, or nothing."""
+        retention = self.recordings_retention
+        return (
+            self.session_recording.problem
+            or self.for_hosts.problem
+            or ("" if retention is None else retention.problem)
+        )
 
 
 @frozen

@@ -67,7 +67,14 @@ class AvatarFactory:
         return NodeAvatar(
             self._reactor,
             context,
-            NodePrograms(settings.spawning, context, account, self._reactor, self._subsystems),
+            NodePrograms(
+                settings.spawning,
+                context,
+                account,
+                self._reactor,
+                self._subsystems,
+                lambda: self._member.settings.message_of_the_day,
+            ),
             self._tape(context) if is_recorded(grant, proxied) else None,
             self._audit,
             ForwardingResources(

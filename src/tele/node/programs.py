@@ -44,6 +44,7 @@ from tele.reactor import Reactor
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import IExpellable
 from tele.sessions.launching import allows_environment, check_terminal, permitted
+from tele.text import printable_lines
 
 log = make_logger(__name__)
 
@@ -122,6 +123,8 @@ class Program:
 class NodePrograms:
     """Starts programs for one connection, as the granted login.
 
+    ``message`` returns the cluster's message of the day.
+
     Their descriptors count for ``account``; ``reactor`` is for ``subsystems`` that run in this
     process.
     """
@@ -131,6 +134,7 @@ class NodePrograms:
     _account: Account
     _reactor: Reactor
     _subsystems: Mapping[str, ISubsystem] = Factory(dict)
+    _message: Callable[[], str] = str
 
     def env_allowed(self, name: str) -> bool:
         """LANG, LC_* and a few harmless others; never what changes what is run."""
@@ -217,6 +221,7 @@ class NodePrograms:
         environment = self._environment(request)
         if forced and request.command:
             environment["SSH_ORIGINAL_COMMAND"] = request.command
+        greets = launched.kind == "shell" and request.pty is not None
         return Launch(
             "forced" if forced else launched.kind,
             login,
@@ -224,6 +229,7 @@ class NodePrograms:
             environment,
             pty=request.pty is not None,
             cookie=_cookie(request.display),
+            message=printable_lines(self._message()).rstrip("\n") if greets else "",
         )
 
     def _connection(self) -> dict[str, str]:

@@ -31,6 +31,7 @@ from tele.log import make_logger
 from tele.membership.audit_reporter import AuditReporter
 from tele.membership.identity import MemberIdentity
 from tele.membership.member import Member
+from tele.membership.server_settings import allowed_by
 from tele.membership.ssh_trust import SSHTrust
 from tele.model.addresses import Address
 from tele.model.identity import HostRole
@@ -112,6 +113,8 @@ class NodeService(Service):
             algorithms=server.algorithms,
             on_denied=self._audit.denied,
             on_refused=self._audit.refused,
+            banner=self._banner,
+            allowed=allowed_by(member),
             shared=self._proxies.__contains__,
             part=HostRole.NODE.value,
         )
@@ -161,6 +164,12 @@ class NodeService(Service):
         self._proxies.update(each for proxy in proxies for each in proxy.addresses)
 
     # -- connections through proxies --------------------------------------------------
+    def _banner(self, transport: SSHServerTransport) -> str:
+        """Return the cluster's banner; a proxy that ends users' SSH has shown it to them."""
+        member = self._member
+        proxied = transport.vouched_by is not None and member.state.recording.mode.by_proxies
+        return "" if proxied else member.settings.banner
+
     def _take_preface(self, transport: SSHServerTransport, data: bytes) -> int | None:
         try:
             size = preface_size(data)

@@ -70,7 +70,8 @@ def session_options(pam: str, kill_leftovers: bool) -> Options:
 class Launch:
     """What to start. ``words``: one command line for ``exec`` and ``forced``, argv for ``program``.
 
-    ``cookie`` are the arguments of ``xauth add`` for a forwarded display, if there is one.
+    ``cookie`` are the arguments of ``xauth add`` for a forwarded display, if there is one;
+    ``message`` is the cluster's message of the day, for a shell on a terminal.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class Launch:
     environment: Mapping[str, bytes] = field(factory=dict)
     pty: bool = False
     cookie: str = field(default="", repr=False)
+    message: str = ""
 
 
 @define(eq=False)
@@ -218,6 +220,7 @@ class Spawning:
             "pty": launch.pty,
             "words": len(launch.words),
             "cookie": launch.cookie,
+            "message": launch.message,
         }
         variables = [f"{k}=".encode() + v for k, v in launch.environment.items()]
         data = pack(header, [*launch.words, *variables])

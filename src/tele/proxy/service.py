@@ -23,6 +23,7 @@ from tele.log import make_logger
 from tele.loop import now
 from tele.membership.audit_reporter import AuditReporter
 from tele.membership.member import Member
+from tele.membership.server_settings import allowed_by
 from tele.model.addresses import Address
 from tele.model.authority import AuthorityKind
 from tele.model.identity import HostIdentity, HostRole
@@ -208,6 +209,7 @@ class ProxyService(Service):
             on_refused=self._reporter.refused,
             limits=self._limits,
             algorithms=self._algorithms,
+            allowed=allowed_by(member),
             shared=tunnels.has_nodes_at,
             part=HostRole.PROXY.value,
         )

@@ -1,6 +1,7 @@
 """What does a login shell print before its prompt?
 
-As sshd: time and address of the last login, and the message of the day; nothing with
+As sshd: time and address of the last login, the message of the day of the cluster and that of the
+machine; nothing with
 ``~/.hushlogin``, and nothing in what is no interactive shell.
 
 Invariants:
@@ -22,9 +23,16 @@ LIMIT: Final = 16 * 1024
 
 
 def greeting(
-    home: str, last: tuple[float, str] | None, files: tuple[str, ...] = MOTD_FILES
+    home: str,
+    last: tuple[float, str] | None,
+    files: tuple[str, ...] = MOTD_FILES,
+    message: str = "",
 ) -> bytes:
-    """Return the text for a user whose home directory is ``home``."""
+    """Return the text for a user whose home directory is ``home``.
+
+    ``message`` is the cluster's, lines without control characters; it comes first after the last
+    login, so that a long file does not push it out.
+    """
     if os.path.exists(os.path.join(home, ".hushlogin")):
         return b""
     text = b""
@@ -33,6 +41,8 @@ def greeting(
         # Another program may have written the name that a client chose for its address.
         host = last[1] if last[1].isprintable() else ascii(last[1])
         text += os.fsencode(f"{when} from {host}\n" if host else f"{when}\n")
+    if message:
+        text += message.encode("utf-8", "replace") + b"\n"
     for path in files:
         with contextlib.suppress(OSError), open(path, "rb") as file:
             text += file.read(LIMIT)

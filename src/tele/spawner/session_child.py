@@ -260,7 +260,8 @@ def enter(
         os._exit(own_sftp.serve(0, 1))
     if start.kind == "shell" and terminal is not None:
         news = b"" if pam is None else pam.messages
-        os.write(1, news + greeting(account.pw_dir, last, MOTD_FILES if pam is None else ()))
+        files = MOTD_FILES if pam is None else ()
+        os.write(1, news + greeting(account.pw_dir, last, files, start.message))
     _execute(*program_of(start, account), environment)
 
 

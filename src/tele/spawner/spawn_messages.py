@@ -7,7 +7,8 @@ Invariants:
   ``NAME=value``, which cannot hold NUL.
 * What comes in is checked to the last key that is used; anything else is ValueError.
 
-Requests: ``{"op": "start", "id", "kind", "login", "pty", "words", "cookie"}`` with descriptors
+Requests: ``{"op": "start", "id", "kind", "login", "pty", "words", "cookie",
+"message"}`` with descriptors
 0, 1 and 2 (or a terminal's slave, or what a socket is passed through) beside it; ``{"op":
 "signal", "id", "signal"}``; ``hangup`` (with ``"expelled": true`` all of its control group ends)
 and ``kill`` with an ``id``. Reports: ``{"event":
@@ -29,6 +30,8 @@ from tele.spawner.accounts import Refused
 #: in one piece where the socket's buffer is as large.
 MAX_MESSAGE: Final = 300_000
 MAX_DESCRIPTORS: Final = 3
+#: Characters of a message of the day.
+MESSAGE_LIMIT: Final = 16 * 1024
 #: Arguments of each kind: ``exec`` has one command line for the account's shell;
 #: ``forced`` too, but that shell reads no start-up file; ``sftp`` is the file server, and
 #: ``program`` is executed as it is, both without a shell. The others execute nothing: they
@@ -131,7 +134,7 @@ NO_OPTIONS: Final = Options()
 class Start:
     """A checked request for a session."""
 
-    __slots__ = ("cookie", "environment", "kind", "login", "pty", "words")
+    __slots__ = ("cookie", "environment", "kind", "login", "message", "pty", "words")
 
     def __init__(self, header: dict[str, Any], strings: list[bytes]) -> None:
         kind, login, pty, words = (header.get(k) for k in ("kind", "login", "pty", "words"))
@@ -144,7 +147,11 @@ class Start:
         cookie = header.get("cookie", "")
         if type(cookie) is not str or (cookie and not _COOKIE.fullmatch(cookie)):
             raise ValueError("that is no cookie of a display")
+        message = header.get("message", "")
+        if type(message) is not str or len(message) > MESSAGE_LIMIT:
+            raise ValueError("that is no message of the day")
         self.cookie: str = cookie
+        self.message: str = message
         self.kind = kind
         self.login: str = login
         self.pty = pty

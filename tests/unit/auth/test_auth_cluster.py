@@ -24,6 +24,8 @@ from tele.model.api.cluster import PutCluster
 from tele.model.api.hosts import AddHost, HostProbe, ReportHostProbes
 from tele.model.api.members import ClusterState
 from tele.model.api.operation import Nothing
+from tele.model.cluster_settings import AllowedAlgorithms, PasswordPolicy, RecordingsRetention
+from tele.model.codec import to_json
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.presence import Presence
 from tele.model.recording_modes import FEATURES, MODES, NODE_SYNC, PROXY, needs
@@ -195,6 +197,71 @@ def test_what_weakens_a_cluster_is_said(world: World, monkeypatch: pytest.Monkey
         assert all(said in warning for warning in warnings)
     event = world.events("cluster.update")[-1]
     assert event.fields["proxy_checks_host_keys"] is False
+
+
+# -- other settings -------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        (ClusterSpec(banner="\x1b[2J"), r"spec.banner: it has the control character U\+001B"),
+        (ClusterSpec(message_of_the_day="a\u202eb"), "spec.message_of_the_day: .*202E"),
+        (
+            ClusterSpec(algorithms=AllowedAlgorithms(ciphers=("3des-cbc",))),
+            r"spec.algorithms.ciphers: unknown '3des-cbc'; there are .*aes256-gcm@openssh.com",
+        ),
+        (ClusterSpec(algorithms=AllowedAlgorithms(macs=("hmac-md5",))), "algorithms.macs"),
+        (ClusterSpec(algorithms=AllowedAlgorithms(("none",))), "algorithms.key_exchanges"),
+        (
+            ClusterSpec(recordings_retention=RecordingsRetention(timedelta(hours=1))),
+            "spec.recordings_retention.max_age: at least 1d",
+        ),
+    ],
+)
+def test_a_setting_that_no_part_supports_is_refused(
+    world: World, spec: ClusterSpec, why: str
+) -> None:
+    """With the place of it; nothing is stored."""
+    with pytest.raises(InvalidInput, match=why):
+        world.do(table.PUT_CLUSTER, PutCluster(Cluster(Metadata("c"), spec)))
+    assert settings(world).metadata.revision == 0
+
+
+def test_a_setting_that_a_host_cannot_do_is_refused(world: World) -> None:
+    """While the host is online; what was set before does not stop other changes."""
+    world.join(world.token())
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
+
+    def change(**changed: Any) -> Any:
+        request = PutCluster(Cluster(Metadata("c"), ClusterSpec(**changed)))
+        return world.do(table.PUT_CLUSTER, request)
+
+    with pytest.raises(InvalidInput, match=r"spec.banner: node web1 cannot do that"):
+        change(banner="hello")
+    change(password_policy=PasswordPolicy(min_length=20))  # is auth's own
+    able = Presence("web1", HostRole.NODE, features=FEATURES[HostRole.NODE])
+    world.do(table.ANNOUNCE, able, world.host())
+    change(banner="hello")
+    world.do(table.ANNOUNCE, Presence("web1", HostRole.NODE), world.host())
+    change(banner="hello", password_policy=PasswordPolicy())
+    change()
+
+
+def test_hosts_of_an_older_version_read_a_state_without_settings(world: World) -> None:
+    """Settings that have their defaults are left out of what hosts, and other auths, get."""
+    put(world, OFF)
+    assert "settings" not in to_json(world.parts.state.present)
+    assert set(to_json(settings(world).spec)) == {"session_recording"}
+    event = world.events("cluster.update")[-1]
+    assert (event.fields["settings"], event.fields["settings_before"]) == ({}, {})
+
+
+def test_the_retention_of_the_settings_replaces_that_of_the_configuration(world: World) -> None:
+    """Also with one that keeps everything; what a change was is in the audit."""
+    spec = ClusterSpec(recordings_retention=RecordingsRetention(timedelta(days=7), Size(1 << 30)))
+    world.do(table.PUT_CLUSTER, PutCluster(Cluster(Metadata("c"), spec)))
+    assert world.parts.state.settings == spec
+    event = world.events("cluster.update")[-1]
+    assert event.fields["settings"]["recordings_retention"] == {"max_age": "7d", "max_size": "1GiB"}
 
 
 # -- what hosts can do ----------------------------------------------------------------

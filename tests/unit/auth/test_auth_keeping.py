@@ -142,7 +142,7 @@ def test_who_may_hold_and_remove(world: World) -> None:
 
 # -- retention ------------------------------------------------------------------------
 def retention(world: World, rules: RetentionRules) -> Retention:
-    made = world.auth.retention(rules, world.backend, "auth-1")
+    made = world.auth.retention(lambda: rules, world.backend, "auth-1")
     made.start()
     return made
 
@@ -247,6 +247,20 @@ def test_what_is_held_takes_room_of_all(world: World) -> None:
     result(keeper.stop())
 
 
+def test_rules_that_change_hold_from_the_next_round_on(world: World) -> None:
+    """Those of the cluster's settings: without a restart, and none removes nothing."""
+    tape, now = stored(world), [RetentionRules()]
+    keeper = world.auth.retention(lambda: now[0], world.backend, "auth-1")
+    keeper.start()
+    world.clock.advance(3600 * 20)
+    run(world)
+    assert ids(world) == {tape.id}
+    now[0] = RetentionRules(timedelta(hours=10))
+    run(world)
+    assert ids(world) == set()
+    result(keeper.stop())
+
+
 def test_a_clock_that_jumps_removes_nothing(world: World) -> None:
     """A date far in the future is more likely wrong than right: a day is waited."""
     tape = stored(world)
@@ -266,7 +280,8 @@ def test_another_auth_does_not_do_it_too(world: World) -> None:
     """One auth of a store removes; when it is gone another one does."""
     first = retention(world, RetentionRules(timedelta(days=10)))
     run(world)
-    second = world.auth.retention(RetentionRules(timedelta(days=10)), world.backend, "auth-2")
+    rules = RetentionRules(timedelta(days=10))
+    second = world.auth.retention(lambda: rules, world.backend, "auth-2")
     assert result(second._lead()) is False
     result(first.stop())
     world.clock.advance(3 * CHECK_SECONDS)

@@ -6,6 +6,7 @@ Invariant: every change is an event that says what was before and what is now.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.handlers import Handler, handler
@@ -48,8 +49,17 @@ class ClusterOperations:
             proxy_checks_host_keys=recording.proxy_checks_host_keys,
             session_recording=to_json(recording),
             before=to_json(before.spec.session_recording),
+            settings=_others(after),
+            settings_before=_others(before),
         )
         return ClusterUpdated(after, tuple(warnings(recording)))
+
+
+def _others(cluster: Cluster) -> Any:
+    """Return the settings beside those of recordings: what differs from the defaults."""
+    settings = to_json(cluster.spec)
+    settings.pop("session_recording")
+    return settings
 
 
 def warnings(recording: RecordingSettings) -> Iterator[str]:

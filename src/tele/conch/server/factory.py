@@ -9,7 +9,7 @@ Invariants:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -26,7 +26,7 @@ from tele.conch.transport.exchange import HostKeys
 from tele.conch.transport.refusal import Refusal
 from tele.errors import InvalidInput, quoted
 from tele.model.addresses import source_network
-from tele.wire.ciphers import CIPHERS
+from tele.wire.ciphers import CIPHERS, MACS
 from tele.wire.key_agreement import METHODS
 
 _DICE = random.SystemRandom()
@@ -41,14 +41,31 @@ class ServerAlgorithms:
 
     key_exchanges: Sequence[bytes] | None = None
     ciphers: Sequence[bytes] | None = None
+    macs: Sequence[bytes] | None = None
 
     def __attrs_post_init__(self) -> None:
-        for names, known in ((self.key_exchanges, METHODS), (self.ciphers, CIPHERS)):
+        for names, known in (
+            (self.key_exchanges, METHODS),
+            (self.ciphers, CIPHERS),
+            (self.macs, MACS),
+        ):
             if names is None:
                 continue
             unknown = [name for name in names if name not in known]
             if unknown or not names:
                 raise InvalidInput(f"unknown algorithms: {quoted(b','.join(unknown))}")
+
+
+def _both(
+    own: Sequence[bytes] | None, allowed: Sequence[bytes] | None, known: Iterable[bytes]
+) -> list[bytes] | None:
+    """Return which algorithms a server may offer by its ``own`` list, and by what is ``allowed``.
+
+    None: it has its defaults. An empty list: there is none that both name, and no client connects.
+    """
+    if allowed is None:
+        return None if own is None else list(own)
+    return [name for name in own or known if name in allowed]
 
 
 class SSHServerFactory(Server):
@@ -62,7 +79,9 @@ class SSHServerFactory(Server):
     address gets no penalties. With ``host_trust`` members of the cluster may log in with their
     host certificates, under their host ids; the realm gets
     :class:`~tele.conch.server.credentials.MemberCredentials`. With ``passes_proofs`` the realm gets
-    what others need to check what a client has signed. ``part`` names the server in lines of
+    what others need to check what a client has signed. ``banner`` returns what a client is shown
+    before it logs in, or nothing; ``allowed`` the only algorithms that connections may have which
+    begin now, whatever ``algorithms`` has. ``part`` names the server in lines of
     the log, where a process has several.
     """
 
@@ -86,6 +105,8 @@ class SSHServerFactory(Server):
         on_refused: Callable[[Refused], None] = lambda _: None,
         shared: Callable[[str], bool] = lambda _: False,
         draw: Callable[[], float] = _DICE.random,
+        banner: Callable[[SSHServerTransport], str] = lambda _: "",
+        allowed: Callable[[], ServerAlgorithms] = ServerAlgorithms,
         part: str = "",
     ) -> None:
         self.portal = portal
@@ -98,6 +119,8 @@ class SSHServerFactory(Server):
         self.match_login = match_login
         self.host_trust = host_trust
         self.passes_proofs = passes_proofs
+        self.banner = banner
+        self._allowed = allowed
         self.on_denied = on_denied
         self.admission = ConnectionAdmission(clock, self.limits, draw, shared, on_refused, part)
         self.rekey_pace = RekeyPace()
@@ -166,11 +189,17 @@ class SSHServerFactory(Server):
         protocol = self._make(source)
         protocol.factory = self
         protocol.rekey_pace = self.rekey_pace
-        methods = self.algorithms.key_exchanges or self.usual_key_exchanges()
+        own, allowed = self.algorithms, self._allowed()
+        named = _both(own.key_exchanges, allowed.key_exchanges, METHODS)
+        methods = self.usual_key_exchanges() if named is None else named
+        ciphers = _both(own.ciphers, allowed.ciphers, CIPHERS)
+        macs = _both(own.macs, allowed.macs, MACS)
         if methods is not None:
             protocol.supportedKeyExchanges = list(methods)
-        if self.algorithms.ciphers is not None:
-            protocol.supportedCiphers = list(self.algorithms.ciphers)
+        if ciphers is not None:
+            protocol.supportedCiphers = ciphers
+        if macs is not None:
+            protocol.supportedMACs = macs
         return protocol
 
     def usual_key_exchanges(self) -> Sequence[bytes] | None:

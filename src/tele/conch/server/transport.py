@@ -79,6 +79,8 @@ class Server(SSHFactory):
     #: Whether others check what clients sign to log in.
     passes_proofs: bool
     on_denied: Callable[[DeniedAttempt], None]
+    #: What a client is shown before it logs in, or nothing.
+    banner: Callable[[SSHServerTransport], str]
     #: Reads what precedes a version line; returns its length, None if it needs more.
     preface: Callable[[SSHServerTransport, bytes], int | None] | None
     #: All connections, authenticated or not.

@@ -127,6 +127,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
         self._attempts = 0
         self._queries = 0
         self._foreign_keys = 0
+        self._greeted = False
         self._unreported: DeniedAttempt | None = None
 
     def serviceStopped(self) -> None:
@@ -148,6 +149,10 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             raise ProtocolError(
                 f"service {quoted(service)} is not available", n.SERVICE_NOT_AVAILABLE
             )
+        if not self._greeted:
+            self._greeted = True
+            if banner := self.transport.factory.banner(self.transport):
+                self._send_banner(banner.rstrip("\n"))
         if method == b"none":
             self._none(login)
         elif method in (PUBLICKEY, HOSTBOUND):
@@ -389,7 +394,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             self._send_banner(f"this server does not accept the certificate: {error}")
 
     def _send_banner(self, message: str) -> None:
-        """Have the client show why the login is refused."""
+        """Have the client show a text, such as why the login is refused."""
         self.transport.sendPacket(
             n.USERAUTH_BANNER, string(terminal_lines(message, BANNER_LIMIT)) + string(b"")
         )

@@ -11,6 +11,7 @@ from tele.model.api.operation import Anyone, Hosts, Nothing, Operation
 from tele.model.audit_head import SignedHead
 from tele.model.authority import Certificates, TrustedAuthority
 from tele.model.bounds import OMITTED, AtMost
+from tele.model.cluster_settings import HostSettings
 from tele.model.disk import DiskLevel
 from tele.model.identity import HostRole
 from tele.model.names import HOST_NAME, NAME
@@ -133,6 +134,7 @@ class ClusterState:
     revoked_users: tuple[UserRevocation, ...] = ()
     client_keepalive: timedelta | None = field(default=None, metadata=OMITTED)
     recording_keys: tuple[bytes, ...] = field(default=(), metadata=OMITTED)
+    settings: HostSettings = field(default=HostSettings(), metadata=OMITTED)
 
 
 @frozen

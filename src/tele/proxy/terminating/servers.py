@@ -21,7 +21,7 @@ from twisted.internet.task import deferLater
 
 from tele.admission.limits import RekeyPace
 from tele.conch.server.credentials import DeniedAttempt, Trust, make_portal
-from tele.conch.server.factory import SSHServerFactory
+from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
 from tele.conch.server.settings import ServerSettings
 from tele.conch.server.transport import SSHServerTransport
 from tele.errors import Unavailable
@@ -41,6 +41,7 @@ class TargetServers:
     :param realm: given the id of a target, returns who may log in there.
     :param users: returns the authorities of users.
     :param denied: is called for each refused login, after the id of the target.
+    :param banner: see :class:`SSHServerFactory`, as for ``allowed``.
     """
 
     def __init__(
@@ -51,7 +52,11 @@ class TargetServers:
         users: Callable[[], Trust],
         settings: ServerSettings,
         denied: Callable[[str, DeniedAttempt], None],
+        banner: Callable[[SSHServerTransport], str] = lambda _: "",
+        allowed: Callable[[], ServerAlgorithms] = ServerAlgorithms,
     ) -> None:
+        self._banner = banner
+        self._allowed = allowed
         self._clock = clock
         self._certificates = certificates
         self._realm = realm
@@ -98,6 +103,8 @@ class TargetServers:
                 limits=self._settings.limits,
                 algorithms=self._settings.algorithms,
                 passes_proofs=True,
+                banner=self._banner,
+                allowed=self._allowed,
                 on_denied=lambda attempt: self._denied(host.id, attempt),
                 part=HostRole.PROXY.value,
             )

@@ -24,6 +24,7 @@ from tele.interfaces import IRecorder
 from tele.membership.audit_reporter import AuditReporter
 from tele.membership.identity import host_suite
 from tele.membership.member import Member
+from tele.membership.server_settings import allowed_by
 from tele.membership.ssh_trust import SSHTrust
 from tele.model.access import Denied, Grant, Reason
 from tele.model.addresses import Address
@@ -89,6 +90,8 @@ class Terminating:
             SSHTrust(member).users,
             server,
             self._denied,
+            banner=lambda _: member.settings.banner,
+            allowed=allowed_by(member),
         )
         self._probes = Probes(
             reactor,
