@@ -61,6 +61,7 @@ WORK: dict[str, str] = {
     "certify_target": "some look-ups, one signature, one commit",
     "mint_session": "some look-ups, two signatures are checked and one is made, three commits",
     "list_sessions": "one's own: a look-up for each; with a rule: all that run are read",
+    "get_session": "as list_sessions, and two look-ups",
     "list_recordings": "a page of 1,000, a look-up for each; by a command, a search as below",
     "get_recording": "two look-ups, the names of its chunks, its manifest",
     "get_recording_keys": "three look-ups, each data key is opened",

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -335,7 +336,7 @@ def test_audit_follows(cluster: Cluster, following: subprocess.Popen[str]) -> No
 
 
 def test_sessions(cluster: Cluster) -> None:
-    """A session that runs is listed while it runs."""
+    """A session that runs is listed, and shown, while it runs."""
     with subprocess.Popen(
         [str(BIN / "tele"), "ssh", socket.gethostname(), "echo ready; cat"],
         env=cluster.tele.environment,
@@ -345,14 +346,20 @@ def test_sessions(cluster: Cluster) -> None:
     ) as session:
         assert session.stdin is not None
         assert read_line(session) == "ready\n"
-        rows: list[object] = []
+        rows: list[Any] = []
         for _ in range(100):
             rows = cluster.tele.json("sessions", "ls")
             if rows:
                 break
+        assert rows
+        shown = cluster.tele.json("sessions", "show", rows[0]["id"])
+        assert shown | rows[0] == shown
+        assert (shown["kind"], shown["participants"][0]["user"]) == ("ssh", rows[0]["user"])
+        text = cluster.tele.run("sessions", "show", rows[0]["id"]).stdout
+        assert "Participants:" in text
         session.stdin.close()
         assert session.wait(30) == 0
-    assert rows
+    assert "no such session runs" in cluster.tele.fails(5, "sessions", "show", rows[0]["id"])
 
 
 def test_the_owner_of_auth_needs_no_login(cluster: Cluster) -> None:

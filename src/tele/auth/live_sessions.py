@@ -23,6 +23,7 @@ from tele.auth.session_starts import (
     SESSION_STARTS_OF,
     StartedSession,
     all_starts,
+    starts_of_host,
 )
 from tele.errors import NotFound
 from tele.interfaces import IBackend
@@ -65,6 +66,15 @@ class LiveSessions:
                 if each.session.id == session_id:
                     return each.session
             raise
+
+    async def roles_of(self, session: Session) -> tuple[str, ...]:
+        """Return the roles that allowed the login, as the host has reported them."""
+        start = await starts_of_host(self._backend, session.recorded_by).get(session.id)
+        return () if start is None else start.value.roles
+
+    async def is_recorded(self, session: Session) -> bool:
+        """Whether auth has a recording of a session that runs."""
+        return await self._recordings.sessions.is_running(session.id)
 
     async def _merged(
         self, user: str | None, starts: list[Versioned[StartedSession]]

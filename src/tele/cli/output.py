@@ -128,7 +128,11 @@ def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
 
 def show_one(form: str, item: Any, columns: Sequence[Column], **more: str) -> None:
     """Print one of our values, and ``more`` of it; as text, a line for each column."""
-    row = plain(item) | more
+    show_row(form, plain(item) | more, columns)
+
+
+def show_row(form: str, row: Any, columns: Sequence[Column]) -> None:
+    """Print a value in JSON form; as text, a line for each column."""
     if form == "text":
         width = max(len(c.title) for c in columns) + 1
         for column in columns:

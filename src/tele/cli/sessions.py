@@ -9,7 +9,7 @@ import click
 from tele.cli.auth_client import Where, open_authority, where_options
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import pages
-from tele.cli.output import Column, ago, format_option, show_pages, started_ago
+from tele.cli.output import Column, ago, format_option, plain, show_pages, show_row, started_ago
 from tele.errors import InvalidInput
 
 
@@ -32,10 +32,25 @@ _COLUMNS = (
 )
 
 
+def _participant(each: Any) -> str:
+    return f"{each['user']} from {each['remote_addr']}, since {ago(each['joined'])}"
+
+
+_DETAILS = (
+    *_COLUMNS,
+    Column("KIND", lambda s: s["kind"]),
+    Column("TERMINAL", lambda s: "yes" if s["interactive"] else "no"),
+    Column("ROLES", lambda s: ", ".join(s["roles"])),
+    Column("RECORDED", lambda s: "yes" if s["recorded"] else "no"),
+    Column("PARTICIPANTS", lambda s: "; ".join(map(_participant, s["participants"]))),
+)
+
+
 @click.group(
     cls=LazyGroup,
     lazy={
         "ls": Lazy("tele.cli.sessions:ls", "List running sessions."),
+        "show": Lazy("tele.cli.sessions:show", "Show the details of a running session."),
         "kill": Lazy("tele.cli.sessions:kill", "End a running session."),
     },
 )
@@ -57,6 +72,22 @@ def ls(form: str, where: Where) -> None:
     with open_authority(where) as authority:
         found = pages(lambda after, size: authority.perform(LIST_SESSIONS, Paged(size, after)))
         show_pages(form, found, _COLUMNS, name=lambda s: s["id"])
+
+
+@click.command()
+@click.argument("session_id", metavar="ID")
+@format_option()
+@where_options(local=True)
+def show(session_id: str, form: str, where: Where) -> None:
+    """Show the details of a running session: who takes part in it, by which roles, and if it is
+    recorded.
+    """
+    from tele.model.api.paging import ById
+    from tele.model.api.sessions import GET_SESSION
+
+    with open_authority(where) as authority:
+        details = plain(authority.perform(GET_SESSION, ById(session_id)))
+    show_row(form, {**details.pop("session"), **details}, _DETAILS)
 
 
 @click.command()

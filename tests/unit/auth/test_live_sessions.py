@@ -14,10 +14,11 @@ from tele.audit.chain import event
 from tele.errors import NotFound
 from tele.loop import now
 from tele.model.api import audit, table, users
-from tele.model.api.paging import Paged
+from tele.model.api.paging import ById, Paged
 from tele.model.api.sessions import KillSession
 from tele.model.identity import Caller, HostIdentity, HostRole
 from tele.model.presence import Presence
+from tele.model.session import SessionStatus
 
 ONE, TWO = (str(uuid.UUID(int=number, version=4)) for number in (1, 2))
 
@@ -67,6 +68,26 @@ def test_a_session_that_is_not_recorded_is_listed_until_it_ends(world: World, no
     assert listed(world, eve) == []
     emit(world, node, "session.end", ONE)
     assert listed(world) == listed(world, alice) == []
+
+
+def test_one_session_is_shown_to_those_who_see_it_in_the_list(world: World, node: Caller) -> None:
+    """With the roles of its login; what another user runs is not found, as if it were not there."""
+    alice, eve = person(world, "alice"), person(world, "eve")
+    emit(world, node, "session.start", ONE, roles=("access",), remote_addr="192.0.2.7:4711")
+    details = world.do(table.GET_SESSION, ById(ONE), alice)
+    assert details == world.do(table.GET_SESSION, ById(ONE))
+    assert (details.session.id, details.kind, details.roles) == (ONE, "ssh", ("access",))
+    assert not details.recorded
+    (taking_part,) = details.participants
+    assert (taking_part.user, taking_part.remote_addr) == ("alice", "192.0.2.7:4711")
+    for caller in (eve, alice):
+        with pytest.raises(NotFound, match="no such session runs"):
+            world.do(table.GET_SESSION, ById(ONE if caller is eve else TWO), caller)
+    world.clock.advance(100)  # its node is silent: it is not known whether it runs
+    assert world.do(table.GET_SESSION, ById(ONE)).session.status is SessionStatus.UNKNOWN
+    emit(world, node, "session.end", ONE)
+    with pytest.raises(NotFound):
+        world.do(table.GET_SESSION, ById(ONE), alice)
 
 
 def test_it_can_be_ended(world: World, node: Caller) -> None:

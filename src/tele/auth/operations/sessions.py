@@ -26,11 +26,11 @@ from tele.auth.recording_search import received_at
 from tele.auth.running_sessions import Running
 from tele.auth.session_ends import SessionEnds
 from tele.auth.users import LONG_AGO
-from tele.errors import InvalidInput
+from tele.errors import InvalidInput, NotFound, quoted
 from tele.model.api import sessions as api
 from tele.model.api import table
 from tele.model.api.operation import Nothing
-from tele.model.api.paging import Paged
+from tele.model.api.paging import ById, Paged
 from tele.model.identity import Caller
 from tele.model.session import Session, SessionStatus
 
@@ -59,6 +59,7 @@ class SessionOperations:
         return (
             handler(table.REPORT_SESSIONS, self.report_sessions),
             handler(table.LIST_SESSIONS, self.list_sessions),
+            handler(table.GET_SESSION, self.get_session),
         )
 
     async def report_sessions(self, request: api.ReportSessions, caller: Caller) -> Nothing:
@@ -89,6 +90,25 @@ class SessionOperations:
                     return api.SessionList(self._with_status(page), page[-1].mark)
                 page.append(each)
         return api.SessionList(self._with_status(page))
+
+    async def get_session(self, request: ById, caller: Caller) -> api.SessionDetails:
+        """Return what is known of one session that has not ended."""
+        user = await self._authorizer.visible_user(caller, "session", "list")
+        since = LONG_AGO if user is None else await self._authorizer.since(caller)
+        live = self._live
+        for each in await (live.all() if user is None else live.of_user(user)):
+            session = each.session
+            if session.id == request.id and received_at(session) >= since:
+                return api.SessionDetails(
+                    self._status_of(session),
+                    "ssh",
+                    await live.roles_of(session),
+                    await live.is_recorded(session),
+                    (api.Participant(session.user, session.remote_addr, session.started),),
+                )
+        raise NotFound(
+            f"no such session runs: {quoted(request.id)}; tele sessions ls shows those that do"
+        )
 
     def _with_status(self, page: list[Running]) -> tuple[Session, ...]:
         """Return the sessions; the status of those on offline nodes is unknown."""

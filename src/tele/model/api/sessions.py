@@ -8,7 +8,7 @@ from typing import Final
 from attrs import field, frozen
 
 from tele.model.api.operation import Hosts, Nothing, Operation, Permitted, Users
-from tele.model.api.paging import Paged
+from tele.model.api.paging import ById, Paged
 from tele.model.bounds import AtMost
 from tele.model.identity import HostRole
 from tele.model.resources import MESSAGE_LIMIT, Lock
@@ -21,6 +21,29 @@ class SessionList:
 
     items: tuple[Session, ...]
     next: str = ""
+
+
+@frozen
+class Participant:
+    """One who takes part in a session, since ``joined``, from ``remote_addr``."""
+
+    user: str
+    remote_addr: str
+    joined: datetime
+
+
+@frozen
+class SessionDetails:
+    """A session that runs. ``kind`` is ``ssh``, ``roles`` are those that allowed the login.
+
+    ``recorded``: auth has a recording of it. ``participants`` has the user who logged in.
+    """
+
+    session: Session
+    kind: str
+    roles: tuple[str, ...]
+    recorded: bool
+    participants: tuple[Participant, ...]
 
 
 #: Sessions in one report of a node.
@@ -56,6 +79,17 @@ LIST_SESSIONS = Operation(
     SessionList,
     (Permitted("session", "list"), Users()),
     "Sessions that run; without a rule, one's own",
+    cost=20,
+)
+
+GET_SESSION = Operation(
+    "get_session",
+    "GET",
+    "/v1/sessions/{id}",
+    ById,
+    SessionDetails,
+    (Permitted("session", "list"), Users()),
+    "One session that runs; without a rule, one's own",
     cost=20,
 )
 
