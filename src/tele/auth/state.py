@@ -127,6 +127,7 @@ class State:
                 self.revoked_hosts.values(),
                 self._client_keepalive,
                 self.recording,
+                self.settings.for_hosts,
             )
         return self._policy
 

@@ -77,11 +77,14 @@ class CheckedUser:
     target: str = ""
     #: Of this certificate. That of the identity is the user's own, by which it is locked.
     serial: int = 0
+    #: Whether it is valid for some addresses of clients only. One for a session of a proxy counts
+    #: as such: the proxy has checked the user's own.
+    pinned: bool = True
 
     @property
     def limits(self) -> CertificateLimits:
         """What it withholds from whatever the user's roles allow."""
-        return limits_of(self.extensions, self.force_command)
+        return limits_of(self.extensions, self.force_command, self.pinned)
 
 
 @frozen
@@ -125,15 +128,17 @@ def check_user(
     if cluster is not None and identity.cluster != cluster:
         raise BadCertificate(f"of cluster {quoted(identity.cluster)}, not {cluster}", "cluster")
     force = critical.get(FORCE_COMMAND)
+    session = _decode(certificate.extensions.get(SESSION, b""))
     _check_signature(certificate)
     return CheckedUser(
         identity,
         None if force is None else _decode(force),
         VERIFY_REQUIRED in critical,
         frozenset(certificate.extensions),
-        _decode(certificate.extensions.get(SESSION, b"")),
+        session,
         _decode(certificate.extensions.get(TARGET, b"")),
         certificate.serial,
+        SOURCE_ADDRESS in critical or bool(session),
     )
 
 

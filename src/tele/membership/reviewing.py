@@ -73,6 +73,7 @@ class Review(Generic[T]):
             state.locks,
             state.revoked_users,
             state.client_keepalive,
+            state.settings,
             self._more(),
         )
         offset = wall_seconds(self._clock) - self._clock.seconds()

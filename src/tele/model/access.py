@@ -26,6 +26,10 @@ class Reason(str, Enum):
     CLUSTER = "cluster"  # the certificate is of another cluster
     ACCOUNT = "account"  # the OS account does not exist or is not served here
     RECORDING = "recording"  # the session cannot be recorded any more
+    IDLE = "idle"  # the user was idle for longer than the roles allow
+    MFA = "mfa"  # a role needs a second factor
+    ADDRESS = "address"  # a role needs a certificate for the client's address
+    CONNECTIONS = "connections"  # the user has as many connections as the roles allow
     RULE = "rule"  # no rule lets the caller do this through the API
 
 
@@ -43,13 +47,17 @@ INTERNAL_SFTP: Final = "internal-sftp"
 
 @frozen
 class CertificateLimits:
-    """What a certificate permits of whatever roles allow, and the command that it forces."""
+    """What a certificate permits of whatever roles allow, and the command that it forces.
+
+    ``pinned``: it is valid for some addresses of clients only.
+    """
 
     permit_pty: bool = True
     port_forwarding: bool = True
     agent_forwarding: bool = True
     x11_forwarding: bool = True
     force_command: str | None = None
+    pinned: bool = True
 
 
 @frozen
@@ -125,8 +133,8 @@ class Grant:
 
     ``given`` is what each role gives that allows it, in order of their names; there is one at
     least. Everything else is of the connection, and the strictest of these roles. ``expires`` is
-    the end of the certificate. ``client_keepalive`` and ``max_forwards``: see
-    :class:`tele.model.resources.RoleOptions`.
+    the end of the certificate. ``client_keepalive``, ``max_forwards``, ``client_idle_timeout`` and
+    ``disconnect_expired_cert``: see :class:`tele.model.resources.RoleOptions`.
     """
 
     identity: UserIdentity
@@ -137,6 +145,8 @@ class Grant:
     recording: RecordingPlan = RecordingPlan()
     client_keepalive: timedelta | None = None
     max_forwards: int = MAX_FORWARDS
+    client_idle_timeout: timedelta | None = None
+    disconnect_expired_cert: bool | None = None
 
     @property
     def roles(self) -> tuple[str, ...]:

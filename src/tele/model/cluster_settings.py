@@ -18,7 +18,7 @@ from attrs import field, fields, frozen
 
 from tele.model.bounds import OMITTED, AtMost, Between
 from tele.model.identity import HostRole
-from tele.model.recording_modes import ALGORITHMS, TEXTS
+from tele.model.recording_modes import ALGORITHMS, TEXTS, TIME_LIMITS
 from tele.model.sizes import Size
 
 #: Characters of a text that users read before or after they log in.
@@ -37,6 +37,11 @@ def text_problem(text: str) -> str:
         if character != "\n" and not character.isprintable():
             return f"it has the control character U+{ord(character):04X}"
     return ""
+
+
+def keepalive_problem(value: timedelta) -> str:
+    """Return what is wrong with an interval of keepalives, or a time to be idle, or nothing."""
+    return "" if not value or value >= timedelta(seconds=1) else "at least 1s, or 0s for never"
 
 
 @frozen
@@ -106,12 +111,15 @@ class HostSettings:
     """What nodes and proxies have to know of the settings, in the cluster's state.
 
     ``banner`` is shown before a user logs in to a host, ``message_of_the_day`` when a shell begins
-    on a terminal of a node.
+    on a terminal of a node. ``client_idle_timeout`` and ``disconnect_expired_cert`` hold where no
+    role says another: see :class:`tele.model.resources.RoleOptions`.
     """
 
     banner: str = field(default="", validator=AtMost(TEXT_LIMIT), metadata=OMITTED)
     message_of_the_day: str = field(default="", validator=AtMost(TEXT_LIMIT), metadata=OMITTED)
     algorithms: AllowedAlgorithms = field(default=AllowedAlgorithms(), metadata=OMITTED)
+    client_idle_timeout: timedelta = field(default=timedelta(0), metadata=OMITTED)
+    disconnect_expired_cert: bool = field(default=False, metadata=OMITTED)
 
     @property
     def problem(self) -> str:
@@ -119,6 +127,8 @@ class HostSettings:
         for name in ("banner", "message_of_the_day"):
             if wrong := text_problem(getattr(self, name)):
                 return f"{name}: {wrong}"
+        if wrong := keepalive_problem(self.client_idle_timeout):
+            return f"client_idle_timeout: {wrong}"
         return ""
 
 
@@ -127,6 +137,8 @@ SETTING_FEATURES: Final[Mapping[str, Mapping[HostRole, str]]] = {
     "banner": {HostRole.NODE: TEXTS, HostRole.PROXY: TEXTS},
     "message_of_the_day": {HostRole.NODE: TEXTS, HostRole.PROXY: TEXTS},
     "algorithms": {HostRole.NODE: ALGORITHMS, HostRole.PROXY: ALGORITHMS},
+    "client_idle_timeout": {HostRole.NODE: TIME_LIMITS, HostRole.PROXY: TIME_LIMITS},
+    "disconnect_expired_cert": {HostRole.NODE: TIME_LIMITS, HostRole.PROXY: TIME_LIMITS},
 }
 
 

@@ -58,8 +58,10 @@ PROXY_SYNC: Final = "proxy-sync"
 TEXTS: Final = "texts"
 #: The host offers only algorithms that the cluster allows.
 ALGORITHMS: Final = "algorithms"
+#: The host ends connections that are idle for too long, or whose certificate has expired.
+TIME_LIMITS: Final = "time-limits"
 #: Settings of the cluster that nodes and proxies of this version honour.
-_SETTINGS: Final = (TEXTS, ALGORITHMS)
+_SETTINGS: Final = (TEXTS, ALGORITHMS, TIME_LIMITS)
 
 #: What nodes of this version can do.
 NODE_FEATURES: Final[tuple[str, ...]] = (NODE_SYNC, PROXY, *_SETTINGS)

@@ -17,6 +17,7 @@ from tele.model.cluster_settings import (
     PasswordPolicy,
     RecordingsRetention,
 )
+from tele.model.cluster_settings import keepalive_problem as keepalive_problem
 from tele.model.names import NAME
 from tele.model.recording_modes import MODES, ProxyLogin
 from tele.model.recording_modes import RecordingMode as RecordingMode
@@ -66,11 +67,6 @@ class Conditions:
     node_labels_expression: str = field(default="", metadata=OMITTED)
 
 
-def keepalive_problem(value: timedelta) -> str:
-    """Return what is wrong with an interval of keepalives, or nothing."""
-    return "" if not value or value >= timedelta(seconds=1) else "at least 1s, or 0s for never"
-
-
 class SessionRecording(str, Enum):
     """Whether a session starts that cannot be recorded, as on a full disk.
 
@@ -98,6 +94,10 @@ class RoleOptions:
     ``record`` is whether a session that cannot be recorded is refused. With ``break_glass`` the
     users of this role log in also then, whatever other roles have, and when a node cannot store its
     audit: for those who have to free space.
+
+    ``client_idle_timeout`` ends a connection without activity, 0 is never; with
+    ``disconnect_expired_cert`` one ends with the certificate of its login. None is the cluster's.
+    ``require_mfa`` refuses logins without a second factor; this version has none.
     """
 
     max_session_ttl: timedelta = timedelta(hours=30)
@@ -113,6 +113,9 @@ class RoleOptions:
     max_forwards: int = field(default=MAX_FORWARDS, metadata=OMITTED)
     record: SessionRecording = field(default=SessionRecording.BEST_EFFORT, metadata=OMITTED)
     break_glass: bool = field(default=False, metadata=OMITTED)
+    client_idle_timeout: timedelta | None = field(default=None, metadata=OMITTED)
+    disconnect_expired_cert: bool | None = field(default=None, metadata=OMITTED)
+    require_mfa: bool = field(default=False, metadata=OMITTED)
 
 
 @frozen
@@ -224,11 +227,16 @@ class ClusterSpec:
     password_policy: PasswordPolicy = field(default=PasswordPolicy(), metadata=OMITTED)
     algorithms: AllowedAlgorithms = field(default=AllowedAlgorithms(), metadata=OMITTED)
     recordings_retention: RecordingsRetention | None = field(default=None, metadata=OMITTED)
+    client_idle_timeout: timedelta = field(default=timedelta(0), metadata=OMITTED)
+    disconnect_expired_cert: bool = field(default=False, metadata=OMITTED)
 
     @property
     def for_hosts(self) -> HostSettings:
         """What nodes and proxies get of it."""
-        return HostSettings(self.banner, self.message_of_the_day, self.algorithms)
+        return HostSettings(
+            self.banner, self.message_of_the_day, self.algorithms, self.client_idle_timeout,
+            self.disconnect_expired_cert,
+        )  # fmt: skip
 
     @property
     def problem(self) -> str:

@@ -64,7 +64,7 @@ class AvatarFactory:
             grant, credentials, str(uuid.uuid4()), {"of_session": proxied} if proxied else None
         )
         account = settings.budget.account(grant.identity.user)
-        return NodeAvatar(
+        avatar = NodeAvatar(
             self._reactor,
             context,
             NodePrograms(
@@ -85,6 +85,8 @@ class AvatarFactory:
                 settings.gateway_ports,
             ),
         )
+        avatar.ends_by_time = not proxied
+        return avatar
 
     def _tape(self, context: ConnectionContext) -> ConnectionTape | None:
         recorder = self._settings.recorder

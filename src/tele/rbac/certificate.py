@@ -2,7 +2,8 @@
 
 :func:`tele.rbac.decision.decide` intersects it with the roles' options, for every server that users
 log in to. ``source-address`` is not part of it: it decides whether the certificate is valid for a
-connection at all, and is checked with the certificate (:mod:`tele.certs.check`).
+connection at all, and is checked with the certificate (:mod:`tele.certs.check`); here it counts
+whether there is one.
 
 Invariant: what the certificate does not permit explicitly is withheld.
 """
@@ -21,12 +22,17 @@ PERMIT_AGENT_FORWARDING: Final = "permit-agent-forwarding"
 PERMIT_X11_FORWARDING: Final = "permit-X11-forwarding"
 
 
-def limits_of(extensions: Collection[str], force_command: str | None) -> CertificateLimits:
-    """Return the limits of a certificate with these extensions and this critical option."""
+def limits_of(
+    extensions: Collection[str], force_command: str | None, pinned: bool = True
+) -> CertificateLimits:
+    """Return the limits of a certificate with these extensions, this critical option, and whether
+    it has ``source-address``.
+    """
     return CertificateLimits(
         permit_pty=PERMIT_PTY in extensions,
         port_forwarding=PERMIT_PORT_FORWARDING in extensions,
         agent_forwarding=PERMIT_AGENT_FORWARDING in extensions,
         x11_forwarding=PERMIT_X11_FORWARDING in extensions,
         force_command=force_command,
+        pinned=pinned,
     )

@@ -83,35 +83,69 @@ def decide(
             Reason.LOGIN,
             f"no role of {identity.user} ({', '.join(identity.roles)}) allows login {login} here",
         )
+    later = _allowing(present, present, login, node_labels, roles, now)
+    binding = {role.metadata.name: role.spec.options for role in (*allowing, *later)}
+    refused = _obliged(binding, certificate)
+    if refused is not None:
+        return refused
     gifts = [_gift(role, certificate) for role in allowing]
     given = tuple(each for each in gifts if isinstance(each, RoleGrant))
     if not given:
         return next(each for each in gifts if isinstance(each, Denied))
-    later = _allowing(present, present, login, node_labels, roles, now)
-    binding = {role.metadata.name: role.spec.options for role in (*allowing, *later)}.values()
+    options = binding.values()
     break_glass = any(each.break_glass for each in given)
-    strictly = any(o.record is SessionRecording.STRICT for o in binding)
+    strictly = any(o.record is SessionRecording.STRICT for o in options)
     return Grant(
         identity=identity,
         login=login,
         expires=identity.expires,
         given=given,
-        max_sessions=min(o.max_sessions for o in binding),
-        client_keepalive=keepalive_of(binding),
-        max_forwards=min(o.max_forwards for o in binding),
+        max_sessions=min(o.max_sessions for o in options),
+        client_keepalive=keepalive_of(options),
+        max_forwards=min(o.max_forwards for o in options),
         recording=RecordingPlan.of(
             recording,
-            input=any(o.record_input for o in binding),
+            input=any(o.record_input for o in options),
             strict=strictly and not break_glass,
         ),
+        client_idle_timeout=_shortest(o.client_idle_timeout for o in options),
+        disconnect_expired_cert=_any_of(o.disconnect_expired_cert for o in options),
     )
 
 
 def keepalive_of(options: Iterable[RoleOptions]) -> timedelta | None:
     """Return the shortest interval of keepalives of roles; 0 is never, None is not set."""
-    intervals = [each.client_keepalive for each in options]
-    times = [each for each in intervals if each is not None]
+    return _shortest(each.client_keepalive for each in options)
+
+
+def _shortest(given: Iterable[timedelta | None]) -> timedelta | None:
+    """Return the shortest of some times, of which 0 is never; None if none is set."""
+    times = [each for each in given if each is not None]
     return min((each for each in times if each), default=timedelta(0)) if times else None
+
+
+def _any_of(given: Iterable[bool | None]) -> bool | None:
+    """Return whether one of them is true; None if none is set."""
+    said = [each for each in given if each is not None]
+    return any(said) if said else None
+
+
+def _obliged(binding: Mapping[str, RoleOptions], certificate: CertificateLimits) -> Denied | None:
+    """Return why an obligation of roles, by name, is not met; or None."""
+    for name, options in sorted(binding.items()):
+        if options.require_mfa:
+            return Denied(
+                Reason.MFA,
+                f"role {name} requires a second factor (require_mfa), and this version of tele has"
+                " none",
+            )
+        if options.pin_source_ip and not certificate.pinned:
+            return Denied(
+                Reason.ADDRESS,
+                f"role {name} requires a certificate that is valid for your address only"
+                " (pin_source_ip): log in again",
+            )
+    return None
 
 
 def _allowing(

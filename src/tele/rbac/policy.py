@@ -13,15 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Final, TypeVar
 
 from attrs import evolve
 
 from tele.model.access import CertificateLimits, Denied, Grant, Reason
 from tele.model.api.members import ClusterState
+from tele.model.cluster_settings import HostSettings
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
 from tele.model.resources import Lock, RecordingSettings, Role
 from tele.model.revocation import HostRevocation, UserRevocation
 from tele.rbac import decision
+
+_DEFAULTS: Final = HostSettings()
+T = TypeVar("T")
+
+
+def _or(chosen: T | None, usual: T) -> T:
+    """Return what a role has chosen, or else what is usual in the cluster."""
+    return usual if chosen is None else chosen
 
 
 class Policy:
@@ -35,7 +45,9 @@ class Policy:
         revoked_hosts: Iterable[HostRevocation] = (),
         client_keepalive: timedelta | None = None,
         recording: RecordingSettings = decision.BY_NODES,
+        settings: HostSettings = _DEFAULTS,
     ) -> None:
+        self._settings = settings
         self._recording = recording
         self._client_keepalive = client_keepalive or timedelta(0)
         self.roles = dict(roles)
@@ -56,6 +68,7 @@ class Policy:
             state.revoked_hosts,
             state.client_keepalive,
             state.recording,
+            state.settings,
         )
 
     # -- hosts ------------------------------------------------------------------------
@@ -150,9 +163,18 @@ class Policy:
             counted, login, node_labels, self.roles, locks, now, host_id, certificate, session_id,
             present, self._recording,
         )  # fmt: skip
-        if isinstance(decided, Grant) and decided.client_keepalive is None:
-            return evolve(decided, client_keepalive=self._client_keepalive)
-        return decided
+        if isinstance(decided, Denied):
+            return decided
+        return evolve(
+            decided,
+            client_keepalive=_or(decided.client_keepalive, self._client_keepalive),
+            client_idle_timeout=_or(
+                decided.client_idle_timeout, self._settings.client_idle_timeout
+            ),
+            disconnect_expired_cert=_or(
+                decided.disconnect_expired_cert, self._settings.disconnect_expired_cert
+            ),
+        )
 
     def client_keepalive(self, identity: UserIdentity, now: datetime) -> timedelta:
         """Return the interval of keepalives for a client that logs in to no node; 0 is never."""

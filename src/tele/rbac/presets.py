@@ -106,6 +106,9 @@ def check_role(role: Role) -> None:
     keepalive = role.spec.options.client_keepalive
     if keepalive is not None and (problem := keepalive_problem(keepalive)):
         raise InvalidInput(f"options: client_keepalive: {problem}")
+    idle = role.spec.options.client_idle_timeout
+    if idle is not None and (problem := keepalive_problem(idle)):
+        raise InvalidInput(f"options: client_idle_timeout: {problem}")
     trouble = trouble_with(role.spec.options.force_command)
     if trouble is not None:
         raise InvalidInput(f"options: {trouble}")

@@ -29,6 +29,7 @@ from tele.sessions.audited import AuditedSession
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import SessionEnding
 from tele.sessions.forward_record import ForwardRecords
+from tele.sessions.time_limits import TimeLimits
 
 
 @implementer(ISessionPrograms)
@@ -42,6 +43,8 @@ class SessionAvatar(ConchUser):
     conn: Any = None
     #: The interfaces of what :meth:`make_forwards` returns.
     forward_interfaces: ClassVar[tuple[Any, ...]] = ()
+    #: Whether time limits end it here: not on a node behind a proxy that ends the user's SSH.
+    ends_by_time = True
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class SessionAvatar(ConchUser):
         self.context = context
         self._reactor = reactor
         self._ending = SessionEnding(reactor, context.grant)
+        self._limits: TimeLimits | None = None
         self._session = AuditedSession(reactor, context, programs, tape, audit, self._ending)
         self._tape = tape
         if tape is not None:
@@ -114,6 +118,7 @@ class SessionAvatar(ConchUser):
         """
         changed = grant.client_keepalive != self.grant.client_keepalive
         self.context.grant = grant
+        self._follow_limits()
         if self._made_forwards is not None:
             self._made_forwards.restrict()
         if changed and self.conn is not None:
@@ -121,18 +126,34 @@ class SessionAvatar(ConchUser):
 
     def expelled(self, denied: Denied) -> None:
         """Access has ended: so does the connection, with the reason as its last message."""
+        self._stop_limits()
         self._ending.expel(denied, self.conn)
 
     def _not_recorded(self, why: str) -> None:
         """The connection ends soon: a channel may be in the middle of sending now."""
         self._reactor.callLater(0, self.expelled, Denied(Reason.RECORDING, why))
 
+    def _follow_limits(self) -> None:
+        grant = self.grant
+        if not self.ends_by_time or self.ended is not None:
+            return
+        if self._limits is None and (grant.client_idle_timeout or grant.disconnect_expired_cert):
+            self._limits = TimeLimits(self._reactor, lambda: self.conn, self.expelled)
+        if self._limits is not None:
+            self._limits.follow(grant)
+
+    def _stop_limits(self) -> None:
+        if self._limits is not None:
+            self._limits.stop()
+
     def logged_in(self) -> None:
         """The user is logged in."""
         self._session.logged_in()
+        self._follow_limits()
 
     def logged_out(self) -> None:
         """The connection has ended."""
+        self._stop_limits()
         if self._made_forwards is not None:
             self._made_forwards.close()
         self._session.logged_out()

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tele.auth.issuing import Issuer
 from tele.certs.issue import UserCertificateRequest
-from tele.model.access import CertificateLimits, Denied, Grant
+from tele.model.access import CertificateLimits, Denied, Grant, Reason
+from tele.model.cluster_settings import HostSettings
 from tele.model.identity import UserIdentity
 from tele.model.resources import (
     Conditions,
@@ -29,6 +30,7 @@ from tele.model.resources import (
     UserSpec,
 )
 from tele.rbac.decision import NO_LIMITS, decide, may_reach
+from tele.rbac.policy import Policy
 
 NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
 LOGINS: Final = ("root", "bob")
@@ -222,6 +224,9 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "max_forwards": (1, 7),
     "record": (SessionRecording.BEST_EFFORT, SessionRecording.STRICT),
     "break_glass": (True, False),
+    "client_idle_timeout": (timedelta(minutes=5), timedelta(minutes=60)),
+    "disconnect_expired_cert": (True, False),
+    "require_mfa": (True, False),
 }
 RULES: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "the smallest": min,
@@ -253,12 +258,52 @@ def merged(option: str, roles: list[Role]) -> Any:
         pinned = request.source_address is not None
         return request.lifetime if option == "max_session_ttl" else pinned
     grant = ask(roles)
+    if option == "require_mfa":
+        return isinstance(grant, Denied)
     assert isinstance(grant, Grant)
     if option == "record_input":
         return grant.recording.input
     if option == "record":
         return grant.recording.strict
     return getattr(grant, option)
+
+
+def test_an_obligation_binds_whatever_role_has_it() -> None:
+    """Also one that the user was given after the certificate was issued; the reason names it."""
+    given, later = role_with("given"), role_with("later", require_mfa=True)
+    several = {each.metadata.name: each for each in (given, later)}
+    who = UserIdentity("alice", "c", NOW + timedelta(hours=1), ("given",), LOGINS)
+    present = evolve(who, roles=("given", "later"))
+    denied = decide(who, "root", NODES[0], several, (), NOW, present=present)
+    assert isinstance(denied, Denied)
+    assert (denied.reason, "role later" in denied.message) == (Reason.MFA, True)
+
+
+def test_a_certificate_for_any_address_is_refused_where_a_role_pins_it() -> None:
+    """One from before the role did so, too: no copy of it is of use elsewhere (attack)."""
+    loose = evolve(NO_LIMITS, pinned=False)
+    pinning = role_with("a", pin_source_ip=True)
+    assert isinstance(ask([pinning, role_with("b")]), Grant)
+    denied = ask([pinning, role_with("b")], certificate=loose)
+    assert isinstance(denied, Denied)
+    assert (denied.reason, "role a" in denied.message) == (Reason.ADDRESS, True)
+    assert isinstance(ask([role_with("b")], certificate=loose), Grant)
+
+
+def test_the_cluster_says_what_no_role_says() -> None:
+    """A role may also say never, and a shorter time than the cluster's."""
+    settings = HostSettings(client_idle_timeout=timedelta(minutes=9), disconnect_expired_cert=True)
+    for options, expected in (
+        ({}, (timedelta(minutes=9), True)),
+        ({"client_idle_timeout": timedelta(0)}, (timedelta(0), True)),
+        ({"disconnect_expired_cert": False}, (timedelta(minutes=9), False)),
+        ({"client_idle_timeout": timedelta(minutes=5)}, (timedelta(minutes=5), True)),
+    ):
+        policy = Policy({"a": role_with("a", **options)}, settings=settings)
+        who = UserIdentity("alice", "c", NOW + timedelta(hours=1), ("a",), LOGINS)
+        grant = policy.decide(who, "root", NODES[0], NOW)
+        assert isinstance(grant, Grant)
+        assert (grant.client_idle_timeout, grant.disconnect_expired_cert) == expected
 
 
 def test_the_table_has_every_option() -> None:

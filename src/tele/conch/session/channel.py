@@ -81,6 +81,11 @@ class SessionChannel(RunnerChannel):
     def _runner(self) -> Runner:
         return self._make_runner(self)
 
+    @property
+    def has_terminal(self) -> bool:
+        """Whether the client has requested a terminal, and got it."""
+        return self._pty is not None
+
     def _advance(self, event: Event) -> None:
         self._phase = NEXT[self._phase][event]
 
