@@ -16,6 +16,7 @@ WORK: dict[str, str] = {
     "watch_hosts": "all hosts, 500 in a message; then changes, ten times a second at most",
     "emit_events": "1,000 events; each is read and written once and hashed",
     "report_sessions": "up to 20,000 ids; what auth has of the node is read, what ended is written",
+    "claim_connection": "the user's sessions that run are read, one commit",
     "start_recording": "one commit",
     "update_recording": "three look-ups, two commits; the names of its chunks if it is given up",
     "put_chunk": "one file of 8 MiB at most, synced",

@@ -18,6 +18,7 @@ from zope.interface import implementer
 from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
 from tele.auth.cluster_settings import ClusterSettings
+from tele.auth.connection_claims import ConnectionClaims
 from tele.auth.disk import DiskWatch
 from tele.auth.heads import HeadPublisher
 from tele.auth.invitations import Invitations
@@ -147,6 +148,7 @@ class World:
             invitations=Invitations(self.backend, moment, os.urandom),
             recordings=recordings,
             live=LiveSessions(self.backend, recordings),
+            claims=ConnectionClaims(self.backend, hosts),
             uploads=uploads,
             audit=audit,
             heads=HeadPublisher(audit, self.archive, self.clock, "c", HOST_ID),

@@ -121,6 +121,39 @@ def test_an_obligation_that_is_not_met_refuses_and_ends(
     assert cluster.ssh("alice", node, "echo in").stdout == b"in\n"
 
 
+def test_connections_of_a_user_count_over_all_hosts(place: Place) -> None:
+    """The second one is refused on another node, with the number; the end of the first makes room.
+    While auth is away, each host counts its own.
+    """
+    cluster, node = place
+    other = cluster.node(name="web2")
+    for each in (other, node):
+        set_options(cluster, each, max_connections=1)
+    process, ended = begin(cluster, *cluster.ssh_words("alice", node, "127.0.0.1", "sleep 300"))
+
+    def log_in(at: SmallNode) -> subprocess.CompletedProcess[bytes]:
+        alias = f"HostKeyAlias={at.member.identity.host.name}.small"
+        return cluster.run(
+            "ssh", "-o", alias, *cluster.ssh_words("alice", at, "127.0.0.1", "echo in")
+        )
+
+    refused = log_in(other)
+    assert (refused.stdout, refused.returncode) == (b"", 255)
+    assert b"1 connection is open for alice, and the roles allow 1" in refused.stderr
+    cluster.reactor.until(
+        lambda: any(each.fields.get("reason") == "connections" for each in denials(cluster))
+    )
+    cluster.stop_auth()
+    assert log_in(other).stdout == b"in\n"
+    assert b"open for alice on this node" in log_in(node).stderr
+    cluster.start_auth()
+    process.terminate()
+    cluster.wait_event("session.end", ended + 2)
+    cluster.reactor.until(lambda: not node.service.factory.present)
+    assert log_in(other).stdout == b"in\n"
+    cluster.stop_node(other)
+
+
 def denials(cluster: SmallCluster) -> list[Any]:
     return [each for each in cluster.events() if not each.ok]
 

@@ -27,6 +27,7 @@ from tele.auth.authorities import Authorities
 from tele.auth.authorizer import LOCAL_ADMIN as LOCAL_ADMIN
 from tele.auth.authorizer import Authorizer
 from tele.auth.cluster_settings import ClusterSettings
+from tele.auth.connection_claims import ConnectionClaims
 from tele.auth.disk import DiskWatch
 from tele.auth.handlers import Handlers
 from tele.auth.heads import HeadPublisher
@@ -92,6 +93,7 @@ class Collaborators:
     invitations: Invitations
     recordings: Recordings
     live: LiveSessions
+    claims: ConnectionClaims
     uploads: RecordingUploads
     audit: AuditLog
     heads: HeadPublisher
@@ -149,7 +151,8 @@ class LocalAuthority:
             ),
             Locking(clock, parts.users, parts.hosts, parts.live, authorizer, journal),
             SessionOperations(
-                parts.live, parts.hosts, parts.members, parts.ends, quotas, authorizer
+                parts.live, parts.hosts, parts.members, parts.ends, quotas, authorizer,
+                parts.users, parts.claims,
             ),
             RecordingOperations(
                 clock, parts.recordings, parts.uploads, parts.hosts, parts.members, parts.limits,

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import errno
 import os
-import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
@@ -27,7 +25,9 @@ from twisted.python.failure import Failure
 from tele.audit.heads import HeadSigner
 from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
+from tele.auth.cluster_claim import claim
 from tele.auth.cluster_settings import ClusterSettings
+from tele.auth.connection_claims import ConnectionClaims
 from tele.auth.disk import DiskWatch
 from tele.auth.heads import HeadPublisher
 from tele.auth.invitations import Invitations
@@ -46,7 +46,6 @@ from tele.auth.recording_sealing import RecordingSealing
 from tele.auth.recording_texts import RecordingTexts
 from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings, uploading_archive
-from tele.auth.repository import Repository
 from tele.auth.retention import Retention, RetentionRules
 from tele.auth.sealed_texts import SealedTexts
 from tele.auth.session_ends import END_AFTER, SessionEnds
@@ -58,7 +57,7 @@ from tele.certs.keys import parse_line
 from tele.certs.suites import SignatureSuite
 from tele.certs.x509 import TlsKey
 from tele.data_dir import DataDirLock
-from tele.errors import Conflict, InvalidInput, TeleError, Unavailable
+from tele.errors import InvalidInput, TeleError, Unavailable
 from tele.https.identity import TlsIdentity
 from tele.https.large_json import LargeJson
 from tele.https.serve import ApiServer
@@ -79,35 +78,6 @@ log = make_logger(__name__)
 
 #: How often auth checks whether its own certificate has to be renewed.
 CHECK_SECONDS: Final = 60.0
-
-
-@frozen
-class StoredCluster:
-    """The cluster that a store belongs to."""
-
-    name: str
-    id: str
-    created: datetime
-
-
-async def claim(backend: IBackend, name: str, moment: datetime) -> bool:
-    """Claim the store for the cluster ``name``; returns whether it is new.
-
-    Raises :class:`InvalidInput` if it is another cluster's.
-    """
-    repository = Repository(backend, "/cluster/", StoredCluster)
-    made = StoredCluster(name, str(uuid.uuid4()), moment)
-    try:
-        await backend.commit(repository.put("self", made, if_revision=0))
-    except Conflict:
-        entry = await repository.get("self")
-        if entry is not None and entry.value.name != name:
-            raise InvalidInput(
-                f"this store holds the cluster {entry.value.name}, not {name}: set cluster_name"
-                f" to {entry.value.name}, or give another data_dir"
-            ) from None
-        return False
-    return True
 
 
 class AuthService(Service):
@@ -375,6 +345,7 @@ class AuthService(Service):
             invitations=Invitations(backend, self._now, self._entropy),
             recordings=recordings,
             live=LiveSessions(backend, recordings),
+            claims=ConnectionClaims(backend, hosts),
             uploads=RecordingUploads(
                 backend, self._archive, self._now, lambda: host_keys, recordings, sealing
             ),

@@ -22,6 +22,8 @@ from tele.model.session import Session
 
 SESSION_STARTS: Final = "/session-starts/"
 SESSION_STARTS_OF: Final = "/session-starts-of/"
+#: What a claim is for: see :mod:`tele.auth.connection_claims`.
+CONNECTION_CLAIMS: Final = "/connection-claims/"
 
 
 @frozen
@@ -54,6 +56,7 @@ def added(backend: IBackend, host: HostPlace, started: StartedSession) -> Change
     return [
         starts_of_host(backend, host).put(session.id, started),
         Put(_user_key(host, session.user, session.id), b""),
+        Delete(claim_key(host, session.user, session.id)),
     ]
 
 
@@ -62,7 +65,13 @@ def removed(backend: IBackend, host: HostPlace, user: str, session_id: str) -> C
     return [
         starts_of_host(backend, host).delete(session_id),
         Delete(_user_key(host, user, session_id)),
+        Delete(claim_key(host, user, session_id)),
     ]
+
+
+def claim_key(host: HostPlace, user: str, session_id: str) -> str:
+    """Return the key of the claim of a session that has not started."""
+    return f"{CONNECTION_CLAIMS}{user}/{place_key(host)}/{session_id}"
 
 
 def _user_key(host: HostPlace, user: str, session_id: str) -> str:

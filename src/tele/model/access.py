@@ -33,6 +33,11 @@ class Reason(str, Enum):
     RULE = "rule"  # no rule lets the caller do this through the API
 
 
+def connections(count: int) -> str:
+    """Return the subject and verb of a text about open connections."""
+    return "1 connection is" if count == 1 else f"{count} connections are"
+
+
 class GatewayPorts(str, Enum):
     """Whether ports that listen for clients are open to other machines (sshd_config)."""
 
@@ -133,8 +138,9 @@ class Grant:
 
     ``given`` is what each role gives that allows it, in order of their names; there is one at
     least. Everything else is of the connection, and the strictest of these roles. ``expires`` is
-    the end of the certificate. ``client_keepalive``, ``max_forwards``, ``client_idle_timeout`` and
-    ``disconnect_expired_cert``: see :class:`tele.model.resources.RoleOptions`.
+    the end of the certificate. ``client_keepalive``, ``max_forwards``, ``client_idle_timeout``,
+    ``disconnect_expired_cert`` and ``max_connections``: see
+    :class:`tele.model.resources.RoleOptions`.
     """
 
     identity: UserIdentity
@@ -147,6 +153,7 @@ class Grant:
     max_forwards: int = MAX_FORWARDS
     client_idle_timeout: timedelta | None = None
     disconnect_expired_cert: bool | None = None
+    max_connections: int | None = None
 
     @property
     def roles(self) -> tuple[str, ...]:

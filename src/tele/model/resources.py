@@ -98,6 +98,7 @@ class RoleOptions:
     ``client_idle_timeout`` ends a connection without activity, 0 is never; with
     ``disconnect_expired_cert`` one ends with the certificate of its login. None is the cluster's.
     ``require_mfa`` refuses logins without a second factor; this version has none.
+    ``max_connections`` is how many SSH connections a user has at once, on all hosts.
     """
 
     max_session_ttl: timedelta = timedelta(hours=30)
@@ -116,6 +117,7 @@ class RoleOptions:
     client_idle_timeout: timedelta | None = field(default=None, metadata=OMITTED)
     disconnect_expired_cert: bool | None = field(default=None, metadata=OMITTED)
     require_mfa: bool = field(default=False, metadata=OMITTED)
+    max_connections: int | None = field(default=None, metadata=OMITTED)
 
 
 @frozen

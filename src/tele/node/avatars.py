@@ -85,7 +85,7 @@ class AvatarFactory:
                 settings.gateway_ports,
             ),
         )
-        avatar.ends_by_time = not proxied
+        avatar.is_proxied = bool(proxied)
         return avatar
 
     def _tape(self, context: ConnectionContext) -> ConnectionTape | None:

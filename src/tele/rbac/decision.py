@@ -110,6 +110,9 @@ def decide(
         ),
         client_idle_timeout=_shortest(o.client_idle_timeout for o in options),
         disconnect_expired_cert=_any_of(o.disconnect_expired_cert for o in options),
+        max_connections=min(
+            (o.max_connections for o in options if o.max_connections is not None), default=None
+        ),
     )
 
 

@@ -109,6 +109,9 @@ def check_role(role: Role) -> None:
     idle = role.spec.options.client_idle_timeout
     if idle is not None and (problem := keepalive_problem(idle)):
         raise InvalidInput(f"options: client_idle_timeout: {problem}")
+    most = role.spec.options.max_connections
+    if most is not None and most < 1:
+        raise InvalidInput("options: max_connections is at least 1; without it there is no limit")
     trouble = trouble_with(role.spec.options.force_command)
     if trouble is not None:
         raise InvalidInput(f"options: {trouble}")

@@ -18,27 +18,37 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from attrs import evolve, frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 
 from tele.certs.check import LATEST
 from tele.conch.server.credentials import CertificateCredentials
-from tele.errors import AccessDenied, Unavailable
+from tele.errors import AccessDenied, TeleError, Unavailable
+from tele.log import make_logger
 from tele.loop import now
 from tele.membership.member import Member
 from tele.membership.reviewing import Review
-from tele.model.access import CertificateLimits, Denied, Grant
+from tele.model.access import CertificateLimits, Denied, Grant, Reason, connections
+from tele.model.api.sessions import CLAIM_CONNECTION, ClaimConnection
 from tele.model.identity import HostRole, UserIdentity
 from tele.sessions.context import ConnectionContext
 
 #: Seconds that a login waits for its event to be stored: on disk, or by auth if that is full.
 RECORD_SECONDS: Final = 20.0
+#: Seconds that auth has to count the connections of a user.
+CLAIM_SECONDS: Final = 5.0
+
+log = make_logger(__name__)
 
 
 class AdmittedSession(Protocol):
     """What is decided about: the connection of a user."""
 
     context: ConnectionContext
+
+    #: Whether it is a part of a session at a proxy, which counts there.
+    is_proxied: bool
 
     @property
     def ended(self) -> Denied | None:
@@ -52,7 +62,7 @@ class AdmittedSession(Protocol):
         """The user is logged in, unless the event of that cannot be stored."""
 
     def logged_out(self) -> None:
-        """The connection has ended."""
+        """The connection has ended, or the user is not logged in after all."""
 
     def regranted(self, grant: Grant) -> None:
         """From now on the user may do this."""
@@ -157,13 +167,14 @@ class SessionAdmission:
         Raises a TeleError if it cannot be stored, or access ended meanwhile: the session is over.
         """
         self._present[session] = login
-        session.logged_in()
 
         def leave() -> None:
             self._present.pop(session, None)
             session.logged_out()
 
         try:
+            await self._count(session)
+            session.logged_in()
             await self._stored(session.grant)
             if (ended := session.ended) is not None:
                 raise AccessDenied(ended.message, ended.reason.value)
@@ -171,6 +182,37 @@ class SessionAdmission:
             leave()
             raise
         return leave
+
+    async def _count(self, session: AdmittedSession) -> None:
+        """Raise :class:`AccessDenied` if the user has as many connections as the roles allow.
+
+        Auth counts those of all hosts. While it does not answer, those of this host count.
+        """
+        grant, user = session.grant, session.grant.identity.user
+        limit = grant.max_connections
+        if limit is None or session.is_proxied:
+            return
+        here = sum(each.grant.identity.user == user for each in self._present)
+        if here > limit:
+            raise AccessDenied(
+                f"{connections(here - 1)} open for {user} on {self._here}, and the roles allow"
+                f" {limit} (max_connections): end one first",
+                Reason.CONNECTIONS.value,
+            )
+        claim = ClaimConnection(session.context.session_id, user, limit)
+        try:
+            claiming = Deferred.fromCoroutine(self._claimed(claim))
+            await claiming.addTimeout(CLAIM_SECONDS, self._reactor)
+        except AccessDenied:
+            raise
+        except (TeleError, DeferredTimeout) as error:
+            log.warn(
+                "auth does not count connections, those of this host are",
+                user=user, error=str(error) or "no answer in time",
+            )  # fmt: skip
+
+    async def _claimed(self, claim: ClaimConnection) -> None:
+        await self._member.authority.perform(CLAIM_CONNECTION, claim)
 
     async def _stored(self, grant: Grant) -> None:
         """Return when the event of the login is stored: nothing begins before that."""

@@ -104,6 +104,11 @@ class AuditedSession:
             **why,
         )
 
+    def discarded(self) -> None:
+        """The user was not logged in after all: nothing began, and nothing is an event."""
+        if self._tape is not None:
+            self._tape.close("the user was not logged in")
+
     def _made_transfers(self) -> TransferRecords:
         """Return what records transfers, made when the first program starts."""
         if self._transfers is None:

@@ -43,8 +43,8 @@ class SessionAvatar(ConchUser):
     conn: Any = None
     #: The interfaces of what :meth:`make_forwards` returns.
     forward_interfaces: ClassVar[tuple[Any, ...]] = ()
-    #: Whether time limits end it here: not on a node behind a proxy that ends the user's SSH.
-    ends_by_time = True
+    #: Whether it is on a node behind a proxy that ends the user's SSH, and applies limits to it.
+    is_proxied = False
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class SessionAvatar(ConchUser):
         self._reactor = reactor
         self._ending = SessionEnding(reactor, context.grant)
         self._limits: TimeLimits | None = None
+        self._is_logged_in = False
         self._session = AuditedSession(reactor, context, programs, tape, audit, self._ending)
         self._tape = tape
         if tape is not None:
@@ -135,7 +136,7 @@ class SessionAvatar(ConchUser):
 
     def _follow_limits(self) -> None:
         grant = self.grant
-        if not self.ends_by_time or self.ended is not None:
+        if self.is_proxied or self.ended is not None:
             return
         if self._limits is None and (grant.client_idle_timeout or grant.disconnect_expired_cert):
             self._limits = TimeLimits(self._reactor, lambda: self.conn, self.expelled)
@@ -148,15 +149,16 @@ class SessionAvatar(ConchUser):
 
     def logged_in(self) -> None:
         """The user is logged in."""
+        self._is_logged_in = True
         self._session.logged_in()
         self._follow_limits()
 
     def logged_out(self) -> None:
-        """The connection has ended."""
+        """The connection has ended, or the login was refused after all."""
         self._stop_limits()
         if self._made_forwards is not None:
             self._made_forwards.close()
-        self._session.logged_out()
+        (self._session.logged_out if self._is_logged_in else self._session.discarded)()
 
     # -- programs ---------------------------------------------------------------------
     def env_allowed(self, name: str) -> bool:

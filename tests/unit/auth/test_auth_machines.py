@@ -10,6 +10,7 @@ import pytest
 
 from auth_world import HOST_ID, OTHER_ID, World, result
 from tele.auth.authorities import Authorities
+from tele.auth.cluster_claim import claim
 from tele.auth.presence import (
     CHECK_SECONDS,
     FLUSH_SECONDS,
@@ -19,7 +20,6 @@ from tele.auth.presence import (
     Announcement,
     Hosts,
 )
-from tele.auth.service import claim
 from tele.certs.certificate import parse_certificate
 from tele.certs.check import check_host
 from tele.certs.keys import PrivateKey, parse_line

@@ -126,8 +126,9 @@ def test_a_recording_that_cannot_be_closed() -> None:
     tape = ConnectionTape(cast(Any, recorder), cast(Any, start), lambda: 0)
     Deferred.fromCoroutine(tape.ready())
     avatar = avatar_of(grant, FakePrograms(), audit, tape)
+    avatar.logged_in()
     avatar.logged_out()
-    ((name, fields),) = audit.events
+    _, (name, fields) = audit.events
     assert (name, fields["recorded"]) == ("session.end", True)
 
 

@@ -227,6 +227,7 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "client_idle_timeout": (timedelta(minutes=5), timedelta(minutes=60)),
     "disconnect_expired_cert": (True, False),
     "require_mfa": (True, False),
+    "max_connections": (2, 7),
 }
 RULES: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "the smallest": min,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 
 from tele.certs.check import CheckedUser
@@ -33,7 +33,7 @@ from tele.model.resources import (
 from tele.model.revocation import UserRevocation
 from tele.rbac.certificate import PERMIT_AGENT_FORWARDING, PERMIT_PORT_FORWARDING, PERMIT_PTY
 from tele.rbac.policy import Policy
-from tele.sessions.admission import RECORD_SECONDS, Login, SessionAdmission, Target
+from tele.sessions.admission import CLAIM_SECONDS, RECORD_SECONDS, Login, SessionAdmission, Target
 
 HOUR = timedelta(hours=1)
 #: It is not read: it was checked.
@@ -48,10 +48,10 @@ class FakeSession:
         self.context = SimpleNamespace(session_id=f"session-{number}")
         self.expelled_for: list[Denied] = []
         self.ended: Denied | None = None
-        self.gone = False
+        self.gone = self.is_proxied = self.began = False
 
     def logged_in(self) -> None:
-        """Nothing."""
+        self.began = True
 
     def logged_out(self) -> None:
         self.gone = True
@@ -290,3 +290,70 @@ def test_a_refusal_names_the_part(world: World) -> None:
     world.reactor.advance(1000 * 3600)
     with pytest.raises(Unavailable, match="the certificate of this proxy has expired"):
         proxy.admit(world.login())
+
+
+# -- connections of a user over all hosts ----------------------------------------------
+class FakeAuth:
+    """Auth that counts connections as the test says."""
+
+    def __init__(self) -> None:
+        self.claims: list[Any] = []
+        self.answer: Callable[[], Any] = lambda: succeed(None)
+
+    def perform(self, operation: Any, request: Any) -> Any:
+        self.claims.append(request)
+        return self.answer()
+
+
+@pytest.fixture
+def auth(world: World) -> FakeAuth:
+    """Auth, and a role with a limit of two."""
+    world.member.authority = FakeAuth()
+    world.change(roles=(role("ops", max_connections=2),))
+    made: FakeAuth = world.member.authority
+    return made
+
+
+def test_a_connection_is_counted_before_it_begins(world: World, auth: FakeAuth) -> None:
+    """One that auth denies has no start, and no end, in the audit."""
+    (leave,) = world.begin()
+    assert callable(leave)
+    (claimed,) = auth.claims
+    assert (claimed.id, claimed.user, claimed.limit) == ("session-0", "alice", 2)
+    auth.answer = lambda: fail(AccessDenied("2 connections are open", Reason.CONNECTIONS.value))
+    (denied,) = world.begin()
+    with pytest.raises(AccessDenied, match="2 connections are open"):
+        denied.raiseException()
+    assert (world.sessions[1].began, world.sessions[1].gone) == (False, True)
+    assert world.admission.sessions == ("session-0",)
+
+
+def test_without_auth_a_host_counts_its_own(world: World, auth: FakeAuth) -> None:
+    """Those of another user do not count. It waits for an answer for a few seconds."""
+    auth.answer = lambda: fail(Unavailable("auth is away"))
+    world.begin("bob")
+    (leave,) = world.begin()
+    auth.answer = Deferred
+    waiting = world.begin()
+    assert waiting == []
+    world.reactor.advance(CLAIM_SECONDS)
+    assert callable(waiting[0])
+    (denied,) = world.begin()
+    with pytest.raises(AccessDenied, match="2 connections are open for alice on this node"):
+        denied.raiseException()
+    leave()
+    world.begin()
+    world.reactor.advance(CLAIM_SECONDS)
+    assert world.sessions[-1].began
+
+
+def test_a_session_behind_a_proxy_is_counted_there(world: World, auth: FakeAuth) -> None:
+    """The node behind it asks nobody, and users without a limit cost no question."""
+    login = world.login()
+    session: Any = FakeSession(world.admission.admit(login), 1)
+    session.is_proxied = True
+    Deferred.fromCoroutine(world.admission.enter(session, login))
+    world.change(roles=(role("ops"),))
+    world.begin()
+    assert auth.claims == []
+    assert session.began

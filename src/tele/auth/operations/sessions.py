@@ -17,15 +17,17 @@ from attrs import evolve
 
 from tele.auth import quotas
 from tele.auth.authorizer import Authorizer, host_caller
+from tele.auth.connection_claims import ConnectionClaims
 from tele.auth.handlers import Handler, handler
 from tele.auth.host_quotas import HostQuotas
 from tele.auth.live_sessions import LiveSessions
 from tele.auth.members import Members
 from tele.auth.presence import Hosts
+from tele.auth.recording_claims import is_id
 from tele.auth.recording_search import received_at
 from tele.auth.running_sessions import Running
 from tele.auth.session_ends import SessionEnds
-from tele.auth.users import LONG_AGO
+from tele.auth.users import LONG_AGO, Users
 from tele.errors import InvalidInput, NotFound, quoted
 from tele.model.api import sessions as api
 from tele.model.api import table
@@ -46,7 +48,11 @@ class SessionOperations:
         ends: SessionEnds,
         quotas: HostQuotas,
         authorizer: Authorizer,
+        users: Users,
+        claims: ConnectionClaims,
     ) -> None:
+        self._users = users
+        self._claims = claims
         self._live = live
         self._hosts = hosts
         self._members = members
@@ -58,6 +64,7 @@ class SessionOperations:
         """The rows of the table."""
         return (
             handler(table.REPORT_SESSIONS, self.report_sessions),
+            handler(table.CLAIM_CONNECTION, self.claim_connection),
             handler(table.LIST_SESSIONS, self.list_sessions),
             handler(table.GET_SESSION, self.get_session),
         )
@@ -74,6 +81,17 @@ class SessionOperations:
         await self._ends.report(
             host, request, lambda count: self._quotas.charge(caller, quotas.EVENTS, count)
         )
+        return Nothing()
+
+    async def claim_connection(self, request: api.ClaimConnection, caller: Caller) -> Nothing:
+        """Count a session that is about to begin on the calling host."""
+        host = host_caller(caller)
+        if not is_id(request.id):
+            raise InvalidInput(f"{quoted(request.id)} is not the id of a session")
+        await self._quotas.charge(caller, quotas.EVENTS, 1)
+        await self._members.require(host)
+        await self._users.user(request.user)
+        await self._claims.claim(host.place, request.user, request.id, request.limit)
         return Nothing()
 
     async def list_sessions(self, request: Paged, caller: Caller) -> api.SessionList:

@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from tele.model.api.operation import Hosts, Nothing, Operation, Permitted, Users
 from tele.model.api.paging import ById, Paged
-from tele.model.bounds import AtMost
+from tele.model.bounds import AtMost, Between
 from tele.model.identity import HostRole
 from tele.model.resources import MESSAGE_LIMIT, Lock
 from tele.model.session import Session
@@ -63,6 +63,15 @@ class ReportSessions:
 
 
 @frozen
+class ClaimConnection:
+    """A session of ``user`` is about to begin on the calling host, and roles allow ``limit``."""
+
+    id: str
+    user: str
+    limit: int = field(validator=Between(1))
+
+
+@frozen
 class KillSession:
     """End a session that runs; ``message`` is for the person."""
 
@@ -102,6 +111,13 @@ KILL_SESSION = Operation(
     (Permitted("session", "delete"), Permitted("lock", "create")),
     "End a session that runs",
 )
+
+CLAIM_CONNECTION = Operation(
+    "claim_connection", "POST", "/v1/sessions/{id}/claim",
+    ClaimConnection, Nothing, _RECORDERS,
+    "Count a session that is about to begin on the calling host; denied if its user has too many",
+    cost=2,
+)  # fmt: skip
 
 REPORT_SESSIONS = Operation(
     "report_sessions", "PUT", "/v1/sessions/running",

@@ -61,6 +61,7 @@ from tele.model.api.roles import GET_ROLE as GET_ROLE
 from tele.model.api.roles import LIST_ROLES as LIST_ROLES
 from tele.model.api.roles import PUT_ROLE as PUT_ROLE
 from tele.model.api.search import SEARCH_RECORDINGS as SEARCH_RECORDINGS
+from tele.model.api.sessions import CLAIM_CONNECTION as CLAIM_CONNECTION
 from tele.model.api.sessions import GET_SESSION as GET_SESSION
 from tele.model.api.sessions import KILL_SESSION as KILL_SESSION
 from tele.model.api.sessions import LIST_SESSIONS as LIST_SESSIONS
