@@ -177,6 +177,8 @@ def configuration_lines() -> Iterator[str]:
 _MODEL = {
     "mode": "Where sessions are recorded; ``off`` is nowhere.",
     "proxy_checks_host_keys": "``true``: host keys are always checked. ``false`` is refused.",
+    "proxy_plain_keys": "Whether users log in through proxies that record with clients that know no"
+    " host certificates.",
     "sync_end_after": "In a sync mode, how long a session waits for auth before it is ended.",
     "capture_head": "How much of the begin of each stream of a command without a terminal is kept.",
     "capture_tail": "How much of the end of each stream of a command without a terminal is kept.",

@@ -13,15 +13,18 @@ from tele.testing import MemoryRecorder
 from tele.testing.recorder import MemoryRecording
 
 
-def set_mode(cluster: SmallCluster, mode: RecordingMode, *members: Any) -> None:
+def set_mode(
+    cluster: SmallCluster, mode: RecordingMode, *members: Any, plain_keys: bool = False
+) -> None:
     """Record in a mode from now on, and wait until ``members`` know it."""
     assert cluster.auth is not None
     assert cluster.auth._parts is not None
     state: Any = cluster.auth._parts.state
-    state.configured = RecordingSettings(mode)
+    wanted = RecordingSettings(mode, proxy_plain_keys=plain_keys)
+    state.configured = wanted
     state._notify(state._revision + 1)
     for member in members:
-        cluster.reactor.until(lambda member=member: member.state.recording.mode is mode)
+        cluster.reactor.until(lambda member=member: member.state.recording == wanted)
 
 
 def settled(cluster: SmallCluster, proxy: SmallProxy, *names: str) -> None:

@@ -311,11 +311,7 @@ asyncio.run(main())
     assert recording.start.user == "alice"
 
 
-def test_a_client_that_accepts_a_plain_host_key(proxied: Proxied) -> None:
-    """A client that knows no host certificates cannot show to which host it logs in: it is refused,
-    and told what to use (attack).
-    """
-    program = """
+PARAMIKO = """
 import paramiko, sys
 key = paramiko.PKey.from_path(sys.argv[1])
 key.load_certificate(sys.argv[1] + "-cert.pub")
@@ -326,11 +322,36 @@ target = paramiko.Transport(channel)
 target.start_client()
 try:
     target.auth_publickey(sys.argv[3], key)
-    print("in")
+    session = target.open_session()
+    session.exec_command("echo in; exit 3")
+    said = session.makefile().read().decode().strip()
+    print(said, session.recv_exit_status(), target.get_remote_server_key().get_base64())
 except paramiko.SSHException as error:
     print("refused", target.get_banner())
 """
-    said = other_client(proxied, program)
+
+
+def test_a_client_that_knows_no_host_certificates(proxied: Proxied) -> None:
+    """Where the cluster takes plain keys it gets in, and is recorded; the host's key is the same
+    each time, also after the proxy has made its keys anew, so that the client can check it.
+    """
+    members = (proxied.node.member, proxied.proxy.member)
+    set_mode(proxied.cluster, RecordingMode.PROXY, *members, plain_keys=True)
+    first = other_client(proxied, PARAMIKO).split()
+    assert first[:2] == [b"in", b"3"]
+    assert bytes_of(proxied.ended()) == b"in\n"
+    terminating = proxied.proxy.service._terminating
+    assert terminating is not None
+    terminating._certificates.clear()
+    assert other_client(proxied, PARAMIKO).split() == first
+    assert proxied.ssh("echo with a certificate").stdout == b"with a certificate\n"
+
+
+def test_a_client_that_accepts_a_plain_host_key(proxied: Proxied) -> None:
+    """A client that knows no host certificates cannot show to which host it logs in: it is refused,
+    and told what to use (attack).
+    """
+    said = other_client(proxied, PARAMIKO)
     assert said.startswith(b"refused")
     assert b"use one that supports host certificates" in said
     denied = proxied.cluster.wait_event("auth.denied", 2)

@@ -26,6 +26,7 @@ from attrs import evolve, frozen
 
 from tele.auth.recording_claims import BEHIND, is_id
 from tele.auth.repository import Repository
+from tele.auth.target_keys import TargetKeys
 from tele.errors import AccessDenied, Conflict
 from tele.interfaces import IBackend
 from tele.model.event import Event
@@ -101,6 +102,7 @@ class ProxiedSessions:
     """The sessions that proxies have registered."""
 
     def __init__(self, backend: IBackend) -> None:
+        self.keys = TargetKeys(backend)
         self._proofs = Repository(backend, PROOFS, _Proven)
         self._sessions = Repository(backend, PREFIX, ProxiedSession)
 

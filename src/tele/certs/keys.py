@@ -44,6 +44,8 @@ _RSA_HASHES: Final[dict[bytes, type[hashes.HashAlgorithm]]] = {
 _Public = ed25519.Ed25519PublicKey | rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 _Private = ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
+#: The order of the group of NIST P-256 (FIPS 186-4, D.1.2.3).
+_P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 #: Flags of a security key's signature (OpenSSH PROTOCOL.u2f).
 USER_PRESENT: Final = 0x01
 USER_VERIFIED: Final = 0x04
@@ -244,6 +246,17 @@ class PrivateKey:
             case "ssh-rsa":
                 return cls._of(rsa.generate_private_key(65537, 3072))
         raise InvalidInput(f"cannot make a key of type {quoted(algorithm)}")
+
+    @classmethod
+    def derived(cls, algorithm: str, material: bytes) -> PrivateKey:
+        """Return the key of a type that 64 secret bytes, which look random, lead to."""
+        match algorithm:
+            case "ssh-ed25519":
+                return cls._of(ed25519.Ed25519PrivateKey.from_private_bytes(material[:32]))
+            case "ecdsa-sha2-nistp256":
+                number = int.from_bytes(material, "big") % (_P256_ORDER - 1) + 1
+                return cls._of(ec.derive_private_key(number, ec.SECP256R1()))
+        raise InvalidInput(f"cannot derive a key of type {quoted(algorithm)}")
 
     @classmethod
     def from_openssh(cls, text: bytes) -> PrivateKey:

@@ -183,7 +183,8 @@ class RecordingSettings:
     ``capture_tail`` bytes are kept.
 
     Of hosts that run OpenSSH's sshd: whether proxies accept only those with a host certificate of
-    the cluster, and with what proxies log in there.
+    the cluster, and with what proxies log in there. ``proxy_plain_keys``: whether users log in
+    through such proxies with clients that accept a plain host key.
     """
 
     mode: RecordingMode = field(
@@ -195,6 +196,7 @@ class RecordingSettings:
         default=timedelta(minutes=5), metadata={**OMITTED, "check": sync_end_problem}
     )
     proxy_login: ProxyLogin = field(default=ProxyLogin.CERTIFICATE, metadata=OMITTED)
+    proxy_plain_keys: bool = field(default=False, metadata=OMITTED)
     capture_head: Size = field(
         default=Size(1 << 20), metadata={**OMITTED, "check": capture_problem}
     )

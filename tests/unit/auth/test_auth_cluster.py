@@ -189,6 +189,7 @@ def test_what_weakens_a_cluster_is_said(world: World, monkeypatch: pytest.Monkey
     for recording, said in (
         (RecordingSettings(), ""),
         (OFF, "no session"),
+        (RecordingSettings(proxy_plain_keys=True), "clients without host certificates"),
         (RecordingSettings(proxy_checks_host_keys=False), "host keys of machines with sshd"),
     ):
         request = PutCluster(Cluster(Metadata("c"), ClusterSpec(recording)))

@@ -14,11 +14,13 @@ from auth_world import HOST_ID, OTHER_ID, PROXY_ID, World, result
 from tele.audit.chain import event
 from tele.auth.local import LocalAuthority
 from tele.auth.proxied_sessions import LOGIN_PERIOD, LOGINS_BURST, START_GRACE
+from tele.auth.target_keys import TargetKeys
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import check_host, check_member, check_user
 from tele.certs.device import check_device, prove_device
 from tele.certs.issue import UserCertificateRequest, issue_user
 from tele.certs.keys import PrivateKey, parse_line
+from tele.certs.suites import SignatureSuite
 from tele.certs.x509 import TlsKey
 from tele.errors import (
     AccessDenied,
@@ -55,6 +57,7 @@ from tele.model.resources import (
 )
 from tele.rbac.decision import locked
 from tele.rbac.logins import is_login
+from tele.store.memory import MemoryBackend
 from tele.wire.fields import boolean, string
 from tele.wire.key_agreement import exchange_hash, exchange_transcript
 
@@ -439,6 +442,76 @@ def test_a_login_that_names_no_host_key(world: World, proxy: Caller, alice: Alic
     mint(world, proxy, unbound(alice, alice.host_key))
     (made,) = sessions_certified(world)
     assert "transcript" not in made.fields
+
+
+def plain_key(world: World, proxy: Caller, host_id: str = HOST_ID) -> bytes:
+    """The key that auth makes for a proxy and a host."""
+    made = world.do(table.CERTIFY_TARGET, proxying.CertifyTarget(host_id), proxy)
+    key = PrivateKey.from_openssh(made.private_key).public
+    assert parse_certificate(parse_line(made.certificate)).key.blob == key.blob
+    assert "PRIVATE" not in repr(made)
+    return key.blob
+
+
+def test_a_client_that_has_seen_a_plain_key(world: World, proxy: Caller, alice: Alice) -> None:
+    """With the key that auth has made for this proxy and host it gets in, whether it names the key
+    or not; the key is the same whenever it is asked for, and no event has it.
+    """
+    set_recording(world, RecordingSettings(RecordingMode.PROXY, proxy_plain_keys=True))
+    key = plain_key(world, proxy)
+    assert plain_key(world, proxy) == key
+    mint(world, proxy, unbound(alice, key))
+    mint(world, proxy, alice.request(b"y" * 32, host_key=key, session_id=str(uuid.uuid4())))
+    assert len(sessions_certified(world)) == 2
+    assert all("PRIVATE" not in repr(event) for event in world.events("cert.issue"))
+
+
+def test_attack_a_plain_key_of_another_host(world: World, proxy: Caller, alice: Alice) -> None:
+    """A proxy that was taken over cannot use a login to one host for another, nor one to its own
+    port, to a member, to another proxy or to any server outside: no key but the one that auth has
+    made for this host and this proxy shows anything, whatever the proxy has had certified.
+    """
+    set_recording(world, RecordingSettings(RecordingMode.PROXY, proxy_plain_keys=True))
+    world.join(world.token(), OTHER_ID, name="web2")
+    web2 = Presence("web2", HostRole.NODE, ("192.0.2.2:3022",), {"env": "prod"})
+    world.do(table.ANNOUNCE, web2, world.host(OTHER_ID))
+    world.join(world.token((HostRole.PROXY,)), THIRD_ID, name="gate2", role=HostRole.PROXY)
+    outside = PrivateKey.generate().public
+    world.do(table.CERTIFY_TARGET, proxying.CertifyTarget(HOST_ID, outside.line), proxy)
+    for host_key in (
+        parse_certificate(parse_line(world.joined[PROXY_ID][0].ssh)).key.blob,
+        parse_certificate(parse_line(world.joined[HOST_ID][0].ssh)).key.blob,
+        plain_key(world, proxy, OTHER_ID),
+        plain_key(world, world.host(THIRD_ID, HostRole.PROXY)),
+        outside.blob,
+    ):
+        with pytest.raises(AccessDenied, match="a host key without a certificate"):
+            mint(world, proxy, unbound(alice, host_key))
+        with pytest.raises(AccessDenied, match="a host key without a certificate"):
+            mint(world, proxy, alice.request(host_key=host_key))
+
+
+def test_plain_keys_are_switched_on(world: World, proxy: Caller, alice: Alice) -> None:
+    """By default auth makes no key, and takes none; switched off again it takes none, either."""
+    with pytest.raises(AccessDenied, match="proxy_plain_keys"):
+        plain_key(world, proxy)
+    set_recording(world, RecordingSettings(RecordingMode.PROXY, proxy_plain_keys=True))
+    key = plain_key(world, proxy)
+    set_mode(world, RecordingMode.PROXY)
+    with pytest.raises(AccessDenied, match="proxy_plain_keys"):
+        mint(world, proxy, unbound(alice, key))
+
+
+def test_keys_of_both_suites_are_made(world: World) -> None:
+    """Also for a cluster in FIPS mode; two clusters have other keys for the same ids."""
+    made = set()
+    for keys in (TargetKeys(world.backend), TargetKeys(MemoryBackend(world.clock))):
+        for suite in SignatureSuite:
+            key = result(keys.key(PROXY_ID, HOST_ID, suite))
+            assert key.public.type.decode() == suite.key_type
+            key.public.verify(key.sign(b"data"), b"data", {key.public.type})
+            made.add(key.public.blob)
+    assert len(made) == 4
 
 
 def test_the_roles_of_now_decide(world: World, proxy: Caller, alice: Alice) -> None:

@@ -69,5 +69,11 @@ def warnings(recording: RecordingSettings) -> Iterator[str]:
             "proxies do not check the host keys of machines with sshd: an attacker between them can"
             " read and change the sessions of users"
         )
+    if recording.proxy_plain_keys:
+        yield (
+            "clients without host certificates have to know and check the host keys of proxies:"
+            " with one that accepts any key, an attacker on a proxy can turn a login to one host"
+            " into a login to another"
+        )
     if recording.mode is RecordingMode.OFF:
         yield "no session that begins from now on is recorded"

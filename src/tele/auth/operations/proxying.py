@@ -4,8 +4,8 @@ Invariants:
 
 * A proxy gets a certificate for a user's login after the user has logged in to it: it shows the
   user's certificate and a signature that is made for each login anew. The signature names the login
-  and the certificate with which the proxy answers for the host: it is good for one session, of this
-  user, on this host, through this proxy.
+  and the certificate with which the proxy answers for the host, or the plain key that auth has made
+  for that alone: it is good for one session, of this user, on this host, through this proxy.
 * It is decided as a node decides: by the roles, locks and revocations of now. The certificate is
   valid for one login name and for minutes, permits nothing that the user's roles or certificate
   withhold, and is revoked when the user's is.
@@ -50,7 +50,7 @@ from tele.model.api import proxying as api
 from tele.model.api import table
 from tele.model.authority import AuthorityKind
 from tele.model.codec import format_time
-from tele.model.identity import Caller, HostRole
+from tele.model.identity import Caller, HostIdentity, HostRole
 from tele.model.presence import Host
 from tele.model.recording_modes import ProxyLogin
 from tele.model.resources import RecordingSettings
@@ -102,15 +102,22 @@ class ProxyingOperations:
     async def certify_target(self, request: api.CertifyTarget, caller: Caller) -> api.CertifiedKey:
         """Certify a key of the calling proxy with the names of a host."""
         await self._quotas.charge(caller, quotas.TARGETS, 1)
-        host = await self._target(request.host_id, caller)
-        certificate, expires = self._issuer.target(
-            host, host_caller(caller).host_id, request.ssh_public_key
-        )
+        host, proxy_id = await self._target(request.host_id, caller), host_caller(caller).host_id
+        line, made = request.ssh_public_key, b""
+        if not line:
+            if not self._recording.proxy_plain_keys:
+                raise AccessDenied(
+                    "auth makes keys for hosts only with session_recording.proxy_plain_keys",
+                    Reason.NODE.value,
+                )
+            key = await self._sessions.keys.key(proxy_id, host.id, self._authorities.suite)
+            line, made = key.public.line, key.to_openssh()
+        certificate, expires = self._issuer.target(host, proxy_id, line)
         await self._journal.emit(
             "cert.issue", caller, kind="target", name=host.name, node_id=host.id,
             key=certificate.key.fingerprint, expires=format_time(expires),
         )  # fmt: skip
-        return api.CertifiedKey(certificate.line, expires)
+        return api.CertifiedKey(certificate.line, expires, made)
 
     async def mint_session(self, request: api.MintSession, caller: Caller) -> api.CertifiedKey:
         """Register a session of the calling proxy, and certify one login for it."""
@@ -123,7 +130,9 @@ class ProxyingOperations:
                 " session_recording.proxy_login is agent",
                 Reason.NODE.value,
             )
-        certificate, checked = self._proven(request, proxy.host_id)
+        certificate, checked = self._proven(
+            request, proxy.host_id, await self._plain(request, proxy)
+        )
         identity, moment = checked.identity, now(self._clock)
         if not self._users.take(identity.user, self._clock.seconds()):
             raise Unavailable(f"user {identity.user} begins too many sessions; try again later")
@@ -177,10 +186,21 @@ class ProxyingOperations:
             )
         return host
 
-    def _proven(self, request: api.MintSession, proxy_id: str) -> tuple[Certificate, CheckedUser]:
+    async def _plain(self, request: api.MintSession, proxy: HostIdentity) -> bytes:
+        """Return the plain key that clients may have seen; empty if they have to see another."""
+        if not self._recording.proxy_plain_keys:
+            return b""
+        suite = self._authorities.suite
+        key = await self._sessions.keys.key(proxy.host_id, request.host_id, suite)
+        return key.public.blob
+
+    def _proven(
+        self, request: api.MintSession, proxy_id: str, plain: bytes
+    ) -> tuple[Certificate, CheckedUser]:
         """Return the user's certificate, if they have logged in with it at the proxy, to the host.
 
-        Raises :class:`AccessDenied`.
+        ``plain`` is the host key without a certificate that shows that, if there is one. Raises
+        :class:`AccessDenied`.
         """
         try:
             certificate = parse_certificate(parse_line(request.certificate))
@@ -188,14 +208,15 @@ class ProxyingOperations:
                 request.exchange, request.request, request.signature, request.transcript
             )
             proven = check_login(certificate, request.login, proof)
-            hosts = self._authorities[AuthorityKind.HOST].trusted
-            check_answers_for(
-                _certificate_of_proxy(proven.host_key),
-                {parse_line(key) for key in hosts.ssh_public_keys},
-                request.host_id,
-                proxy_id,
-                now(self._clock),
-            )
+            if not plain or proven.host_key != plain:
+                hosts = self._authorities[AuthorityKind.HOST].trusted
+                check_answers_for(
+                    _certificate_of_proxy(proven.host_key),
+                    {parse_line(key) for key in hosts.ssh_public_keys},
+                    request.host_id,
+                    proxy_id,
+                    now(self._clock),
+                )
             trusted = self._authorities[AuthorityKind.USER].trusted
             checked = check_user(
                 certificate,
@@ -218,7 +239,7 @@ class ProxyingOperations:
 def _certificate_of_proxy(host_key: bytes) -> Certificate:
     """Return the certificate that a client has accepted. Raises :class:`BadCertificate`.
 
-    A plain key names no host: a proxy could have one key certified for two of them.
+    A plain key names no host, unless auth has made it (:mod:`tele.auth.target_keys`).
     """
     try:
         return parse_certificate(host_key)
@@ -226,6 +247,7 @@ def _certificate_of_proxy(host_key: bytes) -> Certificate:
         raise BadCertificate(
             "the client has accepted a host key without a certificate, which does not show to which"
             " host it logged in: use one that supports host certificates (OpenSSH, PuTTY 0.78,"
-            " Go's x/crypto with a CertChecker, asyncssh)",
+            " Go's x/crypto with a CertChecker, asyncssh), or have an administrator set"
+            " session_recording.proxy_plain_keys",
             "proof",
         ) from None

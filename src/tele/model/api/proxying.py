@@ -8,7 +8,7 @@ from typing import Final
 from attrs import field, frozen
 
 from tele.model.api.operation import Hosts, Operation
-from tele.model.bounds import AtMost
+from tele.model.bounds import OMITTED, AtMost
 from tele.model.identity import HostRole
 
 #: Characters of a login, an id or an address, and of a key or certificate.
@@ -22,11 +22,12 @@ PROOF_LIMIT: Final = 64 * 1024
 class CertifyTarget:
     """Certify a key of the calling proxy for the host ``host_id``: the proxy answers for it.
 
-    ``ssh_public_key`` is a line.
+    ``ssh_public_key`` is a line. Empty: auth makes the key, which is the only one that clients
+    without host certificates log in with (``session_recording.proxy_plain_keys``).
     """
 
     host_id: str = field(validator=AtMost(WORD_LIMIT))
-    ssh_public_key: str = field(validator=AtMost(KEY_LIMIT))
+    ssh_public_key: str = field(default="", validator=AtMost(KEY_LIMIT))
 
 
 @frozen
@@ -54,10 +55,14 @@ class MintSession:
 
 @frozen
 class CertifiedKey:
-    """An SSH certificate (a line; empty if none was wanted), and its end."""
+    """An SSH certificate (a line; empty if none was wanted), and its end.
+
+    ``private_key``: in OpenSSH's form, of a key that auth has made.
+    """
 
     certificate: str
     expires: datetime
+    private_key: bytes = field(default=b"", repr=False, metadata=OMITTED)
 
 
 _PROXIES = (Hosts((HostRole.PROXY,)),)

@@ -5,7 +5,8 @@ certificate proves no membership.
 
 Invariants:
 
-* Keys and certificates are in memory only.
+* Keys and certificates are in memory only. Where clients may accept plain host keys auth makes the
+  keys, one for each target, and the proxy makes them elsewhere.
 * A certificate is renewed before it expires, while the present one is used. Without auth it is used
   until it expires.
 * Many clients of a target at once wait for one certificate.
@@ -40,14 +41,15 @@ log = make_logger(__name__)
 
 @frozen
 class IssuedCertificate:
-    """The line of a host certificate, and its end."""
+    """The line of a host certificate, its end, and its key if auth has made that."""
 
     line: str
     expires: datetime
+    private: PrivateKey | None = None
 
 
 #: Given the id of a target and a public key (a line), returns a certificate of that key for the
-#: target. Raises a TeleError.
+#: target; with an empty line of a key that auth makes. Raises a TeleError.
 Issue = Callable[[str, str], Awaitable[IssuedCertificate]]
 
 
@@ -55,7 +57,8 @@ Issue = Callable[[str, str], Awaitable[IssuedCertificate]]
 class TargetKey:
     """The key for one target, and the certificate that it has now."""
 
-    private: PrivateKey
+    #: None: auth makes it.
+    private: PrivateKey | None
     keys: HostKeys | None = None
     expires: datetime | None = None
     renew: datetime | None = None
@@ -73,12 +76,18 @@ class TargetKey:
 class TargetCertificates:
     """The host keys of targets.
 
-    ``generate()`` makes a private key of the type that the cluster's keys have.
+    ``generate()`` makes a private key of the type that the cluster's keys have; ``plain()`` is
+    whether auth makes the keys now.
     """
 
     def __init__(
-        self, clock: IReactorTime, issue: Issue, generate: Callable[[], PrivateKey]
+        self,
+        clock: IReactorTime,
+        issue: Issue,
+        generate: Callable[[], PrivateKey],
+        plain: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._plain = plain
         self._clock = clock
         self._issue = issue
         self._generate = generate
@@ -109,11 +118,11 @@ class TargetCertificates:
 
     def _find(self, host_id: str) -> TargetKey:
         """Return the key for a target, which is the one used last now."""
-        key = self._kept.pop(host_id, None)
-        if key is None:
+        key, plain = self._kept.pop(host_id, None), self._plain()
+        if key is None or (key.private is None) != plain:
             while len(self._kept) >= TARGETS_LIMIT:
                 del self._kept[next(iter(self._kept))]
-            made = key = TargetKey(self._generate())
+            made = key = TargetKey(None if plain else self._generate())
             key.issuing = SingleFlight(lambda: self._renew(host_id, made))
         self._kept[host_id] = key
         return key
@@ -125,8 +134,12 @@ class TargetCertificates:
 
     async def _renew(self, host_id: str, key: TargetKey) -> TargetKey:
         try:
-            issued = await self._issue(host_id, key.private.public.line)
-            certificate = _read(issued, key.private)
+            line = "" if key.private is None else key.private.public.line
+            issued = await self._issue(host_id, line)
+            private = key.private or issued.private
+            if private is None:
+                raise Unavailable("auth has made no key")
+            certificate = _read(issued, private)
         except TeleError as error:
             key.failed = self._clock.seconds()
             log.warn("no certificate for a target", host_id=host_id, error=str(error))
@@ -137,7 +150,7 @@ class TargetCertificates:
         key.failed = None
         key.expires = issued.expires
         key.renew = moment + (issued.expires - moment) * RENEW_AT
-        key.keys = HostKeys(key.private, certificate)
+        key.keys = HostKeys(private, certificate)
         return key
 
 

@@ -82,7 +82,9 @@ class Terminating:
         self._slots = Slots(WAITING_LIMIT)
         self._logins = TargetLogins(reactor, member, router.endpoint, server.limits)
         self.admission = SessionAdmission(reactor, member, HostRole.PROXY, self._labels)
-        self._certificates = TargetCertificates(reactor, self._certify, self._new_key)
+        self._certificates = TargetCertificates(
+            reactor, self._certify, self._new_key, lambda: member.state.recording.proxy_plain_keys
+        )
         self._servers = TargetServers(
             reactor,
             self._certificates,
@@ -164,7 +166,8 @@ class Terminating:
         made: CertifiedKey = await self._member.authority.perform(
             CERTIFY_TARGET, CertifyTarget(host_id, line)
         )
-        return IssuedCertificate(made.certificate, made.expires)
+        private = PrivateKey.from_openssh(made.private_key) if made.private_key else None
+        return IssuedCertificate(made.certificate, made.expires, private)
 
     async def _register(self, host: Host, credentials: CertificateCredentials) -> RegisteredSession:
         session_id, proof = str(uuid.uuid4()), credentials.proof

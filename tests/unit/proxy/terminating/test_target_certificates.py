@@ -6,6 +6,7 @@ import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -80,6 +81,34 @@ def test_a_certificate_serves_many_connections(
     keys = first.host_keys()
     assert keys.certificate is not None
     assert keys.certificate.key.blob == keys.private.public.blob
+
+
+def test_auth_makes_the_keys_where_clients_accept_plain_ones(authority: Authority) -> None:
+    """The change holds from the next connection on, both ways; a key that auth does not send is an
+    error, and no other one is used.
+    """
+    made = PrivateKey.generate()
+    plain = True
+
+    async def issue(host_id: str, line: str) -> IssuedCertificate:
+        if line:
+            return await authority.issue(host_id, line)
+        issued = await authority.issue(host_id, made.public.line)
+        return evolve(issued, private=None if authority.other_key else made)
+
+    targets = TargetCertificates(authority.clock, issue, PrivateKey.generate, lambda: plain)
+    assert key_of(targets).host_keys().private is made
+    authority.clock.advance(3601)
+    assert key_of(targets).host_keys().private is made
+    plain = False
+    own = key_of(targets).host_keys().private
+    assert own is not made
+    plain = True
+    assert key_of(targets).host_keys().private is made
+    authority.other_key = PrivateKey.generate()
+    (found,) = get(targets, "h-2")
+    assert isinstance(found, Unavailable)
+    assert "made no key" in str(found)
 
 
 def test_many_clients_wait_for_one(authority: Authority, targets: TargetCertificates) -> None:

@@ -1,0 +1,55 @@
+"""With which plain host keys do proxies answer for hosts, to clients without host certificates?
+
+A plain key names no host. What a client signs that has accepted one shows to which host it logged
+in only if the key is used for that host, by that proxy, and by no other server. So auth makes it:
+from a secret of the cluster, the proxy and the host (``/target-key-secret``).
+
+Invariants:
+
+* One key belongs to one host and one proxy, for good, and nothing has to be remembered for it.
+* No server had it before: a proxy that was taken over cannot pass off its own port, a member or any
+  other server on which a user logs in as the host.
+* It is the same after each restart of the proxy, so that clients can keep it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from tele.certs.keys import PrivateKey
+from tele.certs.suites import SignatureSuite
+from tele.errors import Conflict, Unavailable
+from tele.interfaces import IBackend, Put
+
+STORED: Final = "/target-key-secret"
+SECRET_SIZE: Final = 32
+_CONTEXT: Final = b"tele-target-key@tele"
+
+
+class TargetKeys:
+    """The keys of a cluster's proxies for hosts. Its secret is made when it is first needed."""
+
+    def __init__(self, backend: IBackend, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        self._backend = backend
+        self._entropy = entropy
+        self._secret = b""
+
+    async def key(self, proxy_id: str, host_id: str, suite: SignatureSuite) -> PrivateKey:
+        """Return the key with which a proxy answers for a host."""
+        secret = self._secret = self._secret or await self._read()
+        parts = (_CONTEXT, suite.value.encode(), proxy_id.encode(), host_id.encode())
+        return PrivateKey.derived(suite.key_type, hmac.digest(secret, b"\n".join(parts), "sha512"))
+
+    async def _read(self) -> bytes:
+        item = await self._backend.get(STORED)
+        if item is None:
+            with suppress(Conflict):  # another auth on this store was first: its secret is used
+                await self._backend.commit(Put(STORED, self._entropy(SECRET_SIZE), 0))
+            item = await self._backend.get(STORED)
+        if item is None or len(item.value) != SECRET_SIZE:
+            raise Unavailable(f"{STORED} in the store is damaged")
+        return item.value
