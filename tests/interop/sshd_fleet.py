@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,12 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from attrs import define
 
 from three_processes import Cluster, free_port, wait_for
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
 NAME = "db-legacy"
+#: What the tests of such a machine need.
+NEEDED = [
+    pytest.mark.skipif(SSHD is None, reason="sshd is not installed"),
+    pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed"),
+    pytest.mark.root,
+]
 
 _CONFIG = """\
 ListenAddress 127.0.0.1:{port}
@@ -104,6 +112,13 @@ class Fleet:
         return self.cluster.tele("play", recording_id, "--format", "text").stdout.decode()
 
 
+def key_of(machine: Fleet) -> str:
+    """The file of the user's key, which has its certificate beside it."""
+    found = re.search(r'IdentityFile "(.*)"', machine.cluster.ssh_config.read_text())
+    assert found is not None
+    return found[1]
+
+
 def keys(cluster: Cluster, folder: Path, *, principal: str = NAME, sign: bool = True) -> None:
     """Make the keys of an sshd, its certificate, and the file of the authority of users."""
     folder.mkdir()
@@ -150,3 +165,103 @@ def fleet(cluster: Cluster, folder: Path) -> Iterator[Fleet]:
         made.record(mode="proxy")
         wait_for(lambda: made.shown()["status"] == "online", "the machine to be online", 90)
         yield made
+
+
+@pytest.fixture(scope="module")
+def machine(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A machine with sshd."""
+    folder = tmp_path_factory.mktemp("machine") / "sshd"
+    with fleet(cluster, folder) as made:
+        yield made
+
+
+@define
+class Clients:
+    """What stock clients do at a host, whatever is between; each checks what came of it."""
+
+    cluster: Cluster
+    host: str
+    folder: Path
+
+    def upload(self, *flags: str) -> bytes:
+        """Copy a file there by scp; returns its content."""
+        data = os.urandom(3_000_000)
+        (self.folder / "up").write_bytes(data)
+        words = (str(self.folder / "up"), f"{self.host}:{self.folder}/there")
+        self.cluster.client("scp", *flags, "-q", *words)
+        assert (self.folder / "there").read_bytes() == data
+        return data
+
+    def download(self, data: bytes, *flags: str) -> None:
+        """Copy it back."""
+        words = (f"{self.host}:{self.folder}/there", str(self.folder / "down"))
+        self.cluster.client("scp", *flags, "-q", *words)
+        assert (self.folder / "down").read_bytes() == data
+
+    def sftp(self) -> None:
+        """Make a directory, upload, rename, list, download and remove."""
+        there, batch = self.folder / "d", self.folder / "batch"
+        (self.folder / "up").write_bytes(b"content")
+        batch.write_text(
+            f"mkdir {there}\nput {self.folder}/up {there}/x\nrename {there}/x {there}/y\n"
+            f"ls {there}\nget {there}/y {self.folder}/got\nrm {there}/y\n"
+        )
+        self.cluster.client("sftp", "-b", str(batch), self.host)
+        assert (self.folder / "got").read_bytes() == b"content"
+        assert not (there / "y").exists()
+
+    def rsync(self) -> None:
+        """Copy a folder there."""
+        (self.folder / "from").mkdir()
+        (self.folder / "from" / "a").write_text("a" * 100_000)
+        shell = f"ssh -F {self.cluster.ssh_config}"
+        subprocess.run(
+            ["rsync", "-a", "-e", shell, f"{self.folder}/from/", f"{self.host}:{self.folder}/to/"],
+            env=self.cluster.environment, check=True, timeout=60,
+        )  # fmt: skip
+        assert (self.folder / "to" / "a").read_text() == "a" * 100_000
+
+
+def answers_while_auth_is_killed(machine: Fleet, *, waits: bool) -> None:
+    """A session goes on over kill -9 of auth in the middle of it, and nothing of it is lost.
+
+    ``waits``: what it shows meanwhile is shown when auth is there again.
+    """
+    cluster, before = machine.cluster, len(machine.recordings())
+    client = subprocess.Popen(
+        ["ssh", "-F", str(cluster.ssh_config), machine.host,
+         "while read -r word; do echo got-$word; done"],
+        env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert client.stdin is not None
+    assert client.stdout is not None
+
+    def say(word: bytes) -> None:
+        assert client.stdin is not None
+        client.stdin.write(word + b"\n")
+        client.stdin.flush()
+
+    try:
+        say(b"first")
+        assert client.stdout.readline() == b"got-first\n"
+        cluster.kill("auth")
+        try:
+            say(b"second")
+            if not waits:
+                assert client.stdout.readline() == b"got-second\n"
+        finally:
+            cluster.start("auth")
+        if waits:
+            assert client.stdout.readline() == b"got-second\n"
+        say(b"third")
+        assert client.stdout.readline() == b"got-third\n"
+        client.stdin.close()
+        assert client.wait(60) == 0
+    finally:
+        client.kill()
+        client.wait()
+        client.stdout.close()
+    row = machine.recorded(before + 1)
+    machine.verified(row["id"])
+    text = machine.text(row["id"])
+    assert all(f"got-{word}" in text for word in ("first", "second", "third")), text

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sshd_fleet import SSHD, Fleet, fleet, keys, running_sshd
-from three_processes import Cluster, free_port, wait_for
+from sshd_fleet import NEEDED, Fleet, key_of, keys, machine, running_sshd
+from three_processes import free_port, wait_for
 
-pytestmark = [
-    pytest.mark.skipif(SSHD is None, reason="sshd is not installed"),
-    pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed"),
-    pytest.mark.root,
-]
+__all__ = ["machine"]
 
-
-@pytest.fixture(scope="module")
-def machine(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A machine with sshd."""
-    folder = tmp_path_factory.mktemp("machine") / "sshd"
-    with fleet(cluster, folder) as made:
-        yield made
+pytestmark = NEEDED
 
 
 def refused(machine: Fleet, *args: str) -> str:
@@ -33,13 +21,6 @@ def refused(machine: Fleet, *args: str) -> str:
     done = machine.ssh(*args, "echo in", check=False)
     assert (done.stdout, done.returncode != 0) == (b"", True)
     return done.stderr.decode()
-
-
-def key_of(machine: Fleet) -> str:
-    """The file of the user's key, which has its certificate beside it."""
-    found = re.search(r'IdentityFile "(.*)"', machine.cluster.ssh_config.read_text())
-    assert found is not None
-    return found[1]
 
 
 @pytest.mark.parametrize("shown", ["another name", "no certificate"])

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from own_display import HAS_DISPLAYS, own_authority, x_server
-from sshd_fleet import NAME, SSHD, Fleet, fleet
+from sshd_fleet import NAME, NEEDED, Clients, Fleet, answers_while_auth_is_killed, key_of, machine
 from three_processes import BIN, Cluster, free_port, wait_for
 
-pytestmark = [
-    pytest.mark.skipif(SSHD is None, reason="sshd is not installed"),
-    pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed"),
-    pytest.mark.root,
-]
+__all__ = ["machine"]
 
-
-@pytest.fixture(scope="module")
-def machine(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A machine with sshd."""
-    folder = tmp_path_factory.mktemp("machine") / "sshd"
-    with fleet(cluster, folder) as made:
-        yield made
+pytestmark = NEEDED
 
 
 def of_kind(frames: list[Any], kind: str) -> list[Any]:
@@ -114,48 +102,27 @@ def test_a_signal(machine: Fleet) -> None:
 @pytest.mark.parametrize("flags", [(), ("-O",)], ids=["sftp", "legacy"])
 def test_scp(machine: Fleet, tmp_path: Path, flags: tuple[str, ...]) -> None:
     """A file is copied there and back unchanged, by both protocols."""
-    data = os.urandom(3_000_000)
-    (tmp_path / "up").write_bytes(data)
-    there = tmp_path / "there"
-    client = machine.cluster.client
+    clients = Clients(machine.cluster, machine.host, tmp_path)
     with Recorded(machine):
-        client("scp", *flags, "-q", str(tmp_path / "up"), f"{machine.host}:{there}")
-    assert there.read_bytes() == data
+        data = clients.upload(*flags)
     with Recorded(machine) as kept:
-        client("scp", *flags, "-q", f"{machine.host}:{there}", str(tmp_path / "down"))
-    assert (tmp_path / "down").read_bytes() == data
+        clients.download(data, *flags)
     opened = of_kind(kept.frames, "open")[0]
     assert opened["command"] == "sftp" if not flags else "scp -f" in opened["command"]
 
 
 def test_sftp(machine: Fleet, tmp_path: Path) -> None:
     """Listing, making directories, upload, download, renaming and removal."""
-    (tmp_path / "up").write_bytes(b"content")
-    batch = tmp_path / "batch"
-    batch.write_text(
-        f"mkdir {tmp_path}/d\nput {tmp_path}/up {tmp_path}/d/x\n"
-        f"rename {tmp_path}/d/x {tmp_path}/d/y\nls {tmp_path}/d\n"
-        f"get {tmp_path}/d/y {tmp_path}/got\nrm {tmp_path}/d/y\n"
-    )
     with Recorded(machine) as kept:
-        machine.cluster.client("sftp", "-b", str(batch), machine.host)
-    assert (tmp_path / "got").read_bytes() == b"content"
-    assert not (tmp_path / "d" / "y").exists()
+        Clients(machine.cluster, machine.host, tmp_path).sftp()
     assert of_kind(kept.frames, "open")[0]["command"] == "sftp"
 
 
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 def test_rsync(machine: Fleet, tmp_path: Path) -> None:
     """A folder is copied."""
-    (tmp_path / "from").mkdir()
-    (tmp_path / "from" / "a").write_text("a" * 100_000)
-    shell = f"ssh -F {machine.cluster.ssh_config}"
     with Recorded(machine) as kept:
-        subprocess.run(
-            ["rsync", "-a", "-e", shell, f"{tmp_path}/from/", f"{machine.host}:{tmp_path}/to/"],
-            env=machine.cluster.environment, check=True, timeout=60,
-        )  # fmt: skip
-    assert (tmp_path / "to" / "a").read_text() == "a" * 100_000
+        Clients(machine.cluster, machine.host, tmp_path).rsync()
     assert of_kind(kept.frames, "open")[0]["command"].startswith("rsync --server")
 
 
@@ -367,3 +334,49 @@ def test_a_proxy_that_is_killed(machine: Fleet) -> None:
     machine.verified(row["id"])
     assert mark in machine.text(row["id"])
     wait_for(lambda: machine.ssh("true", check=False).returncode == 0, "ssh to work again", 60)
+
+
+def test_auth_is_killed_in_the_middle(machine: Fleet) -> None:
+    """The session goes on without it, and all of it is recorded when auth is there again."""
+    answers_while_auth_is_killed(machine, waits=False)
+
+
+def test_a_client_that_knows_no_host_certificates(machine: Fleet) -> None:
+    """Paramiko logs in where the cluster takes plain host keys, knows the key again, and is
+    recorded; before that it is refused.
+    """
+    program = (
+        "import paramiko, sys\n"
+        "key = paramiko.PKey.from_path(sys.argv[1])\n"
+        "key.load_certificate(sys.argv[1] + '-cert.pub')\n"
+        "line = ['ssh', '-F', sys.argv[2], '-W', sys.argv[3] + ':22', sys.argv[4]]\n"
+        "target = paramiko.Transport(paramiko.ProxyCommand(' '.join(line)))\n"
+        "target.start_client()\n"
+        "target.auth_publickey('root', key)\n"
+        "session = target.open_session()\n"
+        "session.exec_command('echo in')\n"
+        "print(session.makefile().read(), target.get_remote_server_key().get_base64())\n"
+    )
+    cluster = machine.cluster
+    jump = f"proxy.{cluster.name}"
+    words = [sys.executable, "-c", program, key_of(machine), str(cluster.ssh_config)]
+
+    def run() -> bytes:
+        return subprocess.run(
+            [*words, machine.host, jump], env=cluster.environment, capture_output=True, timeout=60,
+            check=False,
+        ).stdout  # fmt: skip
+
+    assert run() == b""
+    machine.record(mode="proxy", proxy_plain_keys=True)
+    try:
+        wait_for(lambda: run().startswith(b"b'in"), "the proxy to take plain keys", 60)
+        with Recorded(machine) as kept:
+            first = run()
+        assert "in" in kept.text
+        cluster.kill("proxy")
+        cluster.start("proxy")
+        wait_for(lambda: run() == first, "the same key after a restart", 90)
+    finally:
+        machine.record(mode="proxy")
+    wait_for(lambda: run() == b"", "plain keys to be refused again", 60)

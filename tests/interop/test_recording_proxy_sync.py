@@ -4,33 +4,27 @@ node.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sshd_fleet import NAME, SSHD, Fleet, fleet
-from three_processes import Cluster, wait_for
+from sshd_fleet import NAME, NEEDED, Clients, Fleet, answers_while_auth_is_killed, machine
+from three_processes import wait_for
 
-pytestmark = [
-    pytest.mark.skipif(SSHD is None, reason="sshd is not installed"),
-    pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH is not installed"),
-    pytest.mark.root,
-]
+__all__ = ["machine"]
+
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
-def machine(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def synced(machine: Fleet) -> Fleet:
     """A machine with sshd, in the mode proxy-sync."""
-    folder = tmp_path_factory.mktemp("machine") / "sshd"
-    with fleet(cluster, folder) as made:
-        made.record(mode="proxy-sync")
-        wait_for(lambda: newest_mode(made) == "proxy-sync", "the proxy to know the mode", 60)
-        yield made
+    machine.record(mode="proxy-sync")
+    wait_for(lambda: newest_mode(machine) == "proxy-sync", "the proxy to know the mode", 60)
+    return machine
 
 
 def newest_mode(machine: Fleet) -> str:
@@ -41,61 +35,41 @@ def newest_mode(machine: Fleet) -> str:
 
 
 @pytest.fixture(params=[NAME, "web1"])
-def host(request: pytest.FixtureRequest, machine: Fleet) -> str:
-    """The machine with sshd, and the node of tele."""
-    return f"{request.param}.{machine.cluster.name}"
+def clients(request: pytest.FixtureRequest, synced: Fleet, tmp_path: Path) -> Clients:
+    """At the machine with sshd, and at the node of tele."""
+    return Clients(synced.cluster, f"{request.param}.{synced.cluster.name}", tmp_path)
 
 
-def test_a_command(machine: Fleet, host: str) -> None:
+def test_a_command(clients: Clients) -> None:
     """Streams and exit status are those of the machine."""
-    done = machine.cluster.ssh(host, "cat; echo err >&2; exit 3", stdin=b"in\n", check=False)
+    words = "cat; echo err >&2; exit 3"
+    done = clients.cluster.ssh(clients.host, words, stdin=b"in\n", check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, b"in\n", b"err\n")
 
 
 @pytest.mark.parametrize("flags", [(), ("-O",)], ids=["sftp", "legacy"])
-def test_scp(machine: Fleet, host: str, tmp_path: Path, flags: tuple[str, ...]) -> None:
+def test_scp(clients: Clients, flags: tuple[str, ...]) -> None:
     """A file is copied there and back unchanged, by both protocols."""
-    data = os.urandom(3_000_000)
-    (tmp_path / "up").write_bytes(data)
-    client = machine.cluster.client
-    client("scp", *flags, "-q", str(tmp_path / "up"), f"{host}:{tmp_path}/there")
-    assert (tmp_path / "there").read_bytes() == data
-    client("scp", *flags, "-q", f"{host}:{tmp_path}/there", str(tmp_path / "down"))
-    assert (tmp_path / "down").read_bytes() == data
+    clients.download(clients.upload(*flags), *flags)
 
 
-def test_sftp(machine: Fleet, host: str, tmp_path: Path) -> None:
+def test_sftp(clients: Clients) -> None:
     """Making a directory, upload, renaming, listing, download and removal."""
-    (tmp_path / "up").write_bytes(b"content")
-    (tmp_path / "batch").write_text(
-        f"mkdir {tmp_path}/d\nput {tmp_path}/up {tmp_path}/d/x\n"
-        f"rename {tmp_path}/d/x {tmp_path}/d/y\nls {tmp_path}/d\n"
-        f"get {tmp_path}/d/y {tmp_path}/got\nrm {tmp_path}/d/y\n"
-    )
-    machine.cluster.client("sftp", "-b", str(tmp_path / "batch"), host)
-    assert (tmp_path / "got").read_bytes() == b"content"
-    assert not (tmp_path / "d" / "y").exists()
+    clients.sftp()
 
 
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
-def test_rsync(machine: Fleet, host: str, tmp_path: Path) -> None:
+def test_rsync(clients: Clients) -> None:
     """A folder is copied."""
-    (tmp_path / "from").mkdir()
-    (tmp_path / "from" / "a").write_text("a" * 100_000)
-    shell = f"ssh -F {machine.cluster.ssh_config}"
-    subprocess.run(
-        ["rsync", "-a", "-e", shell, f"{tmp_path}/from/", f"{host}:{tmp_path}/to/"],
-        env=machine.cluster.environment, check=True, timeout=60,
-    )  # fmt: skip
-    assert (tmp_path / "to" / "a").read_text() == "a" * 100_000
+    clients.rsync()
 
 
-def test_what_is_shown_is_at_auth_when_the_proxy_is_killed(machine: Fleet) -> None:
+def test_what_is_shown_is_at_auth_when_the_proxy_is_killed(synced: Fleet) -> None:
     """Whatever a client of sshd has read is on the recording, after kill -9 at that moment."""
-    cluster, before = machine.cluster, len(machine.recordings())
+    cluster, before = synced.cluster, len(synced.recordings())
     mark = f"killed-{time.time_ns()}"
     client = subprocess.Popen(
-        ["ssh", "-tt", "-F", str(cluster.ssh_config), machine.host, f"echo {mark}; sleep 60"],
+        ["ssh", "-tt", "-F", str(cluster.ssh_config), synced.host, f"echo {mark}; sleep 60"],
         env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -108,6 +82,11 @@ def test_what_is_shown_is_at_auth_when_the_proxy_is_killed(machine: Fleet) -> No
         client.kill()
         client.communicate()
         cluster.start("proxy")
-    row = machine.recorded(before + 1)
-    machine.verified(row["id"])
-    assert mark in machine.text(row["id"])
+    row = synced.recorded(before + 1)
+    synced.verified(row["id"])
+    assert mark in synced.text(row["id"])
+
+
+def test_auth_is_killed_in_the_middle(synced: Fleet) -> None:
+    """What the machine shows meanwhile waits, and comes: the session goes on."""
+    answers_while_auth_is_killed(synced, waits=True)
