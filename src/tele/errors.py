@@ -62,14 +62,18 @@ class NotLoggedIn(TeleError):
 
 
 class AccessDenied(TeleError):
-    """Permission was denied. ``reason`` is a stable code, see :class:`tele.model.access.Reason`."""
+    """Permission was denied. ``reason`` is a stable code, see :class:`tele.model.access.Reason`.
+
+    ``why`` is for the audit only: what rule denies it, which is not the user's business.
+    """
 
     kind = "denied"
     exit_code = 4
 
-    def __init__(self, message: str, reason: str = "denied") -> None:
+    def __init__(self, message: str, reason: str = "denied", why: str = "") -> None:
         super().__init__(message)
         self.reason = reason
+        self.why = why
 
 
 class NotFound(TeleError):

@@ -19,6 +19,7 @@ from tele.config.document import read_documents
 from tele.config.reading import parse as parse_config
 from tele.config.values import FileConfig
 from tele.model.access_tests import AccessTests
+from tele.model.actions import ForwardRules, TransferRules
 from tele.model.api.table import OPERATIONS
 from tele.model.codec import from_json
 from tele.model.resources import Cluster, Conditions, Lock, LockTarget, Role, RoleOptions, User
@@ -73,7 +74,7 @@ def test_every_field_of_a_request_is_read(name: str) -> None:
     assert [f.name for f in attrs.fields(request) if f.name not in used] == []
 
 
-@pytest.mark.parametrize("cls", [RoleOptions, Conditions, LockTarget])
+@pytest.mark.parametrize("cls", [RoleOptions, Conditions, ForwardRules, TransferRules, LockTarget])
 def test_every_option_of_a_role_and_target_of_a_lock_is_decided_by(cls: type[Any]) -> None:
     """None of them is only stored."""
     used = attributes_read("rbac", "auth", "node")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 
 from own_reactor import OwnReactor, own_reactor
@@ -458,11 +458,26 @@ class SmallCluster:
 
 def set_options(cluster: SmallCluster, node: SmallNode, **options: Any) -> None:
     """Have the role that allows everything allow this much."""
-    allow = Conditions(logins=("{{internal.logins}}",), node_labels={"*": ("*",)})
-    role = Role(Metadata("access"), RoleSpec(allow=allow, options=RoleOptions(**options)))
+    set_role(cluster, node, **options)
+
+
+def set_role(
+    cluster: SmallCluster,
+    node: SmallNode,
+    allow: Mapping[str, Any] | None = None,
+    deny: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> None:
+    """Have that role allow and deny this as well."""
+    everything = Conditions(logins=("{{internal.logins}}",), node_labels={"*": ("*",)})
+    spec = RoleSpec(
+        allow=evolve(everything, **allow or {}),
+        deny=Conditions(**deny or {}),
+        options=RoleOptions(**options),
+    )
+    role = Role(Metadata("access"), spec)
     cluster.reactor.wait(cluster.admin.perform(PUT_ROLE, PutRole("access", role)))
-    wanted = role.spec.options
-    cluster.reactor.until(lambda: any(r.spec.options == wanted for r in node.member.state.roles))
+    cluster.reactor.until(lambda: any(r.spec == spec for r in node.member.state.roles))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from tele.conch.forwarding.local import LOCAL_CHANNEL
 from tele.conch.forwarding.remote import PATH_CHANNEL, PORT_CHANNEL, PathRequest, PortRequest
 from tele.conch.session.session_forwarding import AGENT_CHANNEL, AGENT_REQUEST, DISPLAY_CHANNEL
 from tele.model.access import Denied, Reason
+from tele.model.actions import ForwardRules
 from tele.model.frame import FrameKind
 from tele.sessions.remote_forwards import CONNECT_SECONDS, LISTEN_SECONDS
 from tele.wire.fields import boolean, string, uint32
@@ -455,3 +456,42 @@ def test_the_client_leaves_while_the_target_begins_to_listen(remote: Remote) -> 
     remote.there.answer.callback(2222)
     remote.settle()
     assert remote.there.cancelled == [PortRequest("", 2222)]
+
+
+def only(world: Remote, **rules: tuple[str, ...]) -> None:
+    """Have the user forward only what these rules say."""
+    nothing: dict[str, tuple[str, ...]] = {"local": (), "remote": (), "streamlocal": ()}
+    world.permit(forward=ForwardRules(**{**nothing, **rules}))  # type: ignore[arg-type]
+
+
+def test_destinations_that_an_sshd_would_connect_to(remote: Remote) -> None:
+    """A name is reached by a rule for it; where an address would decide nobody here knows, and the
+    target learns of nothing (attack).
+    """
+    only(remote, local=("db.example:5432",))
+    assert remote.open(Line(b"direct-tcpip"), DB).events == ["open"]
+    other = string(b"db.example") + uint32(22) + string(b"127.0.0.1") + uint32(40000)
+    refused = ["forwarding to 'db.example:22' is not allowed"]
+    assert remote.open(Line(b"direct-tcpip"), other).events == refused
+    only(remote, local=("10.0.0.0/8:*",))
+    assert "not allowed" in remote.open(Line(b"direct-tcpip"), DB).events[0]
+    only(remote, local=("*:*",))
+    remote.permit(denied_forwards=ForwardRules(local=("10.0.0.0/8:*",)))
+    assert "not allowed" in remote.open(Line(b"direct-tcpip"), DB).events[0]
+    assert len(remote.there.connected) == 1
+    errors = [event["error"] for event in remote.named("forward") if "error" in event]
+    assert "access allow local *:*; but not local 10.0.0.0/8:*" in errors[-1]
+
+
+def test_listeners_and_paths_of_an_sshd(remote: Remote) -> None:
+    """Where an sshd listens, and where its paths lead, is not known: rules that depend on it allow
+    nothing there (attack).
+    """
+    only(remote, remote=("localhost:8080",), streamlocal=("/run/db.sock",))
+    assert ask(remote, b"tcpip-forward", string(b"localhost") + uint32(8080)) == [False]
+    assert "nobody sees" in remote.open(Line(LOCAL_CHANNEL), SOCKET).events[0]
+    assert ask(remote, b"streamlocal-forward@openssh.com", string(b"/run/db.sock")) == [False]
+    only(remote, remote=("*:8080",), streamlocal=("/**",))
+    assert ask(remote, b"tcpip-forward", string(b"localhost") + uint32(8081)) == [False]
+    assert ask(remote, b"tcpip-forward", string(b"localhost") + uint32(8080)) != [False]
+    assert remote.open(Line(LOCAL_CHANNEL), SOCKET).events == ["open"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from channel_ends import output
@@ -17,6 +18,7 @@ from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.conch.session.remote_program import LINGER
 from tele.errors import Unreachable
 from tele.model.access import Denied, Reason
+from tele.model.actions import TransferRules
 from tele.sessions.remote_programs import START_SECONDS
 from tele.spawner.control_groups import EXPELLED_GRACE
 from tele.wire.fields import boolean, string, uint32
@@ -214,6 +216,29 @@ def test_a_target_that_forces_the_command() -> None:
     assert sent == [b"rm -rf /"]
     launched = [(fields.get("forced"), "error" in fields) for _, fields in remote.audit.events]
     assert launched == [("forced", False), ("another", True), (None, True)]
+    remote.close()
+
+
+def test_files_of_an_sshd() -> None:
+    """A role for some files allows no transfer and no program where nobody sees the files; a node
+    behind the proxy is asked, and decides again (attack).
+    """
+    remote = Remote(files=TransferRules(upload=("/in/**",), download=()))
+    for asked in (
+        ProgramRequest("subsystem", b"sftp"),
+        ProgramRequest("exec", b"scp -t /in"),
+        ProgramRequest("exec", b"cat /secret"),
+        ProgramRequest("shell"),
+    ):
+        remote.run(asked)
+    assert not remote.programs
+    errors = [fields["error"] for _, fields in remote.audit.events]
+    assert ["nobody sees" in error for error in errors] == [True, True, False, False]
+    assert all("only some files" in error for error in errors)
+    remote.programs_behind = evolve(remote.programs_behind, keeps_rules=True)
+    remote.session._programs = remote.programs_behind
+    remote.run(ProgramRequest("exec", b"scp -t /in"))
+    assert len(remote.programs) == 1
     remote.close()
 
 

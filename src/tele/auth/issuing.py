@@ -37,10 +37,11 @@ from tele.model.authority import AuthorityKind, Certificates
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
 from tele.model.lifetimes import HOST_LIFETIME
 from tele.model.presence import Host
-from tele.model.resources import Role, RoleOptions, User
-from tele.rbac.forced import may_forward
+from tele.model.resources import Role, User
+from tele.rbac.forwards import any_port, given_by
 from tele.rbac.logins import expand, logins_of
 from tele.rbac.revoking import LONGEST_CERTIFICATE
+from tele.rbac.transfers import files_of
 
 #: The principal of a user whose roles allow no login. No account can have this name, so that the
 #: certificate is valid for the API only.
@@ -113,7 +114,13 @@ class Issuer:
             )
         # A node decides by the roles that apply to it. The certificate permits what any role with
         # one of these logins permits.
-        giving = [r.spec.options for r in roles if set(_logins(user, r)) & set(principals)]
+        giving = [
+            given_by(
+                role, forced=bool(role.spec.options.force_command) or files_of(role) is not None
+            )
+            for role in roles
+            if set(_logins(user, role)) & set(principals)
+        ]
         return UserCertificateRequest(
             user=user.metadata.name,
             cluster=self._cluster,
@@ -122,9 +129,9 @@ class Issuer:
             login_session=self._session_id(),
             lifetime=_lifetime(user, roles, ttl, issued),
             traits=user.spec.traits,
-            port_forwarding=any(may_forward(o.port_forwarding, _forces(o)) for o in giving),
-            agent_forwarding=any(may_forward(o.forward_agent, _forces(o)) for o in giving),
-            x11_forwarding=any(o.x11_forwarding for o in giving),
+            port_forwarding=any(any_port(each) for each in giving),
+            agent_forwarding=any(each.agent for each in giving),
+            x11_forwarding=any(each.x11 for each in giving),
             source_address=_pinned(user, roles, address),
         )
 
@@ -251,10 +258,6 @@ class Issuer:
         authority = self._authorities[AuthorityKind.USER]
         blob = key_blob(public_key)
         return issue_user(authority.ssh, blob, request, identity.issued, self._entropy)
-
-
-def _forces(options: RoleOptions) -> bool:
-    return bool(options.force_command)
 
 
 def _lifetime(user: User, roles: Sequence[Role], ttl: timedelta, issued: datetime) -> timedelta:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
@@ -9,8 +10,17 @@ from typing import Final
 from attrs import field, frozen
 from attrs.validators import min_len
 
+from tele.model.actions import (
+    ANY_FILES,
+    EVERY_PATH,
+    EVERYWHERE,
+    NO_RULES,
+    ForwardRules,
+    TransferRules,
+)
 from tele.model.identity import UserIdentity
 from tele.model.resources import MAX_FORWARDS, RecordingMode, RecordingSettings
+from tele.spawner.scp_request import read_scp
 
 
 class Reason(str, Enum):
@@ -110,7 +120,9 @@ class RoleGrant:
     """What one role that allows the login gives, without what the certificate withholds.
 
     An action is allowed if one of these gives all of it: what two roles give does not combine.
-    ``force_command`` is the role's, or the certificate's.
+    ``force_command`` is the role's, or the certificate's. ``forward`` is which destinations of
+    what ``port_forwarding`` permits; None is every one. ``files`` are the only ones that may be
+    transferred, and all that may be done; None is anything.
     """
 
     role: str
@@ -118,6 +130,8 @@ class RoleGrant:
     port_forwarding: bool = False
     agent_forwarding: bool = False
     x11_forwarding: bool = False
+    forward: ForwardRules = NO_RULES
+    files: TransferRules | None = None
     force_command: str | None = None
     break_glass: bool = False
 
@@ -140,7 +154,9 @@ class Grant:
     least. Everything else is of the connection, and the strictest of these roles. ``expires`` is
     the end of the certificate. ``client_keepalive``, ``max_forwards``, ``client_idle_timeout``,
     ``disconnect_expired_cert`` and ``max_connections``: see
-    :class:`tele.model.resources.RoleOptions`.
+    :class:`tele.model.resources.RoleOptions`. ``denied_forwards`` are destinations that no role
+    gives, because one denies them; with ``denied_files`` no role gives a program that could get
+    around that, unless it forces it.
     """
 
     identity: UserIdentity
@@ -154,6 +170,8 @@ class Grant:
     client_idle_timeout: timedelta | None = None
     disconnect_expired_cert: bool | None = None
     max_connections: int | None = None
+    denied_forwards: ForwardRules = NO_RULES
+    denied_files: TransferRules = ANY_FILES
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -169,6 +187,25 @@ class Grant:
     def port_forwarding(self) -> bool:
         """Whether ports and sockets may be forwarded."""
         return any(each.port_forwarding for each in self.given)
+
+    @property
+    def local_forwards(self) -> tuple[str, ...]:
+        """Destinations that may be connected to."""
+        return _union((each.forward.local, EVERYWHERE) for each in self._forwarding)
+
+    @property
+    def remote_forwards(self) -> tuple[str, ...]:
+        """What may be listened on."""
+        return _union((each.forward.remote, EVERYWHERE) for each in self._forwarding)
+
+    @property
+    def streamlocal_forwards(self) -> tuple[str, ...]:
+        """Paths of UNIX sockets, for both."""
+        return _union((each.forward.streamlocal, EVERY_PATH) for each in self._forwarding)
+
+    @property
+    def _forwarding(self) -> Iterator[RoleGrant]:
+        return (each for each in self.given if each.port_forwarding)
 
     @property
     def agent_forwarding(self) -> bool:
@@ -190,15 +227,25 @@ class Grant:
         :class:`tele.model.session.Launched`), with a terminal or without; empty if nothing does.
 
         All of them force the same command, or none. A role that forces nothing goes first; of
-        several commands the one that is requested, otherwise that of the first role by name.
+        several commands the one that is requested, otherwise that of the first role by name. Roles
+        for some files only give the file server and scp, without a terminal.
         """
         fitting = [each for each in self.given if each.permit_pty or not pty]
-        free = tuple(each for each in fitting if each.force_command is None)
-        if free or not fitting:
+
+        def free_for(role: RoleGrant) -> bool:
+            return not self.restricts(role) or (not pty and is_transfer(kind, command))
+
+        free = tuple(each for each in fitting if each.force_command is None and free_for(each))
+        forcing = [each for each in fitting if each.force_command is not None]
+        if free or not forcing:
             return free
-        requested = [each for each in fitting if each.gives(kind, command)]
-        forced = (requested or fitting)[0].force_command
-        return tuple(each for each in fitting if each.force_command == forced)
+        requested = [each for each in forcing if each.gives(kind, command)]
+        forced = (requested or forcing)[0].force_command
+        return tuple(each for each in forcing if each.force_command == forced)
+
+    def restricts(self, role: RoleGrant) -> bool:
+        """Whether only some files may be transferred with what ``role`` gives."""
+        return role.files is not None or self.denied_files != ANY_FILES
 
     @property
     def certified_command(self) -> str | None:
@@ -207,3 +254,16 @@ class Grant:
         """
         commands = [each.force_command for each in self.given]
         return None if None in commands else commands[0]
+
+
+def _union(lists: Iterable[tuple[tuple[str, ...] | None, tuple[str, ...]]]) -> tuple[str, ...]:
+    """Return each pattern once; None stands for the other list of its pair."""
+    found = (every if said is None else said for said, every in lists)
+    return tuple(dict.fromkeys(pattern for each in found for pattern in each))
+
+
+def is_transfer(kind: str, command: bytes) -> bool:
+    """Whether a request is one of those that copy files by paths that can be seen."""
+    if kind == "subsystem":
+        return command == b"sftp"
+    return kind == "exec" and read_scp(command) is not None

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from attrs import Factory, asdict, field, fields, frozen
 
+from tele.model.actions import ANY_FILES, NO_RULES, ForwardRules, TransferRules
 from tele.model.bounds import OMITTED, AtMost, Between, OneOf
 from tele.model.cluster_settings import (
     TEXT_LIMIT,
@@ -65,6 +66,8 @@ class Conditions:
     node_labels: Mapping[str, tuple[str, ...]] = Factory(dict)
     rules: tuple[Rule, ...] = ()
     node_labels_expression: str = field(default="", metadata=OMITTED)
+    forward: ForwardRules = field(default=NO_RULES, metadata=OMITTED)
+    file_transfer: TransferRules = field(default=ANY_FILES, metadata=OMITTED)
 
 
 class SessionRecording(str, Enum):

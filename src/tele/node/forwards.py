@@ -2,7 +2,8 @@
 
 Invariants:
 
-* Each kind needs its own permission of the grant; without it nothing is made or listened on.
+* Each kind and each destination needs a permission of the grant; without it nothing is made or
+  listened on. It is decided where a name has become addresses and a path has led to a socket.
 * Paths are the user's business, in a process that is the user; ports below 1024 are root's.
 * What listens ends with the connection, and nothing is made for one that is gone.
 * So many connections of a user are forwarded at once, over all their connections; more wait.
@@ -51,8 +52,8 @@ from tele.node.user_sockets import UserListener, UserSockets
 from tele.outbound.name_lookup import NameResolver
 from tele.reactor import Reactor
 from tele.sessions.context import ConnectionContext
-from tele.sessions.forward_permission import AGENT, ForwardPermission, ForwardSlots
-from tele.sessions.forward_record import ForwardRecords
+from tele.sessions.forward_permission import AGENT, ForwardPermission, ForwardSlots, Sight
+from tele.sessions.forward_record import ForwardRecords, for_audit
 from tele.sockets.direct import adopt
 from tele.spawner.display_child import find_xauth
 from tele.wire.fields import string, uint32
@@ -126,7 +127,11 @@ class Forwards:
         self._slots = ForwardSlots(resources.slots, self._user, self._most)
         self._login = context.grant.login
         self._records = records
-        self._allowed = ForwardPermission(context, check)
+        self._allowed = ForwardPermission(
+            context, check, Sight(lambda host: addresses_for(host, resources.gateway_ports))
+        )
+        #: The rules of paths that listeners were made with.
+        self._rules: dict[object, bytes] = {}
         self._listeners = Listeners(reactor, connection, self._account.take)
         self._agent_path: bytes | None = None
         self._agent_asked = False
@@ -149,7 +154,7 @@ class Forwards:
         """
         self._slots.check()
         for key in self._listeners.all:
-            if not self._allowed.listens(key):
+            if not self._allowed.listens(key, self._rules.get(key, b"")):
                 self._listeners.remove(key)
                 if key == AGENT:
                     self._agent_path, self._agent_asked = None, False
@@ -173,9 +178,9 @@ class Forwards:
                 originator=str(Address(*request.originator)),
             )
         try:
-            self._allowed.port()
+            self._check(request)
             await self._slots.take(record)
-            self._allowed.port()
+            self._check(request)
             await self._records.ready()
             if isinstance(request, LocalRequest):
                 protocol = await self._connect_local(request, factory)
@@ -187,21 +192,29 @@ class Forwards:
         protocol.observer = record
         return protocol
 
+    def _check(self, request: ForwardRequest | LocalRequest) -> None:
+        if isinstance(request, LocalRequest):
+            self._allowed.path()
+        else:
+            self._allowed.connect(request.host, request.port)
+
     def _most(self) -> int:
         """Connections that are forwarded at once. Some descriptors are left for sessions."""
         share = self._account.budget.shares.per_user * FORWARDS_PART
         return max(1, min(self._allowed.context.grant.max_forwards, int(share)))
 
     async def _connect_port(self, request: ForwardRequest, factory: IProtocolFactory) -> Any:
+        host, port = request.host, request.port
+        usable = self._allowed.usable(host, port)
         endpoint = self._names.endpoint(
-            self._user, request.host, request.port, CONNECT_TIMEOUT, self._account.take
+            self._user, host, port, CONNECT_TIMEOUT, self._account.take, usable
         )
         return await endpoint.connect(factory)
 
     async def _connect_local(self, request: LocalRequest, factory: IProtocolFactory) -> Any:
         lease = self._account.take(ASKING)
         try:
-            made = await self._sockets.connect(request.path)
+            made = await self._sockets.connect(request.path, self._allowed.path())
         except BaseException:
             lease.release()
             raise
@@ -231,7 +244,11 @@ class Forwards:
             return ", ".join(str(Address(*each[:2])) for each in bound), bound[0][1], made
 
         port: int
-        (bound, port, made), lease = await self._begin("forward", self._allowed.port, fields, make)
+
+        def allowed() -> None:
+            self._allowed.listen(request.host, request.port)
+
+        (bound, port, made), lease = await self._begin("forward", allowed, fields, make)
         fields["bound"] = bound
         real = PortRequest(request.host, port)
 
@@ -248,10 +265,14 @@ class Forwards:
         path = _shown(request.path)
         fields = {"kind": "streamlocal-forward", "bound": path}
 
-        async def make() -> UserListener:
-            return await self._sockets.listen(request.path)
+        used: list[bytes] = []
 
-        made, lease = await self._begin("forward", self._allowed.port, fields, make)
+        async def make() -> UserListener:
+            used.append(self._allowed.path())
+            return await self._sockets.listen(request.path, used[-1])
+
+        made, lease = await self._begin("forward", self._allowed.path, fields, make)
+        self._rules[request] = used[-1]
 
         def watch(_: Peer) -> Any:
             return self._records.begin("forwarded-streamlocal", accepted=True, bound=path)
@@ -319,7 +340,7 @@ class Forwards:
     async def _begin(
         self,
         event: str,
-        allowed: Callable[[], None],
+        allowed: Callable[[], object],
         fields: dict[str, Any],
         make: Callable[[], Any],
     ) -> tuple[Any, Lease]:
@@ -335,7 +356,7 @@ class Forwards:
         except Exception as error:
             if lease is not None:
                 lease.release()
-            self._records.listening(event, error=cut(str(error)), **fields)
+            self._records.listening(event, error=cut(for_audit(error)), **fields)
             raise
         lease.keep(LISTENING)
         return made, lease
@@ -355,10 +376,11 @@ class Forwards:
         def on_close() -> None:
             closed()
             lease.release()
+            self._rules.pop(key, None)
             self._records.stopped_listening(event, **fields)
 
         # Making it took a while, and the client may have made it long: what counts is now.
-        allowed = not self._closed and self._allowed.listens(key)
+        allowed = not self._closed and self._allowed.listens(key, self._rules.get(key, b""))
         if not allowed or key in self._listeners or not self._listeners.can_add:
             for each in made:
                 each.close()

@@ -44,6 +44,7 @@ from tele.reactor import Reactor
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import IExpellable
 from tele.sessions.launching import allows_environment, check_terminal, permitted
+from tele.spawner.scp_request import read_scp
 from tele.text import printable_lines
 
 log = make_logger(__name__)
@@ -168,7 +169,7 @@ class NodePrograms:
             launched = Launched("exec", served.encode())
         check_terminal(launched, request)
         launching(launched)
-        launch = self._launch(request, launched)
+        launch = self._launch(request, launched, plan.files)
         lease = self._account.take(STARTING)
         try:
             program = await self._run(request, launch, lease, launched.forced is not None)
@@ -214,10 +215,17 @@ class NodePrograms:
             str(Address(*self._context.remote_addr)),
         )
 
-    def _launch(self, request: ProgramRequest, launched: Launched) -> Launch:
+    def _launch(self, request: ProgramRequest, launched: Launched, rules: bytes) -> Launch:
         login, forced = self._context.grant.login, launched.forced is not None
         if launched.files:
-            return Launch("sftp", login, (), _encoded(self._connection()))
+            words: tuple[bytes, ...] = (rules,) if rules else ()
+            return Launch("sftp", login, words, _encoded(self._connection()))
+        if rules:
+            copy = read_scp(launched.command)
+            if copy is None:
+                raise InvalidInput("what is transferred by this command cannot be restricted")
+            words = (rules, copy.options.encode(), *copy.paths)
+            return Launch("scp", login, words, _encoded(self._connection()))
         environment = self._environment(request)
         if forced and request.command:
             environment["SSH_ORIGINAL_COMMAND"] = request.command

@@ -37,6 +37,8 @@ class UserListener:
 class UserSockets:
     """Makes UNIX sockets as ``login``; those of a ``user`` are bounded.
 
+    ``rules`` are those of :mod:`tele.spawner.path_patterns` as JSON; without any, every path is
+    allowed. What they do not allow fails with :class:`tele.errors.AccessDenied`.
     All of it fails as :meth:`tele.node.spawning.Spawning.start` does, with the system's reason.
     """
 
@@ -44,15 +46,15 @@ class UserSockets:
     _login: str
     _user: str = ""
 
-    async def connect(self, path: bytes) -> sockets.socket:
-        """Return a socket that is connected to ``path``."""
-        made = await self._ask("connect", path)
+    async def connect(self, path: bytes, rules: bytes = b"") -> sockets.socket:
+        """Return a socket that is connected to ``path``, if ``rules`` allow where it leads."""
+        made = await self._ask("connect", path, *_given(rules))
         made.close()
         return made.socket
 
-    async def listen(self, path: bytes) -> UserListener:
-        """Listen at ``path``, where nothing may be."""
-        return await self._ask("listen", path)
+    async def listen(self, path: bytes, rules: bytes = b"") -> UserListener:
+        """Listen at ``path``, where nothing may be, if ``rules`` allow where that is."""
+        return await self._ask("listen", path, *_given(rules))
 
     async def listen_for_agent(self) -> UserListener:
         """Listen in a fresh private folder."""
@@ -88,3 +90,7 @@ class UserSockets:
             close()
             raise
         return UserListener(path, sockets.socket(fileno=descriptors[0]), close)
+
+
+def _given(rules: bytes) -> tuple[bytes, ...]:
+    return (rules,) if rules else ()

@@ -8,12 +8,13 @@ Invariants:
 
 * A literal address is not looked up.
 * At most :data:`ADDRESSES_LIMIT` addresses of a name are tried, whatever its server answers.
+* A name is looked up once: the addresses that were permitted are those that are connected to.
 """
 
 from __future__ import annotations
 
 import socket as sockets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -48,6 +49,8 @@ WAITING_PER_KEY: Final = 1024
 SECONDS: Final = 15.0
 
 Address = IPv4Address | IPv6Address
+#: Returns which of some addresses may be connected to; raises a TeleError if that is none.
+Usable = Callable[[Sequence[str]], Collection[str]]
 GetAddrInfo = Callable[..., Sequence[tuple[Any, ...]]]
 
 
@@ -82,12 +85,14 @@ class NameResolver:
         port: int,
         seconds: float,
         take: Callable[[], Lease] | None = None,
+        usable: Usable | None = None,
     ) -> IStreamClientEndpoint:
         """Return an endpoint on the account of ``key``; it times out after ``seconds``.
 
-        ``take`` counts each address that is tried, see :class:`DirectReactor`.
+        ``take`` counts each address that is tried, see :class:`DirectReactor`. Only those that
+        ``usable`` returns are.
         """
-        return _Named(self, key, host, port, seconds, take)
+        return _Named(self, key, host, port, seconds, take, usable)
 
     async def resolve(self, key: str, host: str, port: int) -> list[Address]:
         """Return addresses of ``host``. Raises ``DNSLookupError``, or ``Unavailable``."""
@@ -113,6 +118,9 @@ class NameResolver:
     async def connect(self, named: _Named, factory: IProtocolFactory) -> IProtocol:
         """Connect ``named``."""
         addresses = await self.resolve(named.key, named.host, named.port)
+        if named.usable is not None:
+            usable = named.usable([each.host for each in addresses])
+            addresses = [each for each in addresses if each.host in usable]
         reactor = DirectReactor(self._reactor, _Known(addresses), named.take)
         # The first address replaces the name, so that it is not resolved again.
         endpoint = hostname_endpoint(reactor, addresses[0].host, named.port, named.seconds)
@@ -129,6 +137,7 @@ class _Named:
     port: int
     seconds: float
     take: Callable[[], Lease] | None
+    usable: Usable | None
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """See ``IStreamClientEndpoint``."""

@@ -27,6 +27,7 @@ from tele.model.access import (
     RecordingPlan,
     RoleGrant,
 )
+from tele.model.actions import ANY_FILES, ForwardRules, TransferRules
 from tele.model.identity import UserIdentity
 from tele.model.resources import (
     Lock,
@@ -38,9 +39,11 @@ from tele.model.resources import (
     SessionRecording,
 )
 from tele.rbac import labels as conditions
-from tele.rbac.forced import may_forward, trouble_with
+from tele.rbac.forced import trouble_with
+from tele.rbac.forwards import any_port, denied_by, given_by
 from tele.rbac.logins import denied as denied_login
 from tele.rbac.logins import expand
+from tele.rbac.transfers import denied_files, files_of
 
 NO_LIMITS: Final = CertificateLimits()
 BY_NODES: Final = RecordingSettings()
@@ -88,7 +91,9 @@ def decide(
     refused = _obliged(binding, certificate)
     if refused is not None:
         return refused
-    gifts = [_gift(role, certificate) for role in allowing]
+    denying = roles_of(present, roles, now)
+    denied_forwards, no_files = denied_by(denying), denied_files(denying)
+    gifts = [_gift(role, certificate, denied_forwards, no_files) for role in allowing]
     given = tuple(each for each in gifts if isinstance(each, RoleGrant))
     if not given:
         return next(each for each in gifts if isinstance(each, Denied))
@@ -103,6 +108,8 @@ def decide(
         max_sessions=min(o.max_sessions for o in options),
         client_keepalive=keepalive_of(options),
         max_forwards=min(o.max_forwards for o in options),
+        denied_forwards=denied_forwards,
+        denied_files=no_files,
         recording=RecordingPlan.of(
             recording,
             input=any(o.record_input for o in options),
@@ -181,8 +188,13 @@ def _allows_node(
     )
 
 
-def _gift(role: Role, certificate: CertificateLimits) -> RoleGrant | Denied:
-    """Return what ``role`` gives with such a certificate, or why that is nothing."""
+def _gift(
+    role: Role, certificate: CertificateLimits, denied: ForwardRules, no_files: TransferRules
+) -> RoleGrant | Denied:
+    """Return what ``role`` gives with such a certificate, or why that is nothing.
+
+    ``denied`` and ``no_files`` are what no role gives.
+    """
     name, options = role.metadata.name, role.spec.options
     command = options.force_command or None
     certified = certificate.force_command
@@ -196,15 +208,17 @@ def _gift(role: Role, certificate: CertificateLimits) -> RoleGrant | Denied:
     if trouble is not None:
         source = f"role {name}" if certified is None else "the certificate"
         return Denied(Reason.DENIED, f"{source}: {trouble}")
-    forced = command is not None
-    ports = may_forward(options.port_forwarding, forced)
-    agent = may_forward(options.forward_agent, forced)
+    files = files_of(role)
+    narrow = command is not None or files is not None or no_files != ANY_FILES
+    forward = given_by(role, forced=narrow)
     return RoleGrant(
         role=name,
         permit_pty=certificate.permit_pty and options.permit_pty,
-        port_forwarding=certificate.port_forwarding and ports,
-        agent_forwarding=certificate.agent_forwarding and agent,
-        x11_forwarding=certificate.x11_forwarding and options.x11_forwarding,
+        port_forwarding=certificate.port_forwarding and any_port(forward),
+        agent_forwarding=certificate.agent_forwarding and bool(forward.agent and not denied.agent),
+        x11_forwarding=certificate.x11_forwarding and bool(forward.x11 and not denied.x11),
+        forward=forward,
+        files=files,
         force_command=command,
         break_glass=options.break_glass,
     )

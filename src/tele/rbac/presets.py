@@ -18,8 +18,10 @@ from tele.model.resources import (
     keepalive_problem,
 )
 from tele.rbac.forced import trouble_with
+from tele.rbac.forwards import check_forwards
 from tele.rbac.labels import check_labels
 from tele.rbac.logins import check_logins
+from tele.rbac.transfers import check_transfers
 
 #: Log in everywhere, as the accounts that the user's ``logins`` trait names.
 ACCESS: Final = Role(
@@ -93,6 +95,8 @@ def check_role(role: Role) -> None:
     check_logins(role.spec.deny.logins, deny=True)
     check_labels(role.spec.allow)
     check_labels(role.spec.deny)
+    check_forwards(role)
+    check_transfers(role)
     for rule in (*role.spec.allow.rules, *role.spec.deny.rules):
         _check_names(rule.resources, RESOURCES, "resource")
         _check_names(rule.verbs, VERBS, "verb")

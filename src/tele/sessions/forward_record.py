@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from tele.admission.rate_limiter import RateLimiter, ReportLimiter
+from tele.errors import AccessDenied
 from tele.membership.audit_reporter import AuditReporter, cut
 from tele.model.frame import FrameKind
 from tele.recording.tee import ConnectionTape
@@ -118,7 +119,7 @@ class ForwardRecord:
 
         It is recorded if it is an event: a target that floods the client fills no recording.
         """
-        text = cut(str(getattr(reason, "value", reason)))
+        text = cut(for_audit(getattr(reason, "value", reason)))
         shown = self._records.connected(self._accepted, error=text, **self._fields)
         if shown is not None:
             fields = {**shown, "error": text[:512]}
@@ -131,3 +132,9 @@ class ForwardRecord:
             self._records.note(self._number, FrameKind.CLOSE, sent=sent, received=received)
             self._records.emit("forward.end", sent=sent, received=received, **self._fields)
         self.on_end()
+
+
+def for_audit(error: Any) -> str:
+    """Return the text of an error, with the rule that the user is not told."""
+    why = error.why if isinstance(error, AccessDenied) else ""
+    return f"{error}: {why}" if why else str(error)

@@ -5,6 +5,7 @@ Invariant: it is decided once, in one value; recordings depend on that, never on
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from attrs import evolve, frozen
@@ -12,6 +13,7 @@ from attrs import evolve, frozen
 from tele.conch.session.programs import ProgramRequest
 from tele.errors import AccessDenied, InvalidInput
 from tele.model.access import INTERNAL_SFTP, Grant, RoleGrant
+from tele.model.actions import EVERY_PATH, TransferRules
 from tele.model.session import Launched
 from tele.spawner.spawn_messages import CLIENT_ENVIRONMENT
 
@@ -34,11 +36,13 @@ def check_terminal(launched: Launched, request: ProgramRequest) -> None:
 @frozen
 class PermittedProgram:
     """What is launched, and the roles that give it: of one connection's programs each may have
-    others.
+    others. ``files`` are the rules of paths for what is transferred, as JSON, or empty: see
+    :func:`tele.spawner.restricted_files.read_files`.
     """
 
     launched: Launched
     roles: tuple[RoleGrant, ...]
+    files: bytes = b""
 
     @property
     def agent_forwarding(self) -> bool:
@@ -61,9 +65,38 @@ def permitted(grant: Grant, request: ProgramRequest) -> PermittedProgram:
     Raises :class:`AccessDenied` if no role gives it.
     """
     roles = grant.program(request.kind, request.command, pty=request.pty is not None)
-    if not roles:  # The grant may have changed since the terminal was requested.
+    if not roles:
+        if all(grant.restricts(each) for each in grant.given):
+            raise AccessDenied(
+                "only some files may be transferred with this login, and a shell or a command"
+                " cannot be restricted to them: use sftp or scp",
+                "files",
+            )
+        # The grant may have changed since the terminal was requested.
         raise AccessDenied("a terminal is not permitted", "pty")
-    return PermittedProgram(launched_by(request, roles[0].force_command), roles)
+    launched = launched_by(request, roles[0].force_command)
+    return PermittedProgram(launched, roles, _files(grant, launched, roles))
+
+
+def _files(grant: Grant, launched: Launched, roles: tuple[RoleGrant, ...]) -> bytes:
+    """Return the rules for what is launched: all that one of ``roles`` gives."""
+    forced = launched.forced is not None and not launched.files
+    if forced or not all(grant.restricts(each) for each in roles):
+        return b""  # a role gives a command, whatever it transfers, or any file
+    every = TransferRules(EVERY_PATH, EVERY_PATH)
+    given = [each.files or every for each in roles]
+    denied = grant.denied_files
+    rules = {
+        "upload": {
+            "allow": sorted({path for each in given for path in each.upload or ()}),
+            "deny": denied.upload or (),
+        },
+        "download": {
+            "allow": sorted({path for each in given for path in each.download or ()}),
+            "deny": denied.download or (),
+        },
+    }
+    return json.dumps(rules).encode()
 
 
 def launched_by(request: ProgramRequest, force_command: str | None) -> Launched:

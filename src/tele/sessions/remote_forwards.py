@@ -2,8 +2,8 @@
 
 Invariants:
 
-* Each kind needs its own permission of the grant, as on a node; without it the target learns of
-  nothing. Each is recorded, and an event, as on a node.
+* Each kind and each destination needs a permission of the grant, as on a node; without it the
+  target learns of nothing. Each is recorded, and an event, as on a node.
 * What listens on the target for the client ends with either connection.
 """
 
@@ -43,8 +43,14 @@ from tele.errors import AccessDenied, ProtocolError, TeleError, Unavailable, Unr
 from tele.membership.audit_reporter import cut
 from tele.model.addresses import Address
 from tele.sessions.context import ConnectionContext
-from tele.sessions.forward_permission import AGENT, ForwardPermission, ForwardSlots
-from tele.sessions.forward_record import ForwardRecords
+from tele.sessions.forward_permission import (
+    AGENT,
+    OF_AN_SSHD,
+    ForwardPermission,
+    ForwardSlots,
+    Sight,
+)
+from tele.sessions.forward_record import ForwardRecords, for_audit
 from tele.sessions.remote_target import RemoteTarget
 from tele.sessions.target_channels import (
     RemoteDisplay,
@@ -82,6 +88,7 @@ class RemoteForwards:
     :param check: raises when nothing new may begin.
     :param connection: the client's connection.
     :param slots: who may have one more connection forwarded, by the name of the user.
+    :param sight: what of a destination is seen here.
     """
 
     def __init__(
@@ -93,13 +100,14 @@ class RemoteForwards:
         check: Callable[[], None],
         connection: Callable[[], Any],
         slots: Slots,
+        sight: Sight = OF_AN_SSHD,
     ) -> None:
         self._reactor = reactor
         self._context = context
         self._target = target
         self._records = records
         self._connection = connection
-        self._allowed = ForwardPermission(context, check)
+        self._allowed = ForwardPermission(context, check, sight)
         self._slots = ForwardSlots(
             slots, context.grant.identity.user, lambda: context.grant.max_forwards
         )
@@ -174,12 +182,12 @@ class RemoteForwards:
             )
             kind, extra = PORT_TARGET, _port_extra(request)
         try:
-            self._allowed.port()
+            self._check_target(request)
             await self._slots.take(record)
-            self._allowed.port()
+            self._check_target(request)
             await self._records.ready()
             service = await self._target.connection()
-            self._allowed.port()  # that may have taken a while
+            self._check_target(request)  # that may have taken a while
             opening = open_splice(
                 service,
                 kind,
@@ -195,6 +203,18 @@ class RemoteForwards:
             record.refused(error)
             raise
         return opened
+
+    def _check_target(self, request: ForwardRequest | LocalRequest) -> None:
+        if isinstance(request, LocalRequest):
+            self._allowed.path()
+        else:
+            self._allowed.connect(request.host, request.port)
+
+    def _check_listener(self, request: Request) -> None:
+        if isinstance(request, PathRequest):
+            self._allowed.path()
+        else:
+            self._allowed.listen(request.host, request.port)
 
     async def _in_time(self, opening: Deferred[Any], seconds: float, what: str) -> Any:
         try:
@@ -214,7 +234,7 @@ class RemoteForwards:
         else:
             fields = {"kind": "tcpip-forward", "asked": str(Address(request.host, request.port))}
         try:
-            self._allowed.port()
+            self._check_listener(request)
             if len(self._requested.listening) >= LISTENING_LIMIT:
                 raise AccessDenied(f"no more than {LISTENING_LIMIT} forwards listen at once")
             await self._records.ready()
@@ -229,7 +249,7 @@ class RemoteForwards:
                 real = PortRequest(request.host, _bound_port(request, data))
                 fields["bound"] = str(Address(real.host, real.port))
         except Exception as error:
-            self._records.listening("forward", error=cut(str(error)), **fields)
+            self._records.listening("forward", error=cut(for_audit(error)), **fields)
             raise
         # The target took a while: what counts is now.
         if self._closed or service.is_lost or not self._allowed.listens(real):

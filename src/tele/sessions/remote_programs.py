@@ -44,13 +44,14 @@ class _Program(RemoteProgram):
 @frozen
 class RemotePrograms:
     """Starts programs on ``target``; ``forwards_agent()``: whether the client's agent is forwarded
-    to them.
+    to them. ``keeps_rules``: the target decides by the user's roles again, as a node does.
     """
 
     _reactor: IReactorTime
     _target: RemoteTarget
     _context: ConnectionContext
     _forwards_agent: Callable[[], bool] = lambda: False
+    _keeps_rules: bool = False
 
     def env_allowed(self, name: str) -> bool:
         """See :class:`tele.conch.session.programs.ISessionPrograms`."""
@@ -77,6 +78,12 @@ class RemotePrograms:
         plan = permitted(self._context.grant, request)
         launched, force = plan.launched, plan.launched.forced
         check_terminal(launched, request)
+        if plan.files and not self._keeps_rules:
+            raise AccessDenied(
+                f"only some files may be transferred with this login, and {self._target.name} runs"
+                " OpenSSH's sshd, where nobody sees which files those are",
+                "files",
+            )
         certified = connection.forced_command
         if certified is not None and force != certified:
             raise AccessDenied(

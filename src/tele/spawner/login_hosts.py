@@ -256,9 +256,10 @@ class LoginHosts:
             _kill(host)
 
     def _can_host(self, start: Start) -> bool:
-        return (
-            not self._disabled and start.kind in self._kinds and not start.pty and not start.cookie
-        )
+        # With rules of paths it is no other program that serves files.
+        ruled = start.kind == "sftp" and bool(start.words)
+        hosted = start.kind in self._kinds and not ruled
+        return not self._disabled and hosted and not start.pty and not start.cookie
 
     def _forget(self, host: LoginHost) -> None:
         """Give it no more sessions: it ends with its last."""

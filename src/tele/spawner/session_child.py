@@ -23,9 +23,10 @@ import resource
 import signal
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
+from tele.spawner import scp_server
 from tele.spawner.accounts import (
     Refused,
     check_files,
@@ -40,6 +41,8 @@ from tele.spawner.greeting import MOTD_FILES, greeting
 from tele.spawner.login_environment import environment_of, harmless, system_variables
 from tele.spawner.login_records import Records
 from tele.spawner.pam_monitor import open_pam, stay_behind
+from tele.spawner.restricted_files import read_files
+from tele.spawner.scp_request import ScpRequest
 from tele.spawner.shells import execution
 from tele.spawner.socket_child import pass_socket
 from tele.spawner.spawn_messages import (
@@ -176,6 +179,26 @@ def _load_sftp() -> Any:
     return module
 
 
+def _file_server(start: Start, home: bytes) -> Callable[[], int]:
+    """Return what serves files once we are the account. Raises ValueError for rules that are
+    none.
+    """
+    sftp = _load_sftp()
+    if start.kind == "sftp":
+        if not start.words:
+            return lambda: int(sftp.serve(0, 1))
+        rules = start.words[0]
+        return lambda: int(sftp.serve(0, 1, read_files(rules, home)))
+    rules, options, *paths = start.words
+    request = ScpRequest(options.decode("ascii"), tuple(paths))
+
+    def copy() -> int:
+        sftp.protect_memory()
+        return scp_server.serve(request, read_files(rules, home), home)
+
+    return copy
+
+
 class SpawnContext(NamedTuple):
     """What the spawner gives every session beside the request for it."""
 
@@ -214,15 +237,15 @@ def enter(
         os.write(report, f"{account.pw_uid} {account.pw_gid} {os.getpid()} 0 \n".encode())
         groups = os.getgrouplist(account.pw_name, account.pw_gid)
         drop_privileges(account.pw_uid, account.pw_gid, groups)
-        pass_socket(start.kind, start.words, report)
+        pass_socket(start.kind, start.words, report, os.fsencode(account.pw_dir))
     if start.kind != "program":
         check_open(account)
         check_sessions(account)
-    own_sftp = None
-    if start.kind == "sftp":
+    serve_files = None
+    if start.kind in ("sftp", "scp"):
         check_files(account)
-        if sftp_server() is None:
-            own_sftp = _load_sftp()
+        if start.words or sftp_server() is None:
+            serve_files = _file_server(start, os.fsencode(account.pw_dir))
     pam = None
     host = start.environment.get("SSH_CLIENT", b"").decode("ascii", "replace").partition(" ")[0]
     if outcome is not None:
@@ -255,9 +278,9 @@ def enter(
     enter_home(account.pw_dir, 2)
     if start.cookie:
         add_cookie(start.cookie, environment)
-    if own_sftp is not None:
+    if serve_files is not None:
         os.close(report)
-        os._exit(own_sftp.serve(0, 1))
+        os._exit(serve_files())
     if start.kind == "shell" and terminal is not None:
         news = b"" if pam is None else pam.messages
         files = MOTD_FILES if pam is None else ()
@@ -270,7 +293,7 @@ def program_of(start: Start, account: pwd.struct_passwd) -> tuple[str, list[byte
     if start.kind == "sftp":
         check_files(account)
         server = sftp_server()
-        if server is None:
+        if server is None or start.words:  # rules of paths are ours to keep
             raise Refused("sftp is not installed on this node", "spawner")
         return server, [os.path.basename(server).encode()]
     return execution(account.pw_shell or "/bin/sh", start.kind, start.words)

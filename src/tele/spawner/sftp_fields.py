@@ -22,6 +22,9 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Final
 
+from tele.spawner.pinned_paths import Pinned, Unpinned
+
+Held = Pinned | Unpinned
 #: Section 5: which parts of attributes are there.
 _SIZE, _OWNER, _MODE, _TIMES, _EXTENDED = 1, 2, 4, 8, 1 << 31
 #: What chown(2) leaves as it is.
@@ -163,19 +166,27 @@ def encode(found: os.stat_result) -> bytes:
 
 
 class Listing:
-    """A folder that is being listed. Raises OSError when it cannot be."""
+    """A folder that is being listed, as far as ``shows`` says. Raises OSError when it cannot be.
 
-    def __init__(self, path: bytes) -> None:
-        self._path = path
-        self._entries = os.scandir(path)
-        self._names = chain((b".", b".."), (entry.name for entry in self._entries))
+    ``held`` is closed with it.
+    """
+
+    def __init__(self, held: Held, shows: Callable[[bytes], bool]) -> None:
+        self._held = held
+        try:
+            self._entries = os.scandir(held.path)
+        except OSError:
+            held.close()
+            raise
+        names = chain((b".", b".."), (entry.name for entry in self._entries))
+        self._names = filter(shows, names)
 
     def page(self, most: int) -> list[tuple[bytes, os.stat_result]]:
         """Return the next names, with what they are; none at the end."""
         found: list[tuple[bytes, os.stat_result]] = []
         for name in self._names:
             with contextlib.suppress(OSError):  # it is gone since, or out of sight
-                found.append((name, os.lstat(os.path.join(self._path, name))))
+                found.append((name, os.lstat(os.path.join(self._held.path, name))))
             if len(found) == most:
                 break
         return found
@@ -183,6 +194,7 @@ class Listing:
     def close(self) -> None:
         """List no more."""
         self._entries.close()
+        self._held.close()
 
 
 class Names:

@@ -6,7 +6,8 @@ so that the kernel decides what may be done, as it does for OpenSSH's.
 
 Invariants:
 
-* Standard library only; no privileges; it never decides what is allowed.
+* Standard library only; no privileges. The kernel decides what is allowed, and so do the rules of
+  paths that a role has (:mod:`tele.spawner.restricted_files`): every path is used by way of them.
 * A packet is answered exactly once, or it ends us: too long, torn or before INIT.
 * The memory of this process is no file: writing /proc/self/mem would run anything.
 * Packets, reads, listings and open handles are bounded; a copy ends with its client.
@@ -33,6 +34,7 @@ if __name__ == "__main__":
         _package.__path__ = _folders
         sys.modules[_name] = _package
 
+from tele.spawner.restricted_files import AnyFiles
 from tele.spawner.sftp_fields import (
     BadPacket,
     Fields,
@@ -90,8 +92,12 @@ class Server:
     """
 
     def __init__(
-        self, write: Callable[[bytes], None], gone: Callable[[], bool] = lambda: False
+        self,
+        write: Callable[[bytes], None],
+        gone: Callable[[], bool] = lambda: False,
+        files: AnyFiles | None = None,
     ) -> None:
+        self._files = files or AnyFiles()
         self._write = write
         self._gone = gone
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -171,7 +177,7 @@ class Server:
             if wanted & bit:
                 flags |= flag
         mode = 0o666 if attributes.mode is None else attributes.mode
-        return self._keep(os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY, mode))
+        return self._keep(self._files.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY, mode))
 
     def _close(self, fields: Fields) -> tuple[int, int]:
         self._forget(fields.string())
@@ -188,32 +194,38 @@ class Server:
         return STATUS, OK
 
     def _stat(self, fields: Fields) -> tuple[int, bytes]:
-        return ATTRS, encode(os.stat(fields.path()))
+        with self._files.seen(fields.path()) as held:
+            return ATTRS, encode(os.stat(held.path))
 
     def _lstat(self, fields: Fields) -> tuple[int, bytes]:
-        return ATTRS, encode(os.lstat(fields.path()))
+        with self._files.seen_entry(fields.path()) as held:
+            return ATTRS, encode(os.lstat(held.path))
 
     def _fstat(self, fields: Fields) -> tuple[int, bytes]:
         return ATTRS, encode(os.fstat(self._file(fields)))
 
     def _setstat(self, fields: Fields) -> tuple[int, int]:
-        path = fields.path()
-        fields.attributes().apply(path)
+        path, attributes = fields.path(), fields.attributes()
+        with self._files.changed(path) as held:
+            attributes.apply(held.path)
         return STATUS, OK
 
     def _lsetstat(self, fields: Fields) -> tuple[int, int]:
-        path = fields.path()
-        fields.attributes().apply(path, follow=False)
+        path, attributes = fields.path(), fields.attributes()
+        with self._files.changed_entry(path) as held:
+            attributes.apply(held.path, follow=False)
         return STATUS, OK
 
     def _fsetstat(self, fields: Fields) -> tuple[int, int]:
         file = self._file(fields)
+        self._files.check_changed(file)
         fields.attributes().apply(file)
         return STATUS, OK
 
     def _opendir(self, fields: Fields) -> tuple[int, bytes]:
         self._room()
-        return self._keep(Listing(fields.path()))
+        held = self._files.seen(fields.path())
+        return self._keep(Listing(held, lambda name: self._files.shows(held, name)))
 
     def _readdir(self, fields: Fields) -> tuple[int, bytes | int]:
         listing = self._handles.get(fields.string())
@@ -228,20 +240,24 @@ class Server:
         return NAME, struct.pack(">I", len(names)) + b"".join(names)
 
     def _remove(self, fields: Fields) -> tuple[int, int]:
-        os.unlink(fields.path())
+        with self._files.changed_entry(fields.path()) as held:
+            os.unlink(held.path)
         return STATUS, OK
 
     def _mkdir(self, fields: Fields) -> tuple[int, int]:
         path, attributes = fields.path(), fields.attributes()
-        os.mkdir(path, 0o777 if attributes.mode is None else attributes.mode & 0o777)
+        mode = 0o777 if attributes.mode is None else attributes.mode & 0o777
+        with self._files.changed_entry(path) as held:
+            os.mkdir(held.path, mode)
         return STATUS, OK
 
     def _rmdir(self, fields: Fields) -> tuple[int, int]:
-        os.rmdir(fields.path())
+        with self._files.changed_entry(fields.path()) as held:
+            os.rmdir(held.path)
         return STATUS, OK
 
     def _realpath(self, fields: Fields) -> tuple[int, bytes]:
-        return self._one_name(real_path(fields.path()))
+        return self._one_name(self._files.real(fields.path(), real_path))
 
     def _expand_path(self, fields: Fields) -> tuple[int, bytes | int]:
         path = fields.path()
@@ -251,7 +267,7 @@ class Server:
             if home is None:
                 return STATUS, NO_SUCH_FILE
             path = os.path.join(home, rest.lstrip(b"/"))
-        return self._one_name(real_path(path))
+        return self._one_name(self._files.real(path, real_path))
 
     def _home_directory(self, fields: Fields) -> tuple[int, bytes | int]:
         home = home_of(fields.text())
@@ -262,7 +278,12 @@ class Server:
 
     def _rename(self, fields: Fields) -> tuple[int, int]:
         """Section 6.5: an existing target is an error."""
-        old, new = fields.path(), fields.path()
+        held, to = self._files.moved(fields.path(), fields.path())
+        with held, to:
+            self._rename_to_new(held.path, to.path)
+        return STATUS, OK
+
+    def _rename_to_new(self, old: bytes, new: bytes) -> None:
         if stat.S_ISREG(os.lstat(old).st_mode):
             try:
                 os.link(old, new, follow_symlinks=False)
@@ -277,22 +298,28 @@ class Server:
             raise FileExistsError(errno.EEXIST, "it exists")
         else:
             os.rename(old, new)
-        return STATUS, OK
 
     def _posix_rename(self, fields: Fields) -> tuple[int, int]:
-        os.rename(fields.path(), fields.path())
+        held, to = self._files.moved(fields.path(), fields.path())
+        with held, to:
+            os.rename(held.path, to.path)
         return STATUS, OK
 
     def _readlink(self, fields: Fields) -> tuple[int, bytes]:
-        return self._one_name(os.readlink(fields.path()))
+        with self._files.seen_entry(fields.path()) as held:
+            return self._one_name(os.readlink(held.path))
 
     def _symlink(self, fields: Fields) -> tuple[int, int]:
         # Everybody sends the target first, unlike the draft (OpenSSH PROTOCOL, 4.1).
-        os.symlink(fields.text(), fields.path())
+        target, path = fields.text(), fields.path()
+        with self._files.link_made(target, path) as held:
+            os.symlink(target, held.path)
         return STATUS, OK
 
     def _hardlink(self, fields: Fields) -> tuple[int, int]:
-        os.link(fields.path(), fields.path(), follow_symlinks=False)
+        held, to = self._files.linked(fields.path(), fields.path())
+        with held, to:
+            os.link(held.path, to.path, follow_symlinks=False)
         return STATUS, OK
 
     def _fsync(self, fields: Fields) -> tuple[int, int]:
@@ -300,7 +327,8 @@ class Server:
         return STATUS, OK
 
     def _statvfs(self, fields: Fields) -> tuple[int, bytes]:
-        return self._space(fields.path())
+        with self._files.seen(fields.path()) as held:
+            return self._space(held.path)
 
     def _fstatvfs(self, fields: Fields) -> tuple[int, bytes]:
         return self._space(self._file(fields))
@@ -381,7 +409,7 @@ def protect_memory() -> None:
         raise OSError(ctypes.get_errno(), "the memory of the file server cannot be protected")
 
 
-def serve(source: int, target: int) -> int:
+def serve(source: int, target: int, files: AnyFiles | None = None) -> int:
     """Serve packets from ``source`` to ``target`` until the end; return an exit status."""
     protect_memory()
 
@@ -392,7 +420,7 @@ def serve(source: int, target: int) -> int:
 
     hung_up = select.poll()
     hung_up.register(target, 0)  # a hang-up is always reported
-    server = Server(write, lambda: bool(hung_up.poll(0)))
+    server = Server(write, lambda: bool(hung_up.poll(0)), files)
     waiting = bytearray()
     try:
         while data := os.read(source, PACKET_LIMIT):

@@ -25,6 +25,7 @@ import socket
 from typing import Any, Final, NamedTuple
 
 from tele.spawner.accounts import Refused
+from tele.spawner.scp_request import PATHS_LIMIT
 
 #: Bytes of one message: a command and variables as long as execve takes them. The kernel takes it
 #: in one piece where the socket's buffer is as large.
@@ -33,23 +34,26 @@ MAX_DESCRIPTORS: Final = 3
 #: Characters of a message of the day.
 MESSAGE_LIMIT: Final = 16 * 1024
 #: Arguments of each kind: ``exec`` has one command line for the account's shell;
-#: ``forced`` too, but that shell reads no start-up file; ``sftp`` is the file server, and
+#: ``forced`` too, but that shell reads no start-up file; ``sftp`` is the file server, with
+#: rules of paths (:func:`tele.spawner.restricted_files.read_files`) or without, ``scp`` is ours,
+#: with rules, options and paths (:class:`tele.spawner.scp_request.ScpRequest`), and
 #: ``program`` is executed as it is, both without a shell. The others execute nothing: they
 #: connect to a path, listen at one, or at one of their own, and pass the socket through
-#: descriptor 0.
+#: descriptor 0. Rules of paths may follow a path (:func:`tele.spawner.path_patterns.read_rules`).
 KINDS: Final = {
     "shell": range(1),
     "exec": range(1, 2),
     "forced": range(1, 2),
-    "sftp": range(1),
+    "sftp": range(2),
+    "scp": range(3, PATHS_LIMIT + 3),
     "program": range(1, 256),
-    "connect": range(1, 2),
-    "listen": range(1, 2),
+    "connect": range(1, 3),
+    "listen": range(1, 3),
     "agent": range(1),
 }
-SESSION_KINDS: Final = frozenset({"shell", "exec", "forced", "sftp"})
+SESSION_KINDS: Final = frozenset({"shell", "exec", "forced", "sftp", "scp"})
 #: Kinds of restricted users: nothing of theirs runs or counts before.
-RESTRICTED_KINDS: Final = frozenset({"forced", "sftp"})
+RESTRICTED_KINDS: Final = frozenset({"forced", "sftp", "scp"})
 SOCKET_KINDS: Final = frozenset({"connect", "listen", "agent"})
 
 #: What a request may set; everything else the spawner makes. Nothing that a dynamic linker,

@@ -49,7 +49,7 @@ class Slow:
 
     slow: Deferred[UserListener]
 
-    def listen(self, path: bytes) -> Deferred[UserListener]:
+    def listen(self, path: bytes, rules: bytes = b"") -> Deferred[UserListener]:
         return self.slow
 
     def listen_for_agent(self) -> Deferred[UserListener]:

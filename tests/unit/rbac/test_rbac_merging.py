@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tele.auth.issuing import Issuer
 from tele.certs.issue import UserCertificateRequest
 from tele.model.access import CertificateLimits, Denied, Grant, Reason
+from tele.model.actions import ForwardRules
 from tele.model.cluster_settings import HostSettings
 from tele.model.identity import UserIdentity
 from tele.model.resources import (
@@ -30,6 +31,8 @@ from tele.model.resources import (
     UserSpec,
 )
 from tele.rbac.decision import NO_LIMITS, decide, may_reach
+from tele.rbac.destinations import may_lead
+from tele.rbac.forwards import denied_by
 from tele.rbac.policy import Policy
 
 NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -37,8 +40,15 @@ LOGINS: Final = ("root", "bob")
 NODES: Final[tuple[dict[str, str], ...]] = ({"env": "prod"}, {"env": "test"}, {})
 PAGE: Final = Path(__file__).parents[3] / "docs" / "reference" / "roles.rst"
 
+forwards = st.builds(
+    ForwardRules,
+    local=st.sampled_from((None, None, (), ("db:80",), ("*:*",), ("10.0.0.0/8:*", "web:*"))),
+    agent=st.sampled_from((None, None, True)),
+    x11=st.sampled_from((None, None, True)),
+)
 conditions = st.builds(
     Conditions,
+    forward=forwards,
     logins=st.lists(st.sampled_from(("root", "bob", "{{internal.logins}}")), max_size=2).map(tuple),
     node_labels=st.sampled_from(({}, {"*": ("*",)}, {"env": ("prod",)}, {"env": ("^t.*$",)})),
 )
@@ -46,6 +56,7 @@ denials = st.builds(
     Conditions,
     logins=st.sampled_from(((), (), (), ("bob",), ("*",))),
     node_labels=st.sampled_from(({}, {}, {}, {"env": ("prod",)})),
+    forward=forwards,
 )
 options = st.builds(
     RoleOptions,
@@ -109,6 +120,10 @@ def actions(roles: list[Role], certificate: CertificateLimits = NO_LIMITS) -> se
             found.add((*at, "login"))
             for kind in ("port_forwarding", "agent_forwarding", "x11_forwarding"):
                 found |= {(*at, kind)} if getattr(grant, kind) else set()
+            denied = grant.denied_forwards.local or ()
+            for host in ("db", "web", "10.0.0.1", "11.0.0.1"):
+                may = may_lead(grant.local_forwards, denied, host, 80)
+                found |= {(*at, "local", host)} if may else set()
             for kind, command, pty in PROGRAMS:
                 giving = grant.program(kind, command, pty=pty)
                 for each in giving:
@@ -145,7 +160,9 @@ def test_adding_a_denial_never_allows(
 
 
 def _both(one: Conditions, other: Conditions) -> Conditions:
-    return Conditions((*one.logins, *other.logins), {**one.node_labels, **other.node_labels})
+    forward = denied_by([Role(Metadata("x"), RoleSpec(deny=each)) for each in (one, other)])
+    labels = {**one.node_labels, **other.node_labels}
+    return Conditions((*one.logins, *other.logins), labels, forward=forward)
 
 
 @given(roles_with(denials), st.randoms(use_true_random=False))

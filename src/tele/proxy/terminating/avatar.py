@@ -29,6 +29,7 @@ from tele.reactor import Reactor
 from tele.recording.tee import ConnectionTape
 from tele.sessions.avatar import SessionAvatar
 from tele.sessions.context import ConnectionContext
+from tele.sessions.forward_permission import OF_A_NODE, OF_AN_SSHD
 from tele.sessions.forward_record import ForwardRecords
 from tele.sessions.remote_forwards import (
     IRemoteForwards,
@@ -76,7 +77,13 @@ class TargetAvatar(SessionAvatar):
         self._slots = slots
         self.window_budget: WindowBudget | None = usage.add_connection(self._user, self)
         self._target = make_target(self)
-        programs = RemotePrograms(reactor, self._target, context, lambda: self._forwards_agent)
+        programs = RemotePrograms(
+            reactor,
+            self._target,
+            context,
+            lambda: self._forwards_agent,
+            not host.sshd,
+        )
         super().__init__(reactor, context, programs, tape, audit)
         self.channelLookup = _CHANNELS
 
@@ -101,6 +108,7 @@ class TargetAvatar(SessionAvatar):
             self._ending.check,
             lambda: self.conn,
             self._slots,
+            OF_AN_SSHD if self.host.sshd else OF_A_NODE,
         )
         forwards.agent_for_login = self.by_agent
         return forwards
