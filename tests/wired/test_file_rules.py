@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from attrs import define
 
+from recording_proxy import Proxied, end_programs
 from small_cluster import ME, SmallCluster, SmallNode, set_role, small_cluster
-from tele.model.actions import TransferRules
+from tele.model.actions import ForwardRules, TransferRules
+from test_node_forwards import greeter
 
 pytestmark = pytest.mark.skipif(shutil.which("scp") is None, reason="OpenSSH is not installed")
 
@@ -157,3 +159,34 @@ def test_roles_add_files(place: Place, tmp_path: Path) -> None:
     set_role(place.cluster, place.node)
     assert place.cluster.ssh("alice", place.node, "true").returncode == 0
     assert place.scp(":secret/file", str(tmp_path / "got"))[0] == 0
+
+
+def test_through_a_recording_proxy(tmp_path: Path) -> None:
+    """Behind a proxy that ends the session the node keeps the rules, of files and of forwards."""
+    folder = tmp_path.resolve() / "node"
+    for name in ("in", "secret"):
+        (folder / name).mkdir(parents=True)
+    (folder / "secret/file").write_bytes(b"secret")
+    with small_cluster(tmp_path) as cluster, greeter() as (good, _), greeter() as (bad, _):
+        cluster.person("alice", ME)
+        proxied = Proxied(cluster)
+        allow = {
+            "file_transfer": TransferRules(upload=(f"{folder}/in/**",)),
+            "forward": ForwardRules(local=(f"127.0.0.0/8:{good}",)),
+        }
+        set_role(cluster, proxied.node, allow)
+        config, *_ = cluster.jump_words("alice", proxied.proxy, "web1.small")[1:]
+        cluster.reactor.until(
+            lambda: any(r.spec.allow.file_transfer.upload for r in proxied.proxy.member.state.roles)
+        )
+        jump = ("-F", config, "-J", "jump")
+        lines = f"put {config} {folder}/in/new\nget {folder}/secret/file {tmp_path}/no\n"
+        done = cluster.run("sftp", "-q", "-b", "-", *jump, "web1.small", stdin=lines.encode())
+        assert done.returncode != 0
+        assert (folder / "in/new").read_bytes() == Path(config).read_bytes(), done
+        assert not (tmp_path / "no").exists()
+        assert b"only some files" in proxied.ssh("cat", f"{folder}/secret/file").stderr
+        for port, got in ((good, b"hello"), (bad, b"")):
+            done = cluster.run("ssh", *jump, "-W", f"localhost:{port}", "web1.small")
+            assert done.stdout == got, done
+        end_programs(cluster)
