@@ -4,23 +4,32 @@
 
     python tests/interop/foreign_clients.py            # those that are installed
     python tests/interop/foreign_clients.py plink      # one of them
+    python tests/interop/foreign_clients.py --mode proxy    # through a proxy that records
 
 prints a table for ``docs/reference/clients.rst``. Each client is given a certificate and the host
 authority as its own manual says. Debian has them as packages; paramiko, asyncssh,
 ssh-python, ssh2-python and parallel-ssh are on PyPI.
+
+Through a proxy, a client with an SSH of its own connects to a port here, where the ProxyCommand of
+``tele config`` runs, by the node's name: ``127.0.0.1 web1.interop`` has to be in /etc/hosts.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import pwd
 import re
+import shlex
 import shutil
+import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import define, frozen
@@ -34,10 +43,11 @@ BLOB = os.urandom(3_000_001)
 
 @define
 class World:
-    """A node at ``port``, and what a client needs, in ``folder``."""
+    """A node at ``host`` and ``port``, and what a client needs, in ``folder``."""
 
     cluster: Cluster
     folder: Path
+    host: str
     port: int
     count: int = 0
 
@@ -249,7 +259,7 @@ def _tramp(world: World) -> None:
 def _rclone(world: World) -> None:
     target = world.target()
     arguments = (
-        "--sftp-host", "127.0.0.1", "--sftp-port", str(world.port), "--sftp-user", LOGIN,
+        "--sftp-host", world.host, "--sftp-port", str(world.port), "--sftp-user", LOGIN,
         "--sftp-key-file", world.path("k_ed25519"),
         "--sftp-pubkey-file", world.path("k_ed25519-cert.pub"),
         "--sftp-known-hosts-file", world.path("known_hosts.port"),
@@ -270,7 +280,7 @@ def _putty_words(world: World, kind: str) -> list[str]:
 
 def _plink(world: World) -> None:
     for kind in ("ed25519", "ecdsa", "rsa"):
-        arguments = [*_putty_words(world, kind), "-ssh", f"{LOGIN}@127.0.0.1", "cat"]
+        arguments = [*_putty_words(world, kind), "-ssh", f"{LOGIN}@{world.host}", "cat"]
         assert world.run("plink", *arguments, data=BLOB) == BLOB
 
 
@@ -278,7 +288,7 @@ def _pscp(world: World) -> None:
     arguments = _putty_words(world, "ed25519")
     for protocol in ("-sftp", "-scp"):
         target = world.target()
-        world.run("pscp", protocol, *arguments, "blob", f"{LOGIN}@127.0.0.1:{target}")
+        world.run("pscp", protocol, *arguments, "blob", f"{LOGIN}@{world.host}:{target}")
         world.check_file(target)
 
 
@@ -286,14 +296,16 @@ def _psftp(world: World) -> None:
     target = world.target()
     batch = f"put blob {target}\nget {target} psftp.back\nquit\n"
     arguments = _putty_words(world, "ed25519")
-    world.run("psftp", *arguments, f"{LOGIN}@127.0.0.1", data=batch.encode())
+    world.run("psftp", *arguments, f"{LOGIN}@{world.host}", data=batch.encode())
     world.check_file(world.path("psftp.back"))
 
 
 def _python(program: str) -> Callable[[World], None]:
     def use(world: World) -> None:
         target = world.target()
-        text = program.format(folder=world.folder, port=world.port, login=LOGIN, target=target)
+        text = program.format(
+            folder=world.folder, host=world.host, port=world.port, login=LOGIN, target=target
+        )
         world.run(sys.executable, "-c", text)
         world.check_file(target)
 
@@ -307,7 +319,7 @@ key = Ed25519Key.from_private_key_file("{folder}/k_ed25519")
 key.load_certificate("{folder}/k_ed25519-cert.pub")
 client = SSHClient()
 client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
-client.connect("127.0.0.1", {port}, "{login}", pkey=key, allow_agent=False, look_for_keys=False)
+client.connect("{host}", {port}, "{login}", pkey=key, allow_agent=False, look_for_keys=False)
 assert client.exec_command("echo hello")[1].read() == b"hello\\n"
 client.open_sftp().put("{folder}/blob", "{target}")
 client.close()
@@ -315,7 +327,7 @@ client.close()
 _ASYNCSSH = """
 import asyncio, asyncssh
 async def main():
-    async with asyncssh.connect("127.0.0.1", {port}, username="{login}", config=None,
+    async with asyncssh.connect("{host}", {port}, username="{login}", config=None,
             known_hosts="{folder}/known_hosts",
             client_keys=[("{folder}/k_ed25519", "{folder}/k_ed25519-cert.pub")]) as client:
         assert (await client.run("echo hello", check=True)).stdout == "hello\\n"
@@ -327,7 +339,7 @@ _LIBSSH = """
 from ssh.session import Session
 from ssh import options
 session = Session()
-session.options_set(options.HOST, "127.0.0.1")
+session.options_set(options.HOST, "{host}")
 session.options_set(options.USER, "{login}")
 session.options_set(options.ADD_IDENTITY, "{folder}/k_rsa")
 session.options_set_port({port})
@@ -348,7 +360,7 @@ channel.close()
 _LIBSSH2 = """
 import socket
 from ssh2.session import Session
-link = socket.create_connection(("127.0.0.1", {port}))
+link = socket.create_connection(("{host}", {port}))
 session = Session()
 session.handshake(link)
 session.userauth_publickey_fromfile(
@@ -369,7 +381,7 @@ def _curl(world: World) -> None:
         "--pubkey",
         world.path("k_rsa-cert.pub"),
     )
-    url = f"sftp://{LOGIN}@127.0.0.1:{world.port}{target}"
+    url = f"sftp://{LOGIN}@{world.host}:{world.port}{target}"
     world.run("curl", "-sS", *arguments, "-T", "blob", url)
     world.check_file(target)
 
@@ -378,7 +390,7 @@ def _ruby(world: World) -> None:
     target = world.target()
     program = (
         "require 'net/ssh'; require 'net/sftp';"
-        f"Net::SSH.start('127.0.0.1', '{LOGIN}', port: {world.port},"
+        f"Net::SSH.start('{world.host}', '{LOGIN}', port: {world.port},"
         f" keys: ['{world.path('k_ed25519')}'], keys_only: true, non_interactive: true,"
         f" user_known_hosts_file: ['{world.path('known_hosts')}'], verify_host_key: :always) do |s|"
         " raise 'no' unless s.exec!('echo hello') == \"hello\\n\";"
@@ -396,7 +408,7 @@ def _dropbear(world: World) -> None:
         world.path("k_ed25519"),
         "-p",
         str(world.port),
-        f"{LOGIN}@127.0.0.1",
+        f"{LOGIN}@{world.host}",
     )
     assert world.run("dbclient", *arguments, "echo hello") == b"hello\n"
 
@@ -436,10 +448,50 @@ CLIENTS = (
 )  # fmt: skip
 
 
-def make_world(folder: Path) -> World:
-    """Start a cluster in ``folder`` and make keys and certificates of each kind there."""
-    cluster = make_cluster(folder)
-    world = World(cluster, folder, cluster.ports["node"])
+class _Relay(socketserver.BaseRequestHandler):
+    """Connects a client with the ProxyCommand of ``server``."""
+
+    server: _Relays
+
+    def handle(self) -> None:
+        """Run the command with the connection."""
+        subprocess.run(
+            self.server.command, stdin=self.request, stdout=self.request, check=False,
+            env=self.server.environment,
+        )  # fmt: skip
+
+
+class _Relays(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(("127.0.0.1", 0), _Relay)
+        done = subprocess.run(
+            ["ssh", "-F", cluster.ssh_config, "-G", f"{LOGIN}@{cluster.host}"],
+            check=True, capture_output=True, text=True, env=cluster.environment,
+        )  # fmt: skip
+        words = dict(line.partition(" ")[::2] for line in done.stdout.splitlines())
+        tokens = {"%r": LOGIN, "%h": cluster.host, "%p": words["port"]}
+        command = re.sub("%[rhp]", lambda found: tokens[found[0]], words["proxycommand"])
+        self.command = shlex.split(command)
+        self.environment = cluster.environment
+
+
+@contextmanager
+def reached(cluster: Cluster, mode: str) -> Iterator[tuple[str, int]]:
+    """Where clients reach the node of ``cluster``: at a relay if proxies record."""
+    if not mode.startswith("proxy"):
+        yield "127.0.0.1", cluster.ports["node"]
+        return
+    with _Relays(cluster) as relays:
+        threading.Thread(target=relays.serve_forever, daemon=True).start()
+        yield cluster.host, int(relays.server_address[1])
+        relays.shutdown()
+
+
+def make_world(folder: Path, cluster: Cluster, host: str, port: int) -> World:
+    """Make keys and certificates of each kind in ``folder``."""
+    world = World(cluster, folder, host, port)
     (folder / "blob").write_bytes(BLOB)
     for kind in ("ed25519", "ecdsa", "rsa"):
         key = world.path(f"k_{kind}")
@@ -473,13 +525,22 @@ def results(world: World, wanted: Sequence[str]) -> Iterator[tuple[Client, str, 
 
 def main() -> None:
     """Run as a command."""
-    with tempfile.TemporaryDirectory(prefix="tele-clients.") as folder:
-        world = make_world(Path(folder))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("clients", nargs="*", help="parts of names")
+    parser.add_argument("--mode", default="node", help="how sessions are recorded")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tele-clients.") as name:
+        folder = Path(name)
+        cluster = make_cluster(folder, auth_settings=f"session_recording: {{mode: {options.mode}}}")
         try:
-            for client, version, problem in results(world, sys.argv[1:]):
-                print(f"{client.name:32}{version:16}{client.speaks:16}{problem or 'works'}")
+            with reached(cluster, options.mode) as (host, port):
+                world = make_world(folder, cluster, host, port)
+                for client, version, problem in results(world, options.clients):
+                    print(f"{client.name:32}{version:16}{client.speaks:16}{problem or 'works'}")
         finally:
-            world.cluster.stop()
+            cluster.stop()
 
 
 if __name__ == "__main__":
