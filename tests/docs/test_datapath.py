@@ -42,6 +42,7 @@ NOT_TAKEN = {
     "src/tele/recording/index_forks.py": "an index, in an isolated interpreter",
     "src/tele/terminal/dump.py": "an index",
     "src/tele/recording/capture.py": "a command without a terminal",
+    "src/tele/rbac/replacing.py": "a role that replaces parts of a trait",
     **{
         f"src/tele/{package}/{name}.py": step
         for package, names, step in (
