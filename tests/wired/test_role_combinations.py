@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -119,6 +122,38 @@ def test_roles_do_not_combine_through_openssh(
         assert b"free" not in done.stdout
     else:
         assert done.stdout.startswith(expected), done
+
+
+def test_what_a_changed_role_forbids_ends(place: tuple[SmallCluster, SmallNode]) -> None:
+    """A terminal that no role gives any more ends within seconds, and a shell where only a forced
+    command is left; what is still permitted goes on, on the same connection, too. The user reads
+    why, and the audit has it.
+    """
+    cluster, node = place
+    free, plain = role("free"), role("plain", permit_pty=False)
+    give(cluster, node, (free, plain))
+    begun, ended = (len(cluster.events(name)) for name in ("exec", "exec.end"))
+    with TemporaryDirectory(dir="/tmp") as folder:  # a path that fits into a socket's address
+        socket = f"{folder}/s"
+        words = cluster.ssh_words("alice", node, "-M", "-S", socket, "127.0.0.1", "sleep 300")
+        command = cluster.start("ssh", *words)
+        cluster.reactor.until(lambda: Path(socket).exists())
+        shared = ("ssh", "-F", "none", "-S", socket, "-tt", "127.0.0.1", "echo begun; sleep 300")
+        terminal = subprocess.Popen(shared, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        cluster.programs.append(terminal)
+        cluster.wait_event("exec", begun + 2)
+        give(cluster, node, (role("free", NOWHERE), plain))
+        cluster.reactor.until(lambda: terminal.poll() is not None, 20)
+        assert (
+            b"a terminal is not permitted any more: a role has changed" in terminal.communicate()[0]
+        )
+        assert command.poll() is None
+        ends = max(cluster.wait_event("exec.end", ended + 1), key=lambda each: each.time)
+        assert ends.fields["pty"] is True
+        assert "a role has changed" in ends.error
+        give(cluster, node, (role("free", NOWHERE), role("plain", force_command="true")))
+        cluster.reactor.until(lambda: command.poll() is not None, 20)
+        cluster.wait_event("exec.end", ended + 2)
 
 
 def give(cluster: SmallCluster, node: SmallNode, roles: tuple[Role, ...]) -> None:

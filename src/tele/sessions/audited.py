@@ -5,14 +5,17 @@ Invariants:
 * Everything that is started is an event, and so are its end, and what could not be started; it is
   recorded if there is a recording.
 * An event has what was requested, and what ran if that was something else.
+* What a changed grant does not permit any more ends, with the reason; the rest of the connection
+  goes on.
 * A session that is not recorded from its start, or of which a part is lost, says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from attrs import define
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
@@ -26,9 +29,20 @@ from tele.recording.program_tap import RecordedPrograms
 from tele.recording.tee import ConnectionTape
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import SessionEnding
-from tele.sessions.launching import permitted
+from tele.sessions.launching import forbidden, permitted
 from tele.sessions.program_end import AuditedTap
 from tele.sessions.transfer_record import TransferRecords
+
+
+@define(eq=False)
+class _Running:
+    """What runs on a channel, for which request, and what was forced; ``why`` it was ended."""
+
+    program: Any
+    request: ProgramRequest
+    forced: str | None
+    channel: int
+    why: str = ""
 
 
 @implementer(ISessionPrograms)
@@ -49,6 +63,7 @@ class AuditedSession:
         "_interactive",
         "_programs",
         "_reactor",
+        "_running",
         "_tape",
         "_transfers",
     )
@@ -73,6 +88,7 @@ class AuditedSession:
         self._ending = ending
         self._began = reactor.seconds()
         self._interactive = False
+        self._running: list[_Running] = []
         if tape is not None:
             tape.on_loss(self._lost)
 
@@ -83,6 +99,24 @@ class AuditedSession:
     def logged_in(self) -> None:
         """The user is logged in."""
         self._audit.emit("session.start", self._context)
+
+    def regranted(self, notify: Callable[[int, str], None]) -> None:
+        """The grant has changed: what it does not permit any more ends.
+
+        ``notify`` shows a text on a channel, by its number in the audit.
+        """
+        for each in list(self._running):
+            if self._is_forbidden(each):
+                notify(each.channel, each.why)
+
+    def _is_forbidden(self, running: _Running) -> bool:
+        """Whether a program is not permitted any more: it is ended then, once."""
+        why = forbidden(self._context.grant, running.request, running.forced)
+        if not why or running.why:
+            return False
+        running.why = f"{why}: a role has changed"
+        self._ending.end(running.program)
+        return True
 
     def logged_out(self) -> None:
         """The connection has ended."""
@@ -168,12 +202,18 @@ class AuditedSession:
             fields["cgroup"] = cgroup
         self._audit.emit(name, self._context, **fields)
 
+        running = _Running(program, request, forced, channel_number)
+        self._running.append(running)
+
         def ended(how: Mapping[str, Any]) -> None:
-            self._audit.emit(f"{name}.end", self._context, **what, **how)
+            self._running.remove(running)
+            why = {"error": running.why} if running.why else {}
+            self._audit.emit(f"{name}.end", self._context, **what, **how, **why)
 
         observer = None
         if request.pty is None and ran:
             observer = self._made_transfers().observe(ran[-1], channel_number)
         program.tap = AuditedTap(self._reactor, program.tap, observer, ended)
         self._ending.follow(program)
+        self._is_forbidden(running)  # a role may have changed while it was started
         return program

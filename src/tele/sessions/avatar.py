@@ -20,6 +20,7 @@ from zope.interface import implementer
 
 from tele.conch.connection.permissions import IPermissions
 from tele.conch.forwarding.remote import REQUESTS, answer_request
+from tele.conch.session.channel import SessionChannel
 from tele.conch.session.programs import ISessionPrograms, ProgramRequest
 from tele.membership.audit_reporter import AuditReporter
 from tele.model.access import Denied, Grant, Reason
@@ -113,13 +114,14 @@ class SessionAvatar(ConchUser):
         return 0.0 if interval is None else interval.total_seconds()
 
     def regranted(self, grant: Grant) -> None:
-        """The grant has changed; it applies to what begins from now on.
+        """The grant has changed: programs that it does not permit end.
 
         Listeners that it does not permit are closed; open forwarded connections go on.
         """
         changed = grant.client_keepalive != self.grant.client_keepalive
         self.context.grant = grant
         self._follow_limits()
+        self._session.regranted(self._notify)
         if self._made_forwards is not None:
             self._made_forwards.restrict()
         if changed and self.conn is not None:
@@ -133,6 +135,12 @@ class SessionAvatar(ConchUser):
     def _not_recorded(self, why: str) -> None:
         """The connection ends soon: a channel may be in the middle of sending now."""
         self._reactor.callLater(0, self.expelled, Denied(Reason.RECORDING, why))
+
+    def _notify(self, number: int, text: str) -> None:
+        channels = {} if self.conn is None else self.conn.channels
+        channel = channels.get(number - 1)
+        if isinstance(channel, SessionChannel):
+            channel.notice(text)
 
     def _follow_limits(self) -> None:
         grant = self.grant

@@ -67,6 +67,17 @@ class SessionEnding:
             # Access ended while it was being started.
             program.expel()
 
+    def end(self, program: Any) -> None:
+        """A program that runs is not permitted any more: it ends, and the connection goes on."""
+        if program not in self._running:
+            return
+        program.expel()
+        self._reactor.callLater(EXPELLED_GRACE, self._kill_one, program)
+
+    def _kill_one(self, program: Any) -> None:
+        if program in self._running:
+            program.kill()
+
     def expel(self, denied: Denied, connection: Any) -> None:
         """Access has ended: so does what runs, and the ``connection``, if there is one yet."""
         self.denied = denied

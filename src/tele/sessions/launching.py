@@ -99,6 +99,19 @@ def _files(grant: Grant, launched: Launched, roles: tuple[RoleGrant, ...]) -> by
     return json.dumps(rules).encode()
 
 
+def forbidden(grant: Grant, request: ProgramRequest, forced: str | None) -> str:
+    """Return why what runs for ``request``, where ``forced`` was forced, may not run by ``grant``;
+    or nothing.
+    """
+    try:
+        permitted(grant, request)
+    except AccessDenied as denied:
+        return f"{denied} any more"
+    pty = request.pty is not None
+    fitting = [each.force_command for each in grant.given if each.permit_pty or not pty]
+    return "" if None in fitting or forced in fitting else "this command is not permitted any more"
+
+
 def launched_by(request: ProgramRequest, force_command: str | None) -> Launched:
     """Return what is launched for ``request`` with this forced command, or none."""
     if force_command == INTERNAL_SFTP:
