@@ -148,7 +148,9 @@ class World:
             invitations=Invitations(self.backend, moment, os.urandom),
             recordings=recordings,
             live=LiveSessions(self.backend, recordings),
-            claims=ConnectionClaims(self.backend, hosts),
+            claims=ConnectionClaims(
+                self.backend, hosts, lambda: state.policy, recordings.proxied, moment
+            ),
             uploads=uploads,
             audit=audit,
             heads=HeadPublisher(audit, self.archive, self.clock, "c", HOST_ID),

@@ -166,7 +166,11 @@ def test_a_session_at_a_recording_proxy_ends_there(tmp_path: Path) -> None:
         cluster.person("alice", ME)
         proxied = Proxied(cluster)
         set_options(
-            cluster, proxied.node, client_idle_timeout=3 * SECONDS, disconnect_expired_cert=True
+            cluster,
+            proxied.node,
+            client_idle_timeout=3 * SECONDS,
+            disconnect_expired_cert=True,
+            max_connections=1,
         )
         done = proxied.ssh("sleep 300")
         assert done.returncode == 255

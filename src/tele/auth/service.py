@@ -345,7 +345,9 @@ class AuthService(Service):
             invitations=Invitations(backend, self._now, self._entropy),
             recordings=recordings,
             live=LiveSessions(backend, recordings),
-            claims=ConnectionClaims(backend, hosts),
+            claims=ConnectionClaims(
+                backend, hosts, lambda: state.policy, recordings.proxied, self._now
+            ),
             uploads=RecordingUploads(
                 backend, self._archive, self._now, lambda: host_keys, recordings, sealing
             ),

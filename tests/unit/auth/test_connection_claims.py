@@ -13,14 +13,17 @@ from twisted.internet.defer import Deferred
 from auth_world import HOST_ID, OTHER_ID, World, result
 from tele.audit.chain import event
 from tele.auth.connection_claims import CLAIMED_FOR, ConnectionClaims
+from tele.certs.check import LATEST
 from tele.errors import AccessDenied, InvalidInput, NotFound
 from tele.loop import now
 from tele.model.access import Reason
 from tele.model.api import audit, table
 from tele.model.api.sessions import ClaimConnection
-from tele.model.identity import Caller, HostIdentity, HostRole
+from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
 from tele.model.presence import Presence
+from tele.model.resources import Conditions, Metadata, Role, RoleSpec
 
+ALICE = UserIdentity("alice", "c", LATEST, ("access",), issued=LATEST)
 ONE, TWO, THREE = (str(uuid.UUID(int=number, version=4)) for number in (1, 2, 3))
 
 
@@ -128,10 +131,16 @@ def test_claims_at_the_same_time_count_one_by_one(
     (attack).
     """
     parts = world.parts
-    auths = [ConnectionClaims(world.backend, parts.hosts) for _ in range(2)]
+    auths = [
+        ConnectionClaims(
+            world.backend, parts.hosts, lambda: parts.state.policy, parts.recordings.proxied,
+            lambda: now(world.clock),
+        )
+        for _ in range(2)
+    ]  # fmt: skip
     begun = [
         Deferred.fromCoroutine(
-            auths[number % 2].claim((HostRole.NODE, HOST_ID), "alice", f"s{number}", 3)
+            auths[number % 2].claim((HostRole.NODE, HOST_ID), ALICE, f"s{number}", 3)
         )
         for number in range(9)
     ]
@@ -171,4 +180,30 @@ def test_attack_a_host_frees_no_place_that_another_holds(
     emit(world, web1, "session.start", ONE)
     emit(world, web2, "session.end", ONE)
     assert not claim(world, web2, ONE)
-    assert result(world.parts.claims._running("alice"))
+    assert result(world.parts.claims._running(ALICE))
+
+
+def test_attack_a_node_uses_up_no_limit_of_a_user_who_may_not_reach_it(
+    world: World, hosts: tuple[Caller, Caller]
+) -> None:
+    """Neither by claims nor by sessions that it makes up. The user's own logins are counted by the
+    node itself then.
+    """
+    web1, web2 = hosts
+    emit(world, web1, "session.start", ONE)
+    assert not claim(world, web2, TWO)
+    allow = Conditions(logins=("root",), node_labels={"env": ("prod",)})
+    result(world.parts.users.put_role("access", Role(Metadata("access"), RoleSpec(allow))))
+    world.do(table.ANNOUNCE, Presence("web2", HostRole.NODE, labels={"env": "prod"}), web2)
+    with pytest.raises(InvalidInput, match="no such session"):
+        claim(world, web1, THREE)
+    assert claim(world, web2, TWO)
+
+
+def test_attack_a_proxy_claims_for_registered_sessions_only(world: World) -> None:
+    """It needs what the user has signed for one."""
+    world.add_user("alice", "access")
+    proxy = world.proxy()
+    world.do(table.ANNOUNCE, Presence("gate", HostRole.PROXY), proxy)
+    with pytest.raises(InvalidInput, match="no such session"):
+        claim(world, proxy, ONE)

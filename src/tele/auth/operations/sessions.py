@@ -28,12 +28,13 @@ from tele.auth.recording_search import received_at
 from tele.auth.running_sessions import Running
 from tele.auth.session_ends import SessionEnds
 from tele.auth.users import LONG_AGO, Users
+from tele.certs.check import LATEST
 from tele.errors import InvalidInput, NotFound, quoted
 from tele.model.api import sessions as api
 from tele.model.api import table
 from tele.model.api.operation import Nothing
 from tele.model.api.paging import ById, Paged
-from tele.model.identity import Caller
+from tele.model.identity import Caller, UserIdentity
 from tele.model.session import Session, SessionStatus
 
 
@@ -90,8 +91,12 @@ class SessionOperations:
             raise InvalidInput(f"{quoted(request.id)} is not the id of a session")
         await self._quotas.charge(caller, quotas.EVENTS, 1)
         await self._members.require(host)
-        await self._users.user(request.user)
-        await self._claims.claim(host.place, request.user, request.id, request.limit)
+        user = await self._users.user(request.user)
+        identity = UserIdentity(
+            request.user, host.cluster, LATEST, user.spec.roles, traits=user.spec.traits,
+            issued=LATEST,
+        )  # fmt: skip
+        await self._claims.claim(host.place, identity, request.id, request.limit)
         return Nothing()
 
     async def list_sessions(self, request: Paged, caller: Caller) -> api.SessionList:
