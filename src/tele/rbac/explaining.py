@@ -17,8 +17,9 @@ from attrs import frozen
 
 from tele.model.access import Denied, Grant, RoleGrant
 from tele.model.access_tests import Action
+from tele.model.codec import format_duration
 from tele.model.identity import UserIdentity
-from tele.model.resources import Conditions, Lock, Role
+from tele.model.resources import Conditions, Lock, Role, RoleOptions, SessionRecording
 from tele.rbac import labels as conditions
 from tele.rbac.decision import decide
 from tele.rbac.logins import denied as denied_login
@@ -131,7 +132,25 @@ def effect_of(
     why = [f"allow.logins has {login}", "allow matches the labels of the node"]
     if role.spec.options.force_command:
         why.append(f"it forces {role.spec.options.force_command!r}")
+    why.extend(_obligations(role.spec.options))
     return RoleEffect(name, Effect.ALLOWS, tuple(why))
+
+
+def _obligations(options: RoleOptions) -> Iterator[str]:
+    """Yield what a role asks of each connection that it is about, whichever role allows it."""
+    if options.require_mfa:
+        yield "it requires a second factor (require_mfa)"
+    if options.pin_source_ip:
+        yield "it requires a certificate for one address (pin_source_ip)"
+    if options.record is SessionRecording.STRICT:
+        yield "it requires a recording (record: strict)"
+    if options.max_connections is not None:
+        yield f"it permits {options.max_connections} connections (max_connections)"
+    if options.client_idle_timeout:
+        idle = format_duration(options.client_idle_timeout)
+        yield f"it ends a connection that is idle for {idle} (client_idle_timeout)"
+    if options.disconnect_expired_cert:
+        yield "it ends a connection with its certificate (disconnect_expired_cert)"
 
 
 def _denials(
