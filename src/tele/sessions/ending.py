@@ -4,12 +4,14 @@ Invariants:
 
 * Nothing new begins after access has ended, or after the certificate has expired.
 * What was started, or is being started, ends: it is told, and after a grace period it is killed.
+  By a time limit the connection ends, and access does not: programs are hung up, as when a client
+  disconnects, and detached ones go on.
 * The client gets the reason as its last message.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -18,6 +20,9 @@ from tele.errors import AccessDenied
 from tele.loop import Expiry
 from tele.model.access import Denied, Grant, Reason
 from tele.spawner.control_groups import EXPELLED_GRACE
+
+#: Why a connection ends whose user may begin another one.
+TIME_LIMITS: Final = (Reason.IDLE, Reason.EXPIRED)
 
 
 class IExpellable(IProgram):
@@ -63,7 +68,7 @@ class SessionEnding:
             return how
 
         program.exited.addCallback(ended)
-        if self.denied is not None:
+        if self.denied is not None and self.denied.reason not in TIME_LIMITS:
             # Access ended while it was being started.
             program.expel()
 
@@ -81,7 +86,7 @@ class SessionEnding:
     def expel(self, denied: Denied, connection: Any) -> None:
         """Access has ended: so does what runs, and the ``connection``, if there is one yet."""
         self.denied = denied
-        programs = list(self._running)
+        programs = [] if denied.reason in TIME_LIMITS else list(self._running)
         for program in programs:
             program.expel()
         if connection is not None:

@@ -113,3 +113,37 @@ def test_what_cannot_be_expelled_is_not_kept() -> None:
     protocol: Any = object()
     ending.follow(protocol)
     ending.expel(LOCKED, None)
+
+
+@pytest.mark.parametrize("reason", [Reason.IDLE, Reason.EXPIRED])
+def test_a_time_limit_ends_the_connection_and_nothing_that_is_detached(reason: Reason) -> None:
+    """Programs are hung up by the end of their channels, as when the client disconnects; also one
+    that was being started. Nothing new begins.
+    """
+    clock, connection = Clock(), FakeConnection()
+    ending = SessionEnding(clock, context().grant)
+    running, late = FakeProgram(), FakeProgram()
+    ending.follow(running)
+    ending.expel(Denied(reason, "idle for 5 min"), connection)
+    ending.follow(late)
+    assert connection.messages == ["idle for 5 min"]
+    assert (running.told, late.told, clock.getDelayedCalls()) == ([], [], [])
+    with pytest.raises(AccessDenied, match="idle for 5 min"):
+        ending.check()
+
+
+def test_a_program_that_is_not_permitted_any_more_ends_alone() -> None:
+    """It is killed if it ignores that; the connection and other programs go on."""
+    clock, connection = Clock(), FakeConnection()
+    ending = SessionEnding(clock, context().grant)
+    forbidden, other, over = FakeProgram(), FakeProgram(), FakeProgram()
+    for program in (forbidden, other, over):
+        ending.follow(program)
+    over.exited.callback(Exit(0))
+    for program in (forbidden, over):
+        ending.end(program)
+    clock.advance(EXPELLED_GRACE)
+    told = [each.told for each in (forbidden, other, over)]
+    assert told == [["expel", "kill"], [], []]
+    assert connection.messages == []
+    ending.check()
