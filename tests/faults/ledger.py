@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +27,8 @@ from three_processes import Cluster, wait_for
 PROMISED = 3.0
 #: How long after a fault everything has to be as it should be again.
 SETTLES = 120.0
+#: How many recordings are verified and replayed at once.
+REPLAYS = 4
 #: The status of ``recordings verify`` for a session that ended and is not uploaded yet.
 NOT_UPLOADED = 8
 
@@ -201,7 +204,8 @@ class Ledger:
     def _check_recordings(self) -> int:
         rows = self.recordings()
         assert len({row["id"] for row in rows}) == len(rows), "a recording is listed twice"
-        replayed = dict(self._replay(row) for row in rows if row["interactive"])
+        with ThreadPoolExecutor(REPLAYS) as pool:
+            replayed = dict(pool.map(self._replay, (row for row in rows if row["interactive"])))
         for mark, number in self.sessions.items():
             assert mark in replayed, f"the recording of {mark} is gone"
             shown = replayed[mark]

@@ -6,7 +6,7 @@
     python tests/faults/recordings.py --rounds 40 --mode proxy-sync
 
 In each round a few recorded sessions show numbers; one part gets kill -9, and is started again
-after up to eight seconds, during which half of them end. In the modes ``node`` and
+after up to :data:`AWAY` seconds, during which half of them end. In the modes ``node`` and
 ``proxy`` a recording has what was shown until a moment before its recorder was killed, and all of
 it if that was another part. In the modes whose names end in ``-sync`` it has all that was shown,
 whatever was killed and when. Each recording verifies, and each session has a start and an end.
@@ -29,12 +29,23 @@ from three_processes import make_cluster
 #: The part that records, by mode.
 RECORDERS = {"node": "node", "node-sync": "node", "proxy": "proxy", "proxy-sync": "proxy"}
 PARTS = ("node", "auth", "proxy")
+#: Seconds for which a part is away, and for which sessions go on afterwards, at most.
+AWAY, AFTER = 8.0, 4.0
 
 
 def recordings(
-    folder: Path, rounds: int, dice: random.Random, sessions: int = 6, mode: str = "node"
+    folder: Path,
+    rounds: int,
+    dice: random.Random,
+    sessions: int = 6,
+    mode: str = "node",
+    *,
+    pace: float = 1.0,
 ) -> Counter[str]:
-    """Do ``rounds`` rounds in a mode of recording; return what was promised and is there."""
+    """Do ``rounds`` rounds in a mode of recording; return what was promised and is there.
+
+    ``pace`` is what part of :data:`AWAY` and :data:`AFTER` is waited at most.
+    """
     cluster = make_cluster(folder, auth_settings=f"session_recording: {{mode: {mode}}}")
     sync = mode.endswith("-sync")
     ledger = Ledger(cluster, 0.0 if sync else PROMISED)
@@ -53,11 +64,11 @@ def recordings(
             if part == "auth" and mode == "node":
                 # One begins then, too. In the other modes a login waits for auth.
                 early += ledger.begin_sessions(1)
-            time.sleep(dice.uniform(0.0, 8.0))
+            time.sleep(dice.uniform(0.0, AWAY * pace))
             for each in early:
                 _end(ledger, each, lost_from)
             cluster.start(part)
-            time.sleep(dice.uniform(0.0, 4.0))
+            time.sleep(dice.uniform(0.0, AFTER * pace))
             for each in late:
                 _end(ledger, each, lost_from)
             say(f"round {number + 1}: {part} was killed; {len(ledger.sessions)} recordings")
