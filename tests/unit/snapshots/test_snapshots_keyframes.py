@@ -170,7 +170,7 @@ def test_hostile_output_stays_within_limits(make: MakeTerminal) -> None:
     frames.append(frame(1, FrameKind.RESIZE, {"columns": 65535, "rows": 65535}))
     frames.append(frame(2, FrameKind.RESIZE, {"columns": "wide", "rows": None}))
     flood = b"".join(b"\x1b[38;2;%d;2;3mx" % dice.randrange(256) for _ in range(4000))
-    for second in range(10, 200, 5):
+    for second in range(10, 200, 10):
         frames.append(frame(second, FrameKind.OUTPUT, flood))
         frames.append(frame(second, FrameKind.OUTPUT, dice.randbytes(3000)))
         frames.append(frame(second, FrameKind.OUTPUT, b"\x1b[?1049h\x1b[?1049l" * 100))
