@@ -28,10 +28,11 @@ def test_sessions_go_on_without_auth(cluster: Cluster) -> None:
     """Running sessions and new ones need no auth; their recordings arrive later."""
     mark = f"offline-{time.time_ns()}"
     running = subprocess.Popen(
-        ["ssh", "-F", str(cluster.ssh_config), cluster.host, "read x; echo got $x"],
+        ["ssh", "-F", str(cluster.ssh_config), cluster.host, "echo on; read x; echo got $x"],
         env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
-    time.sleep(1.0)
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"on\n"
     cluster.kill("auth")
     try:
         out, _ = running.communicate(b"word\n", timeout=20)
