@@ -57,6 +57,11 @@ def finish(proxied: Proxied, process: subprocess.Popen[bytes], seconds: float = 
     return read_error(proxied.cluster, process)
 
 
+def until_there(marker: Path) -> str:
+    """A command that ends when a file is there."""
+    return f"while [ ! -e '{marker}' ]; do sleep 0.05; done"
+
+
 def test_a_command(proxied: Proxied) -> None:
     """The client accepts the proxy for the node, and its command runs there as without it; the
     proxy records it, signs for the node's name, and reports it.
@@ -230,14 +235,17 @@ def test_a_host_that_is_removed_has_no_sessions(proxied: Proxied) -> None:
 def test_a_mode_that_is_changed_holds_for_new_sessions(proxied: Proxied) -> None:
     """A session goes on as it began, whichever way the mode is changed."""
     cluster, members = proxied.cluster, (proxied.node.member, proxied.proxy.member)
-    through = start(proxied, "sleep 3; echo done")
+    changed = cluster.folder / "changed"
+    through = start(proxied, f"{until_there(changed)}; echo done")
     set_mode(cluster, RecordingMode.NODE, *members)
+    command = f"{until_there(changed)}; exit 7"
     direct = cluster.start(
-        "ssh", *cluster.jump_words("alice", proxied.proxy, "web1.small", "sleep 3; exit 7")
+        "ssh", *cluster.jump_words("alice", proxied.proxy, "web1.small", command)
     )
     cluster.wait_event("session.start", 3)
     assert len(proxied.recorder.recordings) == 1
     set_mode(cluster, RecordingMode.PROXY, *members)
+    changed.touch()
     for client, status in ((direct, 7), (through, 0)):
         finish(proxied, client, 20)
         assert client.returncode == status
@@ -249,11 +257,13 @@ def test_a_mode_that_is_changed_holds_for_new_sessions(proxied: Proxied) -> None
 # -- refusals ---------------------------------------------------------------------------
 def test_without_auth_nothing_begins(proxied: Proxied) -> None:
     """Auth has to register a session: without it the user is told so. What runs goes on."""
-    client = start(proxied, "sleep 8; exit 6")
+    refusal = proxied.cluster.folder / "refused"
+    client = start(proxied, f"{until_there(refusal)}; exit 6")
     proxied.cluster.stop_auth()
     refused = proxied.ssh("echo in")
     assert (refused.stdout, refused.returncode) == (b"", 255)
     assert b"begins when auth has registered it" in refused.stderr
+    refusal.touch()
     finish(proxied, client, 30)
     assert client.returncode == 6
     proxied.cluster.start_auth()
@@ -365,11 +375,15 @@ def test_a_client_that_accepts_a_plain_host_key(proxied: Proxied) -> None:
 def test_a_proxy_that_stops_lets_sessions_end(cluster: SmallCluster) -> None:
     """New ones are refused while it waits for those that run."""
     proxied = Proxied(cluster, shutdown_grace=30.0)
-    client = start(proxied, "sleep 2; echo done; exit 5")
+    stops = cluster.folder / "stops"
+    client = start(proxied, f"{until_there(stops)}; echo done; exit 5")
     stopping: list[Any] = []
     from twisted.internet.defer import Deferred
 
     Deferred.fromCoroutine(proxied.proxy.service.stopService()).addBoth(stopping.append)
+    cluster.reactor.sleep(0.2)
+    assert stopping == []
+    stops.touch()
     finish(proxied, client, 20)
     assert client.returncode == 5
     cluster.reactor.until(lambda: bool(stopping))
