@@ -330,10 +330,18 @@ def test_a_recorder_that_cannot_record_for_now(cluster: SmallCluster) -> None:
 def test_sessions_end_with_the_node(cluster: SmallCluster) -> None:
     """When the node stops, its sessions are hung up and their clients get a reason."""
     node = cluster.node()
-    marker = cluster.folder / "hung-up"
+    marker, began = cluster.folder / "hung-up", cluster.folder / "began"
     # Bash reports the child that was hung up with it, on a pipe that is closed by then.
-    command = f"exec 2>&-; trap ': > {marker}; exit' HUP; echo ready; while :; do sleep 0.1; done"
-    cluster.reactor.callLater(1.5, lambda: node.service.stopService())
+    runs = "while :; do sleep 0.1; done"
+    command = f"exec 2>&-; trap ': > {marker}; exit' HUP; echo ready; : > {began}; {runs}"
+
+    def stop() -> None:
+        if began.exists():
+            node.service.stopService()
+        else:
+            cluster.reactor.callLater(0.05, stop)
+
+    stop()
     done = cluster.ssh("alice", node, command)
     assert done.stdout == b"ready\n"
     assert done.returncode != 0
