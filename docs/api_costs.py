@@ -57,6 +57,9 @@ WORK: dict[str, str] = {
     "accept_invitation": "one look-up; with a good one two more, one argon2 hash, two commits, two"
     " signatures",
     "token_login": "one look-up; with a good token some four, two commits, two signatures",
+    "rotation": "all announcements are read, 500 in a turn",
+    "rotate": "all announcements are read twice, four keys are made, one commit; a line to each"
+    " host, which announces itself and, in some phases, renews",
     "sign_user": "two look-ups, one signature",
     "sign_host": "one signature",
     "certify_target": "some look-ups, one signature, one commit",

@@ -5,28 +5,55 @@ Invariants:
 * A CA's private key is in auth's store and in this process, nowhere else; nothing here
   shows one.
 * Each kind has its own SSH key (of the cluster's suite) and its own TLS key (ECDSA P-256).
+* Each of these keys rotates alone, by :data:`tele.certs.rotation.TABLE`. A new key is stored in the
+  commit of its phase; all auths on one store follow that.
 * The suite of a cluster is chosen when its CAs are made; another one is refused later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from typing import TypeVar
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from cryptography import x509
 
 from tele.auth.repository import Repository
 from tele.certs.keys import PrivateKey, fingerprint, parse_line
 from tele.certs.pins import pin
+from tele.certs.rotation import TABLE, Key, check_step, signing_key
 from tele.certs.suites import SignatureSuite, suite_of
 from tele.certs.x509 import TlsKey, make_authority
-from tele.errors import Conflict, InvalidInput, Unavailable
-from tele.interfaces import IBackend
+from tele.errors import Conflict, InvalidInput, TeleError, Unavailable
+from tele.interfaces import Change, IBackend, Put
+from tele.log import make_logger
 from tele.model.api.authorities import AuthorityStatus
 from tele.model.authority import AuthorityKind, TrustedAuthority
+from tele.model.bounds import OMITTED
+from tele.model.codec import decode
+from tele.model.rotation import Phase, RotatingCa
+
+log = make_logger(__name__)
+
+T = TypeVar("T")
 
 PREFIX = "/authorities/"
+
+
+@frozen
+class StoredRotation:
+    """A rotation in progress, and its new key. Its repr shows no key.
+
+    ``signed`` is when the new key began to sign certificates of users, None if it never did.
+    """
+
+    phase: Phase
+    started: datetime
+    since: datetime
+    key: bytes = field(repr=False)
+    certificate: str = ""
+    signed: datetime | None = None
 
 
 @frozen
@@ -38,39 +65,47 @@ class StoredAuthority:
     ssh_key: bytes = field(repr=False)
     tls_key: bytes = field(repr=False)
     tls_certificate: str
+    ssh_rotation: StoredRotation | None = field(default=None, metadata=OMITTED)
+    tls_rotation: StoredRotation | None = field(default=None, metadata=OMITTED)
+    retired_ssh_keys: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    retired_pins: tuple[str, ...] = field(default=(), metadata=OMITTED)
+
+    def rotation(self, ca: RotatingCa) -> StoredRotation | None:
+        """Return the rotation of one of its CAs, None in ``standby``."""
+        return self.tls_rotation if ca.is_tls else self.ssh_rotation
 
 
 @frozen
 class Authority:
-    """One authority, ready to sign."""
+    """One authority, ready to sign. ``ssh``, ``tls`` and ``tls_certificate`` are those that sign.
 
-    kind: AuthorityKind
-    created: datetime
+    ``trusted`` is the public half of all its keys.
+    """
+
+    stored: StoredAuthority
+    revision: int
     ssh: PrivateKey
     tls: TlsKey
     tls_certificate: str
+    trusted: TrustedAuthority
 
     @property
-    def trusted(self) -> TrustedAuthority:
-        """The public half."""
-        return TrustedAuthority(
-            self.kind,
-            (self.ssh.public.line,),
-            (self.tls_certificate,),
-            (pin(self.tls_certificate),),
-        )
+    def kind(self) -> AuthorityKind:
+        """Whose certificates it signs."""
+        return self.stored.kind
 
     @property
     def status(self) -> AuthorityStatus:
         """As ``tele ca status`` shows it."""
         certificate = x509.load_pem_x509_certificate(self.tls_certificate.encode("ascii"))
-        trusted = self.trusted
+        trusted, stored = self.trusted, self.stored
+        phases = [r.phase for r in (stored.ssh_rotation, stored.tls_rotation) if r is not None]
         return AuthorityStatus(
             kind=self.kind.value,
-            phase="standby",
+            phase=(phases or [Phase.STANDBY])[0].value,
             ssh_fingerprints=tuple(fingerprint(parse_line(k)) for k in trusted.ssh_public_keys),
             pins=trusted.pins,
-            created=self.created,
+            created=stored.created,
             expires=certificate.not_valid_after_utc,
         )
 
@@ -78,8 +113,20 @@ class Authority:
 class Authorities:
     """All authorities of a cluster; :meth:`load` makes them at first start."""
 
-    def __init__(self, loaded: dict[AuthorityKind, Authority]) -> None:
+    def __init__(
+        self,
+        backend: IBackend,
+        cluster: str,
+        entropy: Callable[[int], bytes],
+        loaded: dict[AuthorityKind, Authority],
+    ) -> None:
+        self._backend = backend
+        self._repository = Repository(backend, PREFIX, StoredAuthority)
+        self._cluster = cluster
+        self._entropy = entropy
         self._by_kind = loaded
+        self._observers: list[Callable[[], None]] = []
+        self._stop_watching: Callable[[], None] | None = None
 
     def __getitem__(self, kind: AuthorityKind) -> Authority:
         return self._by_kind[kind]
@@ -98,6 +145,13 @@ class Authorities:
     def statuses(self) -> tuple[AuthorityStatus, ...]:
         """The status of all authorities, as ``tele ca status`` shows it."""
         return tuple(self._by_kind[kind].status for kind in _KINDS)
+
+    @property
+    def host_keys_ever(self) -> frozenset[bytes]:
+        """The key blobs of the host CA that may have signed what is stored, retired ones, too."""
+        return frozenset(
+            parse_line(k) for k in self._by_kind[AuthorityKind.HOST].trusted.signed_ever
+        )
 
     @classmethod
     async def load(
@@ -121,15 +175,117 @@ class Authorities:
                 made = _make(cluster, kind, suite or SignatureSuite.ED25519, now, entropy)
                 try:
                     await backend.commit(repository.put(kind.value, made, if_revision=0))
-                except Conflict:  # another auth on this store was first: its key is used
-                    entry = await repository.get(kind.value)
-            stored = made if entry is None else entry.value
-            loaded[kind] = ready = _ready(stored)
+                except Conflict:
+                    log.debug("another auth on this store was first: its key is used")
+                entry = await repository.get(kind.value)
+                if entry is None:
+                    raise Unavailable(f"the {kind.value} authority is gone from the store")
+            loaded[kind] = ready = _ready(entry.value, entry.revision)
             _check_suite(ready, suite)
-        return cls(loaded)
+        return cls(backend, cluster, entropy, loaded)
+
+    async def follow(self) -> None:
+        """Follow the store from now on: another auth may rotate. Ends with :meth:`stop`."""
+        self._stop_watching = (await self._backend.watch(PREFIX, self._changed)).stop
+        await self.refresh()
+
+    def stop(self) -> None:
+        """Stop following. May be called twice."""
+        if self._stop_watching is not None:
+            self._stop_watching()
+            self._stop_watching = None
+
+    def on_change(self, observer: Callable[[], None]) -> None:
+        """Call ``observer`` whenever keys have changed."""
+        self._observers.append(observer)
+
+    async def refresh(self) -> None:
+        """Read the store: for the one who has just changed it."""
+        for kind in _KINDS:
+            entry = await self._repository.get(kind.value)
+            if entry is not None:
+                self._take(entry.value, entry.revision)
+
+    def _changed(self, change: Change) -> None:
+        if change.item is None:
+            return
+        try:
+            self._take(decode(StoredAuthority, change.item.value), change.item.revision)
+        except TeleError as error:
+            # The keys that this auth has are good: it goes on with them.
+            log.error("an authority in the store cannot be read", error=str(error))
+
+    def _take(self, stored: StoredAuthority, revision: int) -> None:
+        if revision <= self._by_kind[stored.kind].revision:
+            return
+        self._by_kind[stored.kind] = _ready(stored, revision)
+        for observer in self._observers:
+            observer()
+
+    def step(self, cas: Iterable[RotatingCa], phase: Phase, moment: datetime) -> list[Put]:
+        """Return the changes by which ``phase`` of these CAs begins at ``moment``.
+
+        The caller commits them, and calls :meth:`refresh`; the commit fails with :class:`Conflict`
+        if the authorities have changed meanwhile. Raises :class:`InvalidInput` if the phase cannot
+        follow the present one.
+        """
+        changed: dict[AuthorityKind, StoredAuthority] = {}
+        for ca in cas:
+            stored = changed.get(ca.kind, self._by_kind[ca.kind].stored)
+            rotation = stored.rotation(ca)
+            check_step(ca, Phase.STANDBY if rotation is None else rotation.phase, phase)
+            if rotation is None:
+                after = _with(stored, ca, self._begun(ca, phase, moment))
+            elif phase is Phase.STANDBY:
+                after = _ended(stored, ca, rotation)
+            else:
+                signed = moment if phase is Phase.UPDATE_CLIENTS else rotation.signed
+                after = _with(
+                    stored, ca, evolve(rotation, phase=phase, since=moment, signed=signed)
+                )
+            changed[ca.kind] = after
+        return [
+            self._repository.put(kind.value, stored, self._by_kind[kind].revision)
+            for kind, stored in changed.items()
+        ]
+
+    def _begun(self, ca: RotatingCa, phase: Phase, moment: datetime) -> StoredRotation:
+        if not ca.is_tls:
+            return StoredRotation(phase, moment, moment, self.suite.generate().to_openssh())
+        key = TlsKey.generate()
+        certificate = make_authority(self._cluster, ca.kind, key, moment, self._entropy)
+        return StoredRotation(phase, moment, moment, key.to_pem(), certificate)
 
 
 _KINDS = (AuthorityKind.HOST, AuthorityKind.USER)
+
+
+def _with(
+    stored: StoredAuthority, ca: RotatingCa, rotation: StoredRotation | None
+) -> StoredAuthority:
+    if ca.is_tls:
+        return evolve(stored, tls_rotation=rotation)
+    return evolve(stored, ssh_rotation=rotation)
+
+
+def _ended(stored: StoredAuthority, ca: RotatingCa, rotation: StoredRotation) -> StoredAuthority:
+    """Return the authority with one key: the new one, or the old one after a rollback."""
+    ended = _with(stored, ca, None)
+    rolled_back = rotation.phase is Phase.ROLLBACK
+    if rolled_back and rotation.signed is None:
+        return ended  # nothing that is stored can be signed by the new key
+    if ca.is_tls:
+        leaving = rotation.certificate if rolled_back else stored.tls_certificate
+        ended = evolve(ended, retired_pins=(*stored.retired_pins, pin(leaving)))
+        if not rolled_back:
+            ended = evolve(ended, tls_key=rotation.key, tls_certificate=rotation.certificate)
+        return ended
+    leaving_key = PrivateKey.from_openssh(rotation.key if rolled_back else stored.ssh_key)
+    retired = (*stored.retired_ssh_keys, leaving_key.public.line)
+    ended = evolve(ended, retired_ssh_keys=retired)
+    if not rolled_back:
+        ended = evolve(ended, ssh_key=rotation.key, created=rotation.started)
+    return ended
 
 
 def _check_suite(authority: Authority, wanted: SignatureSuite | None) -> None:
@@ -159,16 +315,46 @@ def _make(
     )
 
 
-def _ready(stored: StoredAuthority) -> Authority:
+def _ready(stored: StoredAuthority, revision: int) -> Authority:
     try:
-        return Authority(
+        ssh = _in_order(
             stored.kind,
-            stored.created,
             PrivateKey.from_openssh(stored.ssh_key),
-            TlsKey.from_pem(stored.tls_key),
-            stored.tls_certificate,
+            stored.ssh_rotation,
+            lambda new: PrivateKey.from_openssh(new.key),
+        )
+        tls = _in_order(
+            stored.kind,
+            (TlsKey.from_pem(stored.tls_key), stored.tls_certificate),
+            stored.tls_rotation,
+            lambda new: (TlsKey.from_pem(new.key), new.certificate),
         )
     except InvalidInput as error:
         raise Unavailable(
             f"the {stored.kind.value} authority in the store is damaged: {error}"
         ) from None
+    certificates = tuple(certificate for _, certificate in tls)
+    trusted = TrustedAuthority(
+        stored.kind,
+        tuple(key.public.line for key in ssh),
+        certificates,
+        tuple(map(pin, certificates)),
+        stored.retired_ssh_keys,
+        stored.retired_pins,
+    )
+    return Authority(stored, revision, ssh[0], *tls[0], trusted)
+
+
+def _in_order(
+    kind: AuthorityKind,
+    old: T,
+    rotation: StoredRotation | None,
+    read: Callable[[StoredRotation], T],
+) -> list[T]:
+    """Return the keys that are trusted, first the one that signs."""
+    if rotation is None:
+        return [old]
+    keys = {Key.OLD: old, Key.NEW: read(rotation)}
+    signing = signing_key(rotation.phase, kind)
+    trusted = TABLE[rotation.phase].trusted
+    return [keys[each] for each in sorted(trusted, key=lambda each: each is not signing)]

@@ -52,6 +52,7 @@ from tele.auth.operations.keeping import KeepingOperations
 from tele.auth.operations.locking import Locking
 from tele.auth.operations.proxying import ProxyingOperations
 from tele.auth.operations.recordings import RecordingOperations
+from tele.auth.operations.rotating import RotatingOperations
 from tele.auth.operations.sessions import SessionOperations
 from tele.auth.operations.sshd_hosts import SshdHostOperations
 from tele.auth.passwords import Passwords
@@ -59,6 +60,7 @@ from tele.auth.presence import Hosts
 from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings
 from tele.auth.retention import Retention, RetentionRules
+from tele.auth.rotation import RotationGate
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.streams import Streams
@@ -161,6 +163,10 @@ class LocalAuthority:
             ProxyingOperations(
                 parts.cluster, clock, parts.authorities, parts.issuer, parts.members, parts.hosts,
                 parts.state, parts.recordings.proxied, parts.ends, quotas, journal,
+            ),
+            RotatingOperations(
+                clock, parts.authorities, RotationGate(clock, parts.authorities, parts.hosts),
+                journal,
             ),
             KeepingOperations(clock, parts.recordings, parts.hosts, journal),
             AuditOperations(

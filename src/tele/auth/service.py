@@ -53,7 +53,6 @@ from tele.auth.state import State
 from tele.auth.tokens import Tokens
 from tele.auth.users import Users
 from tele.certs.check import LATEST
-from tele.certs.keys import parse_line
 from tele.certs.suites import SignatureSuite
 from tele.certs.x509 import TlsKey
 from tele.data_dir import DataDirLock
@@ -67,7 +66,6 @@ from tele.loop import Expiry, StepWatch, now
 from tele.model.addresses import Address
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Operation
-from tele.model.authority import AuthorityKind
 from tele.model.identity import Caller, HostRole, UserIdentity
 from tele.model.resources import ClusterSpec, RecordingSettings
 from tele.model.stuck import StuckUpload
@@ -206,6 +204,8 @@ class AuthService(Service):
         await self._keys.start()
         await parts.uploads.sealing.start()
         await parts.state.start()
+        parts.authorities.on_change(partial(self._authorities_changed, parts))
+        await parts.authorities.follow()
         parts.settings.compare(self._recording)
         await parts.passwords.warm_up()
         await parts.ends.start()
@@ -314,9 +314,6 @@ class AuthService(Service):
             recordings.texts.remove, self._keys, large,
         )  # fmt: skip
         audit = AuditLog(backend, clock, self._sinks)
-        host_keys = frozenset(
-            parse_line(k) for k in authorities[AuthorityKind.HOST].trusted.ssh_public_keys
-        )
         state = State(
             backend,
             self._cluster,
@@ -349,7 +346,12 @@ class AuthService(Service):
                 backend, hosts, lambda: state.policy, recordings.proxied, self._now
             ),
             uploads=RecordingUploads(
-                backend, self._archive, self._now, lambda: host_keys, recordings, sealing
+                backend,
+                self._archive,
+                self._now,
+                lambda: authorities.host_keys_ever,
+                recordings,
+                sealing,
             ),
             audit=audit,
             heads=HeadPublisher(audit, self._archive, clock, self._cluster, self._host_id),
@@ -379,6 +381,7 @@ class AuthService(Service):
         parts, self._parts = self._parts, None
         if parts is not None:
             parts.disk.stop()
+            parts.authorities.stop()
             await parts.heads.stop()
             await self._keys.stop()
             if self._sealed_texts is not None:
@@ -452,6 +455,17 @@ class AuthService(Service):
         Deferred.fromCoroutine(emitted).addErrback(
             lambda failure: log.failure("cannot emit the event of a clock step", failure)
         )
+
+    def _authorities_changed(self, parts: Collaborators) -> None:
+        """Tell the hosts; certify auth itself by the key that signs now, and no dropped one."""
+        parts.state.authorities_changed()
+        if self._identity is not None:
+            self._renew_at = None
+            if self._renewal is not None and self._renewal.active():
+                self._renewal.cancel()
+            self._renew()
+        if self._server is not None:
+            self._server.authorities_changed()
 
     def _tls_identity(self) -> TlsIdentity:
         if self._identity is None:

@@ -162,6 +162,10 @@ class State:
             settings=self.settings.for_hosts,
         )
 
+    def authorities_changed(self) -> None:
+        """Send the keys to those who follow: a rotation has reached another phase."""
+        self._notify(self._revision)
+
     def watch(self, receiver: Callable[[ClusterState], None]) -> Deferred[None]:
         """Call ``receiver`` with the state now and at each change; cancel to end it."""
         mark = object()

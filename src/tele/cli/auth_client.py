@@ -259,6 +259,12 @@ def host_keys(files: Files) -> tuple[str, ...]:
     return tuple(_authority(files, "host")["ssh_public_keys"])
 
 
+def host_keys_ever(files: Files) -> tuple[str, ...]:
+    """Return those, and the keys that rotations have replaced: for what was recorded by then."""
+    authority = _authority(files, "host")
+    return (*authority["ssh_public_keys"], *authority.get("retired_ssh_keys", ()))
+
+
 def _authority(files: Files, kind: str) -> dict[str, Any]:
     try:
         found = json.loads(files.authorities.read_text("utf-8"))

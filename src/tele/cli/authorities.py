@@ -1,4 +1,4 @@
-"""``tele ca``: show the cluster's authorities, sign keys."""
+"""``tele ca``: show the cluster's authorities, rotate them, sign keys."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ _COLUMNS = (
     cls=LazyGroup,
     lazy={
         "status": Lazy("tele.cli.authorities:status", "Show the authorities and their pins."),
+        "rotate": Lazy("tele.cli.rotation:rotate", "Replace the keys of the CAs."),
         "export": Lazy("tele.cli.authorities:export", "Print public keys, for other programs."),
         "sign-user": Lazy("tele.cli.authorities:sign_user", "Sign a public key, for automation."),
         "sign-host": Lazy("tele.cli.authorities:sign_host", "Sign the host key of an sshd."),
@@ -39,10 +40,17 @@ def ca() -> None:
 
 
 @click.command()
+@click.option("--rotation", is_flag=True, help="Show how far a rotation is, and who holds it up.")
+@click.option("--watch", is_flag=True, help="Show that at each change, until none is in progress.")
 @format_option("names")
 @where_options(local=True)
-def status(form: str, where: Where) -> None:
+def status(rotation: bool, watch: bool, form: str, where: Where) -> None:
     """Show the authorities and their pins."""
+    if rotation or watch:
+        from tele.cli.rotation import watch_rotation
+
+        watch_rotation(form, where, watch=watch)
+        return
     from tele.model.api.authorities import AUTHORITIES
     from tele.model.api.operation import Nothing
 

@@ -124,6 +124,7 @@ def login(
     from tele.model.api.members import PublicKeys
     from tele.model.api.tokens import TOKEN_LOGIN, TokenLogin
     from tele.model.api.users import LOGIN, LoginRequest
+    from tele.model.authority import AuthorityKind, authority_of
 
     profile = Profile(known, address, name, pins)
     kept = kept_keys(home.files(profile)) if renew else None
@@ -141,6 +142,9 @@ def login(
         else:
             device = _device(home, profile, keys)
             got = authority.perform(LOGIN, LoginRequest(name, password, keys, lifetime, device))
+    # The pins that hold now: a rotation may have replaced the key that was pinned.
+    host = authority_of(got.authorities, AuthorityKind.HOST)
+    profile = Profile(known, address, name, pins if host is None else host.pins)
     summary = store_certificates(
         home, profile, ssh, tls, got, machine=token is not None, kept=kept is not None
     )

@@ -48,6 +48,26 @@ def ls(labels: tuple[str, ...], form: str, where: Where) -> None:
     _list(labels, form, where)
 
 
+@click.command(name="ls")
+@click.argument("labels", nargs=-1, metavar="[K=V ...]")
+@click.option("--rotation", is_flag=True, help="Show which keys of the CAs each member has.")
+@format_option("names", "ansible")
+@where_options(local=True)
+def nodes_ls(labels: tuple[str, ...], rotation: bool, form: str, where: Where) -> None:
+    """List the nodes that you may log in to; with K=V, those with all these labels.
+
+    If a key is repeated, any of its values fits: env=prod env=test.
+    """
+    if not rotation:
+        _list(labels, form, where)
+        return
+    from tele.cli.rotation import show_hosts
+
+    if labels or form == "ansible":
+        raise click.UsageError("--rotation is about all members: leave labels and ansible out")
+    show_hosts(form, where)
+
+
 def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
     for label in labels:
         if not label.partition("=")[1]:
@@ -105,7 +125,7 @@ def labelled_node(selector: str, where: Where) -> str:
 @click.group(
     cls=LazyGroup,
     lazy={
-        "ls": Lazy("tele.cli.nodes:ls", "List the nodes that you may log in to."),
+        "ls": Lazy("tele.cli.nodes:nodes_ls", "List the nodes that you may log in to."),
         "add": Lazy("tele.cli.sshd_nodes:add", "Register a machine that runs OpenSSH's sshd."),
         "rm": Lazy("tele.cli.nodes:rm", "Remove a node from the cluster."),
     },

@@ -124,7 +124,7 @@ def trusted_hosts(authority: Authority | None, where: Where) -> tuple[set[bytes]
     The second is the name of the cluster.
     """
     from tele.certs.keys import parse_line
-    from tele.cli.auth_client import current, host_keys
+    from tele.cli.auth_client import current, host_keys_ever
 
     if where.config is not None:
         if authority is None:
@@ -132,7 +132,7 @@ def trusted_hosts(authority: Authority | None, where: Where) -> tuple[set[bytes]
                 return _own_authority(local)
         return _own_authority(authority)
     home, profile = current(where)
-    return {parse_line(line) for line in host_keys(home.files(profile))}, profile.cluster
+    return {parse_line(line) for line in host_keys_ever(home.files(profile))}, profile.cluster
 
 
 def _own_authority(authority: Authority) -> tuple[set[bytes], str]:
@@ -142,7 +142,7 @@ def _own_authority(authority: Authority) -> tuple[set[bytes], str]:
     from tele.model.api.operation import Nothing
 
     trusted = authority.perform(AUTHORITIES, Nothing()).trusted
-    lines = [k for a in trusted if a.kind.value == "host" for k in a.ssh_public_keys]
+    lines = [k for a in trusted if a.kind.value == "host" for k in a.signed_ever]
     return {parse_line(k) for k in lines}, authority.perform(CLUSTER, Nothing()).cluster
 
 

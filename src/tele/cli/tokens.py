@@ -144,8 +144,14 @@ def add(
     print_notice(
         f"for {words(made['roles'])}, until {made['expires']}; shown this once\n"
         f"on the host: write it to a file of mode 0600, and set token_file to its path, and\n"
-        f'ca_pin: "{made["ca_pin"]}"'
+        f"ca_pin: {_pins(made)}"
     )
+
+
+def _pins(made: Mapping[str, Any]) -> str:
+    """Return the value of ``ca_pin``: a list while the CA rotates."""
+    pins = [f'"{each}"' for each in (made["ca_pin"], *made.get("other_ca_pins", ()))]
+    return pins[0] if len(pins) == 1 else f"[{', '.join(pins)}]"
 
 
 @click.command()

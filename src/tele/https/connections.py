@@ -11,7 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from datetime import timedelta
 from typing import Any, Final
 
@@ -92,6 +92,11 @@ class ApiFactory(ServerFactory):
     def full(self) -> bool:
         """Whether no more connections are accepted."""
         return len(self._all) >= self.limits.connections
+
+    @property
+    def open_channels(self) -> Set[ApiChannel]:
+        """The connections that are open now."""
+        return self._all.copy()
 
     def buildProtocol(self, addr: IAddress | None) -> ApiChannel:
         """Return the protocol of a new connection."""

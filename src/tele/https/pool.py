@@ -71,7 +71,8 @@ class Pool:
         self._tls = ClientTls(server_name, identity, trust, reactor)
         self._endpoint = endpoint or self._tcp
         self._idle: list[_Idle] = []
-        self._open: set[ApiConnection] = set()
+        #: The identity that each open connection has shown.
+        self._open: dict[ApiConnection, TlsIdentity | None] = {}
 
     def _tcp(self, host: str, port: int) -> IStreamClientEndpoint:
         return hostname_endpoint(self._reactor, host, port, CONNECT_TIMEOUT)
@@ -79,6 +80,7 @@ class Pool:
     async def connect(self, address: str) -> ApiConnection:
         """Open a new connection; fails with :class:`NotSent`."""
         host, port = Address.parse(address)
+        identity = self._identity()
         connection = ApiConnection(address, self._closed)
         plain = _Single(connection)
         # Not wrapClientTLS: its buffers wake up on the global reactor.
@@ -94,7 +96,7 @@ class Pool:
             raise NotSent(f"{address} did not answer: {error}") from None
         if not connection.lost:
             notice_dead_peer_below(connection.transport)
-            self._open.add(connection)
+            self._open[connection] = identity
         return connection
 
     def take(self, address: str) -> ApiConnection | None:
@@ -115,7 +117,7 @@ class Pool:
             connection.close()
             return
         end = self._reactor.callLater(IDLE_TIMEOUT, connection.close)
-        self._idle.append(_Idle(connection, address, self._identity(), end))
+        self._idle.append(_Idle(connection, address, self._open.get(connection), end))
 
     def close(self) -> None:
         """Close all connections at once."""
@@ -123,7 +125,7 @@ class Pool:
             connection.abort()
 
     def _closed(self, connection: ApiConnection) -> None:
-        self._open.discard(connection)
+        self._open.pop(connection, None)
         for idle in [k for k in self._idle if k.connection is connection]:
             self._forget(idle)
 

@@ -21,7 +21,7 @@ from tele.admission.shares import Shares
 from tele.errors import InvalidInput, NotLoggedIn, TeleError
 from tele.https.api_errors import status_of
 from tele.https.callers import admit, counted_as
-from tele.https.channel import ApiRequest, address_text
+from tele.https.channel import ApiChannel, ApiRequest, address_text
 from tele.https.connections import ApiFactory
 from tele.https.decisions import Admitted, Document, Methods, Refused, busy, not_found
 from tele.https.encoding import shape_of, unreadable_body
@@ -32,7 +32,7 @@ from tele.loop import now, steady_date
 from tele.model.api.operation import Anyone, Operation
 from tele.model.authority import TrustedAuthority
 from tele.model.codec import encode
-from tele.model.identity import Caller
+from tele.model.identity import Caller, Identity
 
 #: The published description of all operations; open to anyone.
 DESCRIPTION_PATH: Final = "/v1/openapi.json"
@@ -130,15 +130,21 @@ class RequestAdmission:
         if local is not None:
             return evolve(anonymous, identity=local), None
         try:
-            if (peer := channel.peer) is not None:
-                identity = peer.identify(
-                    self._authorities(), now(self._clock), steady_date(self._clock)
-                )
+            if (identity := self.identify(channel)) is not None:
                 return evolve(anonymous, identity=identity), None
         except NotLoggedIn as error:
             # A caller that needs a new certificate asks with the old one, or none.
             return anonymous, error
         return anonymous, None
+
+    def identify(self, channel: ApiChannel) -> Identity | None:
+        """Return the identity of a connection by its certificate, None without one.
+
+        Raises :class:`NotLoggedIn` for a certificate that is not accepted now.
+        """
+        if (peer := channel.peer) is None:
+            return None
+        return peer.identify(self._authorities(), now(self._clock), steady_date(self._clock))
 
     def _over_share(
         self, connections: ApiFactory, request: ApiRequest, caller: Caller, cost: int

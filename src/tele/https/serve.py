@@ -20,15 +20,20 @@ from typing import Any, Final, cast
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IListeningPort,
+    IProtocolFactory,
+    IReactorTime,
+)
 from twisted.python.failure import Failure
 
 from tele.admission.shares import Shares
 from tele.call_queue import CallQueue
-from tele.errors import InvalidInput, TeleError, Unavailable
+from tele.errors import InvalidInput, NotLoggedIn, TeleError, Unavailable
 from tele.https.api_errors import status_of
 from tele.https.callers import counted_as
-from tele.https.channel import ApiRequest
+from tele.https.channel import ApiChannel, ApiRequest
 from tele.https.connections import ApiFactory
 from tele.https.decisions import Admitted, Document, Methods, Refused
 from tele.https.encoding import (
@@ -51,6 +56,7 @@ from tele.https.responses import PendingResponse, refuse, respond, shown_error
 from tele.https.stream import Lines, Stream
 from tele.https.tls_server import Preface, PrefacedTlsFactory, no_preface
 from tele.https.trust import ServerTls
+from tele.log import make_logger
 from tele.loop import Ticker
 from tele.model.api.operation import Operation
 from tele.model.api.table import OPERATIONS
@@ -59,6 +65,10 @@ from tele.model.identity import Caller, Identity
 
 #: A list with more items is encoded in a turn of the reactor of its own.
 LONG: Final = 50
+#: The one who drops an authority by a certificate of it gets the answer first.
+RECHECK_SECONDS: Final = 1.0
+
+_log: Final = make_logger(__name__)
 
 
 class ApiServer:
@@ -101,6 +111,7 @@ class ApiServer:
             reactor,
         )
         self._ports: list[IListeningPort] = []
+        self._recheck: IDelayedCall | None = None
 
     @property
     def factory(self) -> IProtocolFactory:
@@ -127,8 +138,33 @@ class ApiServer:
         listening.startListening()
         self._ports.append(listening)
 
+    def authorities_changed(self) -> None:
+        """Soon end connections by certificates that no present authority has signed.
+
+        Streams and idle connections would stay; a request is refused anyhow.
+        """
+        if self._recheck is None:
+            self._recheck = self._reactor.callLater(RECHECK_SECONDS, self._check_all_again)
+
+    def _check_all_again(self) -> None:
+        self._recheck = None
+        for channel in self._api.open_channels:  # one in a turn
+            self._long.add(partial(self._check_again, channel))
+
+    def _check_again(self, channel: ApiChannel) -> None:
+        if channel.peer is None or channel not in self._api.open_channels:
+            return
+        try:
+            self._admission.identify(channel)
+        except NotLoggedIn as error:
+            _log.debug("connection closed", peer=channel.source, error=str(error))
+            channel.transport.abortConnection()
+
     async def close(self) -> None:
         """Stop listening, answer pending requests for a few seconds, and end all connections."""
+        if self._recheck is not None:
+            self._recheck.cancel()
+            self._recheck = None
         ports, self._ports = self._ports, []
         for port in ports:
             await maybeDeferred(port.stopListening)

@@ -23,10 +23,11 @@ from tele.log import make_logger
 from tele.loop import backoff, now
 from tele.membership.announcing import are_outdated, hosts_of
 from tele.membership.calls import Calls, pause_after
-from tele.membership.identity import MemberIdentity, assemble
+from tele.membership.identity import MemberIdentity, assemble, is_superseded, tls_authorities
 from tele.membership.joining import Applicant, JoinSettings, Network, join, rejoin
 from tele.membership.renewal import RenewalTimer
 from tele.model.api.members import RENEW, RenewRequest
+from tele.model.authority import TrustedAuthority
 from tele.model.presence import Presence
 from tele.workers import SerialWorker
 
@@ -43,6 +44,7 @@ class Enrolment:
     """Gets certificates for the name, the role and the hosts of the addresses of ``presence()``.
 
     :param identity: the identity as it is now; called only when there is one.
+    :param authorities: those of the cluster, by what is known now.
     :param keep: keeps a new identity; fires when it is on disk, or cannot be written now.
     :param changed: called when :attr:`removed` changes.
     """
@@ -58,6 +60,7 @@ class Enrolment:
         files: SerialWorker,
         dice: Callable[[], float],
         identity: Callable[[], MemberIdentity],
+        authorities: Callable[[], tuple[TrustedAuthority, ...]],
         keep: Callable[[MemberIdentity], Deferred[None]],
         changed: Callable[[], object],
     ) -> None:
@@ -69,9 +72,12 @@ class Enrolment:
         self._files = files
         self._dice = dice
         self._identity = identity
+        self._authorities = authorities
         self._keep = keep
         self._changed = changed
-        self.renewal = RenewalTimer(reactor, dice, self.is_outdated)
+        self.renewal = RenewalTimer(
+            reactor, dice, self.is_outdated, lambda: is_superseded(identity(), authorities())
+        )
         #: Why auth no longer takes this host for a member, by its last refusal; or nothing.
         self.removed = ""
         #: Whether this run began with a valid certificate and auth has not confirmed it yet.
@@ -179,7 +185,13 @@ class Enrolment:
         failures = 0
         while True:
             try:
-                identity = await rejoin(self._reactor, self._network, self._settings, old)
+                identity = await rejoin(
+                    self._reactor,
+                    self._network,
+                    self._settings,
+                    old,
+                    tls_authorities(self._authorities()),
+                )
             except AccessDenied:
                 raise
             except TeleError as error:

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import BACKDATE
 from tele.certs.keys import PrivateKey, parse_line
+from tele.certs.rotation import Facts, facts_of
 from tele.certs.suites import SignatureSuite, suite_of
-from tele.certs.x509 import TlsKey, read_identity
+from tele.certs.x509 import TlsKey, issued_by, read_identity
 from tele.errors import BadCertificate, TeleError
 from tele.https.identity import TlsIdentity
 from tele.model.api.members import PublicKeys
@@ -62,6 +63,11 @@ class MemberIdentity:
     authorities: tuple[TrustedAuthority, ...]
     issued: datetime
     expires: datetime
+
+    @property
+    def leaf(self) -> x509.Certificate:
+        """The X.509 certificate of the host."""
+        return x509.load_pem_x509_certificates(self.tls.certificate.encode("ascii"))[0]
 
     def renew_at(self, fraction: float) -> datetime:
         """Return when ``fraction`` of its life is over."""
@@ -115,6 +121,21 @@ def ssh_authorities(
     """Return the key blobs of the SSH authorities of ``kind``."""
     found = authority_of(tuple(authorities), kind)
     return frozenset() if found is None else frozenset(map(parse_line, found.ssh_public_keys))
+
+
+def is_superseded(identity: MemberIdentity, authorities: Iterable[TrustedAuthority]) -> bool:
+    """Whether another key than those of ``authorities`` that sign now has signed ``identity``."""
+    found = authority_of(tuple(authorities), AuthorityKind.HOST)
+    if found is None:
+        return False
+    if identity.ssh_certificate.authority_key != parse_line(found.ssh_public_keys[0]):
+        return True
+    return not issued_by(identity.leaf, found.tls_certificates[:1])
+
+
+def facts(identity: MemberIdentity, authorities: Iterable[TrustedAuthority]) -> Facts:
+    """Return what a host reports: the keys that it trusts, and those that have certified it."""
+    return facts_of(authorities, identity.ssh_certificate.authority_key, identity.leaf)
 
 
 def host_suite(authorities: Iterable[TrustedAuthority]) -> SignatureSuite:

@@ -155,16 +155,21 @@ async def join(
 
 
 async def rejoin(
-    reactor: IReactorTime, network: Network, settings: JoinSettings, old: MemberIdentity
+    reactor: IReactorTime,
+    network: Network,
+    settings: JoinSettings,
+    old: MemberIdentity,
+    trusted: Sequence[str],
 ) -> MemberIdentity:
     """Return new certificates for a member whose certificate has expired.
+
+    ``trusted`` are the certificates (PEM) of the host authority, as far as the host knows them.
 
     The host proves that it has the key that auth has registered for it. Raises AccessDenied when it
     is no longer a member: then it needs a token.
     """
     host, public = old.host, old.keys.public
     proof = sign_rejoin(old.keys.ssh, host.cluster, host.host_id, host.role, public.ssh, public.tls)
-    trusted = tls_authorities(old.authorities)
     authority = network.connect(
         reactor, settings.addresses, lambda: None, lambda: trusted, server_name(host.cluster)
     )

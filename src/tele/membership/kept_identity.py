@@ -17,6 +17,7 @@ from tele.certs.pins import pin, read_pin
 from tele.errors import InvalidInput
 from tele.membership.identity import tls_authorities
 from tele.membership.store import MemberStore
+from tele.model.authority import AuthorityKind
 from tele.model.identity import HostRole
 
 
@@ -26,7 +27,8 @@ def check_kept_identity(
     """Raise :class:`InvalidInput` unless the identity in ``store`` is of a CA that ``pins`` name.
 
     Without an identity, or without pins, there is nothing to compare. Keys that will replace the CA
-    and that the cluster has published count, too.
+    and that the cluster has published count, too, and so do those that a rotation has replaced: the
+    configuration of a host need not be changed for one.
     """
     identity = store.identity
     if identity is None:
@@ -36,8 +38,11 @@ def check_kept_identity(
     kept = f"{folder} holds the identity of {host.role.value} {host.name} in cluster {host.cluster}"
     if host.role is not role:
         raise InvalidInput(f"{kept}: for a {role.value}, remove {folder}, or name another data_dir")
-    published = () if store.state is None else tls_authorities(store.state.authorities)
-    known = {pin(each) for each in (*tls_authorities(identity.authorities), *published)}
+    published = () if store.state is None else store.state.authorities
+    every = (*identity.authorities, *published)
+    known = {pin(each) for each in tls_authorities(identity.authorities)}
+    known |= {pin(each) for each in tls_authorities(published)}
+    known |= {p for a in every if a.kind is AuthorityKind.HOST for p in a.retired_pins}
     wanted = {read_pin(each) for each in pins}
     if wanted and not wanted & known:
         raise InvalidInput(

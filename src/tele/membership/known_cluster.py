@@ -13,13 +13,14 @@ from datetime import timedelta
 
 from twisted.internet.interfaces import IReactorTime
 
+from tele.certs.keys import parse_line
 from tele.conch.client.transport import ClientIdentity, MemberVerifier
 from tele.errors import Unavailable
 from tele.loop import now
 from tele.membership.identity import MemberIdentity, ssh_authorities
 from tele.membership.store import MemberStore
 from tele.model.api.members import ClusterState
-from tele.model.authority import AuthorityKind, TrustedAuthority
+from tele.model.authority import AuthorityKind, TrustedAuthority, authority_of
 from tele.model.cluster_settings import HostSettings
 from tele.model.identity import HostIdentity, HostRole
 from tele.rbac.policy import Policy
@@ -81,6 +82,12 @@ class KnownCluster:
     def ssh_trust(self, kind: AuthorityKind) -> frozenset[bytes]:
         """Return the key blobs of the SSH authorities of ``kind`` to trust now."""
         return ssh_authorities(self.authorities, kind)
+
+    @property
+    def audit_keys(self) -> frozenset[bytes]:
+        """The key blobs that may have signed a head of the audit: retired ones, too."""
+        found = authority_of(self.authorities, AuthorityKind.HOST)
+        return frozenset() if found is None else frozenset(map(parse_line, found.signed_ever))
 
     def client_identity(self) -> ClientIdentity:
         """Return the identity of this host towards the SSH server of another member."""

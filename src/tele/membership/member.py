@@ -36,7 +36,7 @@ from tele.membership.cluster_clock import ClusterClock
 from tele.membership.enrolment import Enrolment
 from tele.membership.events import EventSender
 from tele.membership.heads import HeadKeeper
-from tele.membership.identity import MemberIdentity, tls_authorities
+from tele.membership.identity import MemberIdentity, facts, tls_authorities
 from tele.membership.joining import AuthorityClient, JoinSettings, Network
 from tele.membership.known_cluster import KnownCluster
 from tele.membership.loops import Loops
@@ -45,7 +45,6 @@ from tele.membership.rewriting import Rewriter
 from tele.membership.store import MemberStore
 from tele.model.api.members import WATCH_STATE, Announced, ClusterState, WatchState
 from tele.model.audit_head import AUDIT_HEADS
-from tele.model.authority import AuthorityKind
 from tele.model.event import Event
 from tele.model.presence import Presence
 from tele.workers import SerialWorker
@@ -79,7 +78,7 @@ class Member(KnownCluster, Service):
         self._dice = dice
         self._calls = Calls(reactor)
         self._announcer = Announcer(
-            reactor, self._calls, lambda: _keeps_heads(presence()), dice, self._announced
+            reactor, self._calls, lambda: self._announced_as(presence()), dice, self._announced
         )
         self._spool = BackgroundSpool(reactor, store.spool)
         self._sender = EventSender(reactor, self._calls, self._spool)
@@ -95,6 +94,7 @@ class Member(KnownCluster, Service):
             files=self._files,
             dice=dice,
             identity=lambda: self.identity,
+            authorities=lambda: self.authorities,
             keep=self._keep_identity,
             changed=self._changed,
         )
@@ -103,7 +103,7 @@ class Member(KnownCluster, Service):
             reactor,
             store.heads,
             self._files,
-            lambda: self.ssh_trust(AuthorityKind.HOST),
+            lambda: self.audit_keys,
             lambda: self.identity.host.cluster,
         )
         self._authority: AuthorityClient | None = None
@@ -323,12 +323,19 @@ class Member(KnownCluster, Service):
         if self.trouble:
             self._announcer.soon()
         self._calls.succeeded("state")
+        before = self.authorities
         if state != self._store.state:
             self._store.keep_state(state)
             self._changed()
+        if state.authorities != before:  # a rotation: auth waits for the report of it
+            self._enrolment.renewal.check()
+            self._announcer.soon()
         self._settle()
 
-
-def _keeps_heads(presence: Presence) -> Presence:
-    """Return what is announced, with the feature that each member has."""
-    return evolve(presence, features=(*presence.features, AUDIT_HEADS))
+    def _announced_as(self, presence: Presence) -> Presence:
+        """Return what is announced, with what is the same for each member."""
+        return evolve(
+            presence,
+            features=(*presence.features, AUDIT_HEADS),
+            rotation=facts(self.identity, self.authorities).text,
+        )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from enum import Enum
 
-from attrs import frozen
+from attrs import field, frozen
+
+from tele.model.bounds import OMITTED
 
 
 class AuthorityKind(str, Enum):
@@ -22,12 +24,23 @@ class TrustedAuthority:
     ``ssh_public_keys`` are lines ``type base64`` without comment, first the one that signs,
     ``tls_certificates`` PEM texts, ``pins`` ``sha256:<hex>`` of each
     SubjectPublicKeyInfo, in the same order as the certificates.
+
+    ``retired_ssh_keys`` and ``retired_pins`` are of keys that a rotation has replaced. They verify
+    recordings and the audit of that time, and show that a pin means this cluster; no connection and
+    no certificate is accepted by them.
     """
 
     kind: AuthorityKind
     ssh_public_keys: tuple[str, ...]
     tls_certificates: tuple[str, ...]
     pins: tuple[str, ...]
+    retired_ssh_keys: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    retired_pins: tuple[str, ...] = field(default=(), metadata=OMITTED)
+
+    @property
+    def signed_ever(self) -> tuple[str, ...]:
+        """The SSH keys that may have signed what is stored: a recording, a head of the audit."""
+        return (*self.ssh_public_keys, *self.retired_ssh_keys)
 
 
 @frozen

@@ -251,7 +251,7 @@ class Administration:
             replaces=list(token.replaces), host_id=token.host_id, **given,
         )  # fmt: skip
         pins = self._authorities[AuthorityKind.HOST].trusted.pins
-        return TokenAdded(secret, token.roles, token.expires, pins[0])
+        return TokenAdded(secret, token.roles, token.expires, pins[0], pins[1:])
 
     async def _check_bot(self, name: str, caller: Caller) -> None:
         """Raise :class:`TeleError` unless the caller may give this user another way to log in."""

@@ -9,6 +9,7 @@ from attrs import frozen
 from tele.model.api.operation import Nothing, Operation, Permitted, Users
 from tele.model.authority import TrustedAuthority
 from tele.model.lifetimes import HOST_LIFETIME, USER_LIFETIME
+from tele.model.rotation import CaRotation, HostRotation, Phase, RotatingCa
 
 
 @frozen
@@ -62,6 +63,26 @@ class AuthorityList:
     trusted: tuple[TrustedAuthority, ...]
 
 
+@frozen
+class Rotate:
+    """Begin ``phase`` for ``cas``; none means all that it can be meant for.
+
+    With ``force`` also when something holds it up: see :class:`tele.model.rotation.Hold`.
+    """
+
+    phase: Phase
+    cas: tuple[RotatingCa, ...] = ()
+    force: bool = False
+
+
+@frozen
+class Rotations:
+    """All CAs; and the members, at most 1,000, those that are behind first."""
+
+    items: tuple[CaRotation, ...]
+    hosts: tuple[HostRotation, ...]
+
+
 AUTHORITIES = Operation(
     "authorities",
     "GET",
@@ -92,4 +113,26 @@ SIGN_HOST = Operation(
     (Permitted("authority", "update"),),
     "A host certificate for a given public key",
     cost=5,
+)
+
+ROTATION = Operation(
+    "rotation",
+    "GET",
+    "/v1/rotation",
+    Nothing,
+    Rotations,
+    (Permitted("authority", "list"),),
+    "The phase of each CA, and what holds the next one up",
+    cost=5,
+)
+
+ROTATE = Operation(
+    "rotate",
+    "POST",
+    "/v1/rotation",
+    Rotate,
+    Rotations,
+    (Permitted("authority", "update"),),
+    "Begin a phase of the rotation of CAs",
+    cost=10,
 )

@@ -14,6 +14,8 @@ from tele.model.api.audit import FOLLOW_EVENTS as FOLLOW_EVENTS
 from tele.model.api.audit import LIST_AUDIT_HEADS as LIST_AUDIT_HEADS
 from tele.model.api.audit import LIST_EVENTS as LIST_EVENTS
 from tele.model.api.authorities import AUTHORITIES as AUTHORITIES
+from tele.model.api.authorities import ROTATE as ROTATE
+from tele.model.api.authorities import ROTATION as ROTATION
 from tele.model.api.authorities import SIGN_HOST as SIGN_HOST
 from tele.model.api.authorities import SIGN_USER as SIGN_USER
 from tele.model.api.cluster import GET_CLUSTER as GET_CLUSTER

@@ -47,12 +47,16 @@ class NewToken:
 
 @frozen
 class TokenAdded:
-    """The only time that the secret is shown."""
+    """The only time that the secret is shown.
+
+    ``other_ca_pins``: while the CA rotates, another key may prove auth at the time of the join.
+    """
 
     token: str = field(repr=False)
     roles: tuple[HostRole, ...]
     expires: datetime
     ca_pin: str
+    other_ca_pins: tuple[str, ...] = field(default=(), metadata=OMITTED)
 
 
 @frozen

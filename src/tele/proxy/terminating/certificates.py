@@ -14,7 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -77,7 +77,8 @@ class TargetCertificates:
     """The host keys of targets.
 
     ``generate()`` makes a private key of the type that the cluster's keys have; ``plain()`` is
-    whether auth makes the keys now.
+    whether auth makes the keys now. ``authorities()``
+    are the keys (blobs) of the host CA: first the one that signs, then others that are trusted.
     """
 
     def __init__(
@@ -86,8 +87,10 @@ class TargetCertificates:
         issue: Issue,
         generate: Callable[[], PrivateKey],
         plain: Callable[[], bool] = lambda: False,
+        authorities: Callable[[], Sequence[bytes]] = lambda: (),
     ) -> None:
         self._plain = plain
+        self._authorities = authorities
         self._clock = clock
         self._issue = issue
         self._generate = generate
@@ -102,7 +105,7 @@ class TargetCertificates:
         Raises :class:`Unavailable` if there is none, and auth makes none now.
         """
         key = self._find(host_id)
-        if key.expires is None or now(self._clock) >= key.expires:
+        if key.expires is None or now(self._clock) >= key.expires or self._is_dropped(key):
             return await key.issuing.call()
         if self._is_due(key):
             key.issuing.call().addErrback(lambda _: None)  # logged; this one is still valid
@@ -127,9 +130,17 @@ class TargetCertificates:
         self._kept[host_id] = key
         return key
 
+    def _is_dropped(self, key: TargetKey) -> bool:
+        """Whether a key has signed it that the cluster does not trust any more."""
+        trusted = self._authorities()
+        return bool(trusted and key.keys) and _signer(key) not in trusted
+
     def _is_due(self, key: TargetKey) -> bool:
         if key.failed is not None and self._clock.seconds() - key.failed < AGAIN_SECONDS:
             return False
+        signing = self._authorities()[:1]
+        if signing and key.keys is not None and _signer(key) not in signing:
+            return True  # a rotation: another key signs now
         return key.renew is not None and now(self._clock) >= key.renew
 
     async def _renew(self, host_id: str, key: TargetKey) -> TargetKey:
@@ -152,6 +163,11 @@ class TargetCertificates:
         key.renew = moment + (issued.expires - moment) * RENEW_AT
         key.keys = HostKeys(private, certificate)
         return key
+
+
+def _signer(key: TargetKey) -> bytes | None:
+    certificate = None if key.keys is None else key.keys.certificate
+    return None if certificate is None else certificate.authority_key
 
 
 def _read(issued: IssuedCertificate, private: PrivateKey) -> Certificate:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from twisted.internet.defer import Deferred
 
 from tele.admission.slots import Slots
-from tele.certs.keys import PrivateKey
+from tele.certs.keys import PrivateKey, parse_line
 from tele.conch.server.credentials import CertificateCredentials, DeniedAttempt
 from tele.conch.server.settings import ServerSettings
 from tele.conch.server.transport import SSHServerTransport
@@ -36,6 +36,7 @@ from tele.model.api.proxying import (
     CertifyTarget,
     MintSession,
 )
+from tele.model.authority import AuthorityKind, authority_of
 from tele.model.identity import HostRole
 from tele.model.presence import Host
 from tele.model.resources import RecordingMode
@@ -83,7 +84,11 @@ class Terminating:
         self._logins = TargetLogins(reactor, member, router.endpoint, server.limits)
         self.admission = SessionAdmission(reactor, member, HostRole.PROXY, self._labels)
         self._certificates = TargetCertificates(
-            reactor, self._certify, self._new_key, lambda: member.state.recording.proxy_plain_keys
+            reactor,
+            self._certify,
+            self._new_key,
+            lambda: member.state.recording.proxy_plain_keys,
+            self._host_authorities,
         )
         self._servers = TargetServers(
             reactor,
@@ -161,6 +166,10 @@ class Terminating:
     # -- auth -------------------------------------------------------------------------
     def _new_key(self) -> PrivateKey:
         return host_suite(self._member.authorities).generate()
+
+    def _host_authorities(self) -> Sequence[bytes]:
+        found = authority_of(self._member.authorities, AuthorityKind.HOST)
+        return () if found is None else [parse_line(line) for line in found.ssh_public_keys]
 
     async def _certify(self, host_id: str, line: str) -> IssuedCertificate:
         made: CertifiedKey = await self._member.authority.perform(

@@ -1,0 +1,175 @@
+"""``tele ca rotate``, and how far a rotation is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import click
+
+from tele.cli.auth_client import Authority, Where, open_authority, where_options
+from tele.cli.output import (
+    Column,
+    ago,
+    format_option,
+    plain,
+    print_notice,
+    show_data,
+    show_list,
+    show_table,
+    words,
+)
+from tele.errors import InvalidInput
+
+#: Written here, too, so that ``--help`` loads no model.
+CAS: Final = ("user", "host", "tls-user", "tls-host")
+PHASES: Final = ("init", "update_clients", "update_servers", "standby", "rollback")
+#: Seconds between two looks of ``tele ca status --watch``.
+WATCH_SECONDS: Final = 2.0
+
+
+def _next(ca: Mapping[str, Any]) -> str:
+    shown = []
+    for each in ca["next"]:
+        held = len(each["holds"]) + each["more"]
+        shown.append(f"{each['phase']} (held up by {held})" if held else each["phase"])
+    return ", ".join(shown)
+
+
+_COLUMNS = (
+    Column("CA", lambda c: c["ca"]),
+    Column("PHASE", lambda c: c["phase"]),
+    Column("SINCE", lambda c: ago(c["since"]) if c["since"] else ""),
+    Column("NEXT", _next),
+    Column("SIGNS", lambda c: c["signs"]),
+)
+_HOSTS = (
+    Column("NAME", lambda h: h["name"]),
+    Column("ROLE", lambda h: h["role"]),
+    Column("STATUS", lambda h: h["status"]),
+    Column("ROTATION", lambda h: "; ".join(h.get("behind", ())) or "up to date"),
+)
+
+
+def show_rotation(form: str, found: Any) -> None:
+    """Print the phase of each CA, and what holds the next one up."""
+    show_list(form, found.items, _COLUMNS, name=lambda c: c["ca"])
+    if form == "text":
+        rows = _reasons(plain(found.items))
+        if rows:
+            print_notice("")
+            show_table(("PHASE", "CA", "WHAT", "WHY"), rows)
+
+
+def _reasons(cas: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """Return rows of what holds up which phase of which CAs, and of what is only to be known."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for ca in cas:
+        for each in ca["next"]:
+            for hold in (*each["holds"], *each["notices"]):
+                key = each["phase"], hold["what"], hold["reason"]
+                found.setdefault(key, []).append(ca["ca"])
+    return [(phase, words(of), what, why) for (phase, what, why), of in found.items()]
+
+
+def show_hosts(form: str, where: Where) -> None:
+    """Print what each member has reported: those that are behind first."""
+    with open_authority(where) as authority:
+        show_list(form, _look(authority).hosts, _HOSTS)
+
+
+def _look(authority: Authority) -> Any:
+    from tele.model.api.authorities import ROTATION
+    from tele.model.api.operation import Nothing
+
+    return authority.perform(ROTATION, Nothing())
+
+
+def watch_rotation(form: str, where: Where, *, watch: bool) -> None:
+    """Print how far a rotation is; with ``watch`` at each change, until none is in progress."""
+    shown = None
+    while True:
+        with open_authority(where) as authority:
+            found = _look(authority)
+        key = [plain(found.items), plain(found.hosts)]
+        for item in key[1]:
+            item.pop("status", None)
+        if key != shown:
+            show_rotation(form, found)
+            sys.stdout.flush()
+        shown = key
+        if not watch or all(item.phase.value == "standby" for item in found.items):
+            return
+        time.sleep(WATCH_SECONDS)
+
+
+@click.command()
+@click.option(
+    "--type", "cas", type=click.Choice(CAS), multiple=True, help="Which CA.  [default: all]"
+)
+@click.option("--manual", is_flag=True, help="Begin the phase given by --phase.")
+@click.option("--phase", type=click.Choice(PHASES), help="The phase to begin.")
+@click.option("--rollback", is_flag=True, help="The same as --manual --phase rollback.")
+@click.option("--force", is_flag=True, help="Begin it although something holds it up.")
+@click.option("--yes", is_flag=True, help="With --force: do not ask.")
+@format_option("names")
+@where_options(local=True)
+def rotate(
+    cas: tuple[str, ...],
+    manual: bool,
+    phase: str | None,
+    rollback: bool,
+    force: bool,
+    yes: bool,
+    form: str,
+    where: Where,
+) -> None:
+    """Replace the keys of the cluster's CAs, phase by phase.
+
+    The phases are init, update_clients, update_servers and standby, each begun by a call of its
+    own with --manual --phase. A phase begins when all hosts that are online have what the one
+    before needs of them; tele ca status --rotation shows who has not. With --rollback, and then
+    --phase standby, the old keys stay.
+    """
+    from tele.model.api.authorities import ROTATE, Rotate
+    from tele.model.rotation import Phase, RotatingCa
+
+    if rollback and phase not in (None, "rollback"):
+        raise click.UsageError("--rollback is a phase of its own: leave --phase out")
+    wanted = "rollback" if rollback else phase
+    if wanted is None or not (manual or rollback):
+        raise click.UsageError("give --manual and --phase, or --rollback")
+    request = Rotate(Phase(wanted), tuple(RotatingCa(each) for each in cas), force)
+    with open_authority(where) as authority:
+        if force:
+            _confirm(_look(authority), wanted, cas, ask=not yes)
+        found = authority.perform(ROTATE, request)
+    if form in ("text", "names"):
+        show_rotation(form, found)
+    else:
+        show_data(form, plain(found.items))
+
+
+def _confirm(found: Any, wanted: str, cas: Sequence[str], *, ask: bool) -> None:
+    """Say what a phase costs that is held up; ask on a terminal."""
+    lines = list(dict.fromkeys(_costs(plain(found.items), wanted, cas)))
+    if not lines:
+        return
+    print_notice(f"phase {wanted} is held up; if it begins now:")
+    for line in lines:
+        print_notice(f"  {line}")
+    if ask and sys.stdin.isatty() and not click.confirm("Begin it?", err=True):
+        raise InvalidInput("nothing was changed")
+
+
+def _costs(found: Sequence[Mapping[str, Any]], wanted: str, cas: Sequence[str]) -> Iterator[str]:
+    for ca in found:
+        for each in ca["next"] if not cas or ca["ca"] in cas else ():
+            if each["phase"] != wanted:
+                continue
+            for hold in each["holds"]:
+                yield f"{hold['what']}: {hold['cost']}"
+            if each["more"]:
+                yield f"and so do {each['more']} more"
