@@ -129,7 +129,12 @@ class World:
         recordings = Recordings(self.backend, self.archive, moment, keys=keys)
         sealing = RecordingSealing(self.backend, keys, members, moment)
         uploads = RecordingUploads(
-            self.backend, self.archive, moment, lambda: self.host_keys, recordings, sealing
+            self.backend,
+            self.archive,
+            moment,
+            lambda: self.authorities.host_keys_ever,
+            recordings,
+            sealing,
         )
         audit = AuditLog(self.backend, self.clock)
         owed = OpenRecordings(self.backend, self.clock, "c", audit, recordings)

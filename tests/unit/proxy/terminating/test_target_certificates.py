@@ -179,3 +179,29 @@ def test_what_is_kept_is_bounded(
     assert authority.asked == ["h-1", "h-2", "h-3"]
     targets.forget("h-1")
     assert first.host_keys().certificate is not None
+
+
+def test_a_rotation_replaces_certificates(authority: Authority) -> None:
+    """One of a key that signs no more is renewed on use; one of a dropped key is not offered."""
+    old, new = authority.key, PrivateKey.generate()
+    trusted = [old.public.blob]
+    targets = TargetCertificates(
+        authority.clock, authority.issue, PrivateKey.generate, lambda: trusted
+    )
+    idle, used = key_of(targets, "h-1").host_keys(), key_of(targets, "h-2").host_keys()
+    authority.key, trusted[:] = new, [new.public.blob, old.public.blob]
+    assert key_of(targets, "h-2").host_keys() is not used  # renewed at once, as auth answers
+    asked = len(authority.asked)
+    key_of(targets, "h-2")
+    assert len(authority.asked) == asked
+    trusted[:] = [new.public.blob]
+    authority.held = Deferred()
+    waiting = get(targets, "h-1")
+    assert not waiting
+    authority.held.callback(None)
+    (found,) = waiting
+    assert isinstance(found, TargetKey)
+    certificate = found.host_keys().certificate
+    assert certificate is not None
+    assert certificate.authority_key == new.public.blob
+    assert found.host_keys() is not idle

@@ -1,0 +1,314 @@
+"""Rotation at auth: phases, what holds them up, and what becomes of the keys."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from auth_world import HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
+from tele.auth.authorities import Authorities, StoredAuthority
+from tele.certs.certificate import parse_certificate
+from tele.certs.keys import parse_line
+from tele.certs.rotation import Facts, facts_of, facts_wanted
+from tele.errors import AccessDenied, Conflict, InvalidInput
+from tele.loop import now
+from tele.model.api import authorities as api
+from tele.model.api import members, table
+from tele.model.api.hosts import AddHost
+from tele.model.api.operation import Nothing
+from tele.model.api.tokens import NewToken
+from tele.model.authority import AuthorityKind
+from tele.model.codec import decode, encode
+from tele.model.identity import HostRole
+from tele.model.presence import OFFLINE_AFTER, Presence
+from tele.model.rotation import Phase, RotatingCa
+from tele.rbac.revoking import LONGEST_CERTIFICATE
+
+PROGRESS = (Phase.INIT, Phase.UPDATE_CLIENTS, Phase.UPDATE_SERVERS)
+LONG = LONGEST_CERTIFICATE.total_seconds() + 1
+
+
+def rotate(world: World, phase: Phase, *cas: RotatingCa, force: bool = False) -> Any:
+    return world.do(table.ROTATE, api.Rotate(phase, cas, force))
+
+
+def look(world: World, ca: RotatingCa = RotatingCa.HOST) -> Any:
+    found = world.do(table.ROTATION, Nothing())
+    return next(item for item in found.items if item.ca is ca)
+
+
+def facts(world: World, certificates: Any) -> Facts:
+    """What a host has that has read the state now, with these certificates."""
+    ssh = parse_certificate(parse_line(certificates.ssh))
+    leaf = x509.load_pem_x509_certificates(certificates.tls.encode())[0]
+    return facts_of(world.authorities.trusted, ssh.authority_key, leaf)
+
+
+class Node:
+    """A host of the world that follows, or does not."""
+
+    def __init__(self, world: World, host_id: str = HOST_ID, name: str = "web1") -> None:
+        self.world, self.id, self.name = world, host_id, name
+        self.certificates = world.join(world.token(), host_id, name=name)
+        self.keys = members.PublicKeys(world.ssh.public.line, _tls_public(self.certificates.tls))
+        self.announce(facts(world, self.certificates).text)
+
+    def announce(self, text: str) -> None:
+        presence = Presence(self.name, HostRole.NODE, rotation=text)
+        self.world.do(table.ANNOUNCE, presence, self.world.host(self.id))
+
+    def follow(self) -> None:
+        """Renew if another key signs, and report."""
+        if any(facts(self.world, self.certificates).behind(self.wanted, ca) for ca in RotatingCa):
+            request = members.RenewRequest(self.name, self.keys)
+            self.certificates = self.world.do(table.RENEW, request, self.world.host(self.id))
+        self.announce(facts(self.world, self.certificates).text)
+
+    @property
+    def wanted(self) -> Facts:
+        return facts_wanted(self.world.authorities.trusted)
+
+
+def _tls_public(pem: str) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    key = x509.load_pem_x509_certificates(pem.encode())[0].public_key()
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def signers(world: World) -> tuple[bytes, bytes]:
+    """The keys that sign certificates of users and of hosts."""
+    keys = world.authorities
+    return keys[AuthorityKind.USER].ssh.public.blob, keys[AuthorityKind.HOST].ssh.public.blob
+
+
+def through(world: World, *nodes: Node, phases: tuple[Phase, ...] = PROGRESS) -> None:
+    for phase in phases:
+        rotate(world, phase)
+        for node in nodes:
+            node.follow()
+        world.clock.advance(LONG)
+        for node in nodes:
+            node.follow()
+
+
+def test_users_are_signed_first_and_hosts_last(world: World) -> None:
+    """Both keys are trusted from init on; at the end the new ones are, and the old retired."""
+    node = Node(world)
+    old = world.authorities.trusted
+    old_user, old_host = signers(world)
+    rotate(world, Phase.INIT)
+    assert signers(world) == (old_user, old_host)
+    for each in world.authorities.trusted:
+        assert len(each.ssh_public_keys) == len(each.tls_certificates) == 2
+    node.follow()
+    rotate(world, Phase.UPDATE_CLIENTS)
+    new_user, host = signers(world)
+    assert (new_user, host) != (old_user, old_host)
+    assert host == old_host
+    node.follow()
+    world.clock.advance(LONG)
+    node.follow()
+    rotate(world, Phase.UPDATE_SERVERS)
+    new_host = signers(world)[1]
+    assert new_host != old_host
+    certificate = parse_certificate(parse_line(node.certificates.ssh))
+    assert certificate.authority_key == old_host
+    node.follow()
+    certificate = parse_certificate(parse_line(node.certificates.ssh))
+    assert certificate.authority_key == new_host
+    rotate(world, Phase.STANDBY)
+    for before, after in zip(old, world.authorities.trusted, strict=True):
+        assert len(after.ssh_public_keys) == len(after.pins) == 1
+        assert after.retired_ssh_keys == before.ssh_public_keys
+        assert after.retired_pins == before.pins
+    assert signers(world) == (new_user, new_host)
+    phases = [(e.fields["ca"], e.fields["phase"]) for e in world.events("ca.rotate")]
+    assert len(set(phases)) == len(phases) == 16
+
+
+def test_one_ca_rotates_alone(world: World) -> None:
+    """The keys of the others stay."""
+    before = world.authorities.trusted
+    rotate(world, Phase.INIT, RotatingCa.TLS_HOST)
+    host, user = world.authorities.trusted
+    assert (user, host.ssh_public_keys) == (before[1], before[0].ssh_public_keys)
+    assert len(host.pins) == 2
+    with pytest.raises(InvalidInput, match="the user CA is in phase standby"):
+        rotate(world, Phase.UPDATE_CLIENTS, RotatingCa.USER, RotatingCa.TLS_HOST)
+    rotate(world, Phase.UPDATE_CLIENTS)  # of those that rotate
+    assert look(world, RotatingCa.TLS_HOST).phase is Phase.UPDATE_CLIENTS
+    assert look(world).phase is Phase.STANDBY
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_rollback_keeps_the_old_keys(world: World, depth: int) -> None:
+    """From each phase; hosts return to the old key before the new one is dropped."""
+    node = Node(world)
+    before, keys = signers(world), world.authorities.trusted
+    through(world, node, phases=PROGRESS[:depth])
+    rotate(world, Phase.ROLLBACK)
+    assert signers(world) == before
+    with pytest.raises(InvalidInput, match="only standby can"):
+        rotate(world, Phase.UPDATE_CLIENTS)
+    if depth == 3:
+        with pytest.raises(Conflict, match="web1: its certificate is not signed by the present"):
+            rotate(world, Phase.STANDBY)
+    world.clock.advance(LONG)
+    node.follow()
+    rotate(world, Phase.STANDBY)
+    after = world.authorities.trusted
+    assert [a.ssh_public_keys for a in after] == [a.ssh_public_keys for a in keys]
+    # What the new key may have signed meanwhile stays verifiable.
+    assert [len(a.retired_ssh_keys) for a in after] == [int(depth > 1)] * 2
+    rotate(world, Phase.INIT)
+
+
+def test_a_phase_waits_for_all_hosts_that_are_online(world: World) -> None:
+    """Who holds it up is named; one that is offline does so only where it would be lost."""
+    first, second = Node(world), Node(world, OTHER_ID, "web2")
+    rotate(world, Phase.INIT)
+    first.follow()
+    with pytest.raises(Conflict, match="held up by web2: it does not trust the keys") as caught:
+        rotate(world, Phase.UPDATE_CLIENTS)
+    assert "web1" not in str(caught.value)
+    assert look(world).phase is Phase.INIT
+    world.clock.advance(OFFLINE_AFTER.total_seconds() + 1)
+    first.follow()
+    rotate(world, Phase.UPDATE_CLIENTS)
+    (item,) = look(world).next[:1]
+    assert [n.what for n in item.notices] == ["web2"]
+    first.follow()
+    world.clock.advance(LONG)
+    first.follow()
+    rotate(world, Phase.UPDATE_SERVERS)
+    first.follow()
+    world.clock.advance(LONG)
+    first.follow()
+    with pytest.raises(Conflict, match="held up by web2: it is offline since"):
+        rotate(world, Phase.STANDBY)
+    second.follow()
+    rotate(world, Phase.STANDBY)
+
+
+def test_a_host_that_cannot_report_holds_up(world: World) -> None:
+    """One of an older version, and one that reports rubbish; force is in the event."""
+    node = Node(world)
+    rotate(world, Phase.INIT)
+    for text in ("", "1:a.b.c.d:e.f", "\x00" * 64):
+        node.announce(text)
+        with pytest.raises(Conflict, match="held up by web1"):
+            rotate(world, Phase.UPDATE_CLIENTS)
+    (hold, *_) = look(world).next[0].holds
+    assert "may refuse" in hold.cost
+    rotate(world, Phase.UPDATE_CLIENTS, force=True)
+    event = world.events("ca.rotate")[-1]
+    assert (event.fields["forced"], event.fields["held_by"]) == (True, ["web1"])
+
+
+def test_a_phase_waits_for_users(world: World) -> None:
+    """Their known_hosts and certificates are of their login, and last as long as one can."""
+    rotate(world, Phase.INIT)
+    rotate(world, Phase.UPDATE_CLIENTS)
+    with pytest.raises(Conflict, match="users: who logged in before"):
+        rotate(world, Phase.UPDATE_SERVERS, RotatingCa.HOST)
+    rotate(world, Phase.UPDATE_SERVERS, RotatingCa.USER, RotatingCa.TLS_USER)
+    with pytest.raises(Conflict, match="users: with certificates from before"):
+        rotate(world, Phase.STANDBY, RotatingCa.USER)
+    world.clock.advance(LONG)
+    rotate(world, Phase.UPDATE_SERVERS, RotatingCa.HOST, RotatingCa.TLS_HOST)
+    rotate(world, Phase.STANDBY)
+
+
+def test_a_step_from_an_old_state_changes_nothing(world: World) -> None:
+    """Two administrators at once: one of them is told, and no key is made twice."""
+    backend = world.backend
+    other = result(Authorities.load(backend, "c", now(world.clock), os.urandom))
+    rotate(world, Phase.INIT)
+    stale = other.step([RotatingCa.HOST], Phase.INIT, now(world.clock))
+    with pytest.raises(Conflict):
+        result(backend.commit(*stale))
+    assert look(world).phase is Phase.INIT
+
+
+def test_another_auth_follows(world: World) -> None:
+    """All auths on one store sign with the same key; reprs and answers hold no private one."""
+    other = result(Authorities.load(world.backend, "c", now(world.clock), os.urandom))
+    result(other.follow())
+    seen: list[int] = []
+    other.on_change(lambda: seen.append(len(other.trusted[0].pins)))
+    rotate(world, Phase.INIT)
+    assert other.trusted == world.authorities.trusted
+    assert seen
+    rotate(world, Phase.UPDATE_CLIENTS)
+    user = AuthorityKind.USER
+    assert other[user].ssh.public == world.authorities[user].ssh.public
+    assert "PRIVATE" not in repr([other[k] for k in AuthorityKind])
+    assert b"PRIVATE" not in encode(world.do(table.ROTATION, Nothing()))
+    other.stop()
+    other.stop()
+
+
+def test_old_records_are_read_and_written_as_before(world: World) -> None:
+    """A cluster that never rotated has the record that an older auth reads."""
+    stored = world.authorities[AuthorityKind.HOST].stored
+    assert not {b"rotation", b"retired"} & set(encode(stored).replace(b'"', b"_").split(b"_"))
+    assert decode(StoredAuthority, encode(stored)) == stored
+    assert b"retired" not in encode(world.authorities.trusted[0])
+
+
+def test_recordings_of_before_stay_verifiable(world: World) -> None:
+    """A manifest that arrives after the end of a rotation is of the retired key, and accepted."""
+    tape = Tape(world)
+    rotate_all(world)
+    tape.upload(0, 1)
+    manifest = tape.manifest()
+    tape.finish(manifest)
+    signer = parse_certificate(parse_line(manifest.host_certificate)).authority_key
+    trusted = world.authorities[AuthorityKind.HOST].trusted
+    assert signer not in {parse_line(line) for line in trusted.ssh_public_keys}
+
+
+def rotate_all(world: World) -> None:
+    for phase in (*PROGRESS, Phase.STANDBY):
+        rotate(world, phase, force=True)
+
+
+def test_a_token_names_both_pins_meanwhile(world: World) -> None:
+    """A host may join before auth's certificate is of the new key, or after."""
+    assert world.do(table.ADD_TOKEN, NewToken((HostRole.NODE,))).other_ca_pins == ()
+    rotate(world, Phase.INIT)
+    made = world.do(table.ADD_TOKEN, NewToken((HostRole.NODE,)))
+    assert (made.ca_pin, *made.other_ca_pins) == world.authorities[AuthorityKind.HOST].trusted.pins
+
+
+def test_only_administrators_rotate(world: World) -> None:
+    """Neither a user without a rule, nor a host, nor a proxy may read or begin a phase."""
+    world.add_user("bob", "access")
+    proxy = world.proxy()
+    for caller in (world.user("bob", "access"), proxy, world.host(PROXY_ID)):
+        for operation, request in (
+            (table.ROTATION, Nothing()),
+            (table.ROTATE, api.Rotate(Phase.INIT, (), True)),
+        ):
+            with pytest.raises(AccessDenied):
+                world.do(operation, request, caller)
+    assert look(world).phase is Phase.STANDBY
+
+
+def test_machines_with_sshd_are_named(world: World) -> None:
+    """They report nothing: their operator updates their files before the new key is used."""
+    request = AddHost("db1", "192.0.2.5:22")
+    world.do(table.ADD_HOST, request)
+    rotate(world, Phase.INIT)
+    with pytest.raises(Conflict, match="db1: it runs OpenSSH's sshd"):
+        rotate(world, Phase.UPDATE_CLIENTS, RotatingCa.USER)
+    rotate(world, Phase.UPDATE_CLIENTS, RotatingCa.HOST)
+    world.clock.advance(timedelta(days=2).total_seconds())
+    rotate(world, Phase.UPDATE_SERVERS, RotatingCa.HOST)
+    with pytest.raises(Conflict, match="db1: it runs OpenSSH's sshd"):
+        rotate(world, Phase.STANDBY, RotatingCa.HOST)
