@@ -17,6 +17,7 @@ extensions = [
     "api_table",
     "diagrams",
     "fleet_table",
+    "rotation_table",
     "man_references",
     "module_list",
     "reference_pages",

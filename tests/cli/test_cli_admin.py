@@ -9,6 +9,7 @@ import select
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -378,3 +379,36 @@ def test_the_error_says_that_auth_does_not_run(cluster: Cluster, tmp_path: Path)
     assert "twistd -n tele-auth" in cluster.tele.fails(6, "users", "ls", "--config", config)
     config.write_text("version: v1\nproxy: {join: {auth: a}}\n")
     assert "auth: missing section" in cluster.tele.fails(2, "users", "ls", "--config", config)
+
+
+def test_ca_rotate(cluster: Cluster) -> None:
+    """A CA rotates alone, is rolled back, and each phase is shown, refused or begun."""
+    tele = cluster.tele
+    alone = ("--type", "tls-user")
+
+    def phase() -> str:
+        items = tele.json("ca", "status", "--rotation")
+        assert {item["phase"] for item in items if item["ca"] != "tls-user"} == {"standby"}
+        return next(str(item["phase"]) for item in items if item["ca"] == "tls-user")
+
+    assert "--phase" in tele.fails(2, "ca", "rotate", *alone)
+    assert "only init can" in tele.fails(2, "ca", "rotate", "--rollback", *alone)
+    text = tele.run("ca", "rotate", "--manual", "--phase", "init", *alone).stdout
+    assert "tls-user" in text
+    assert phase() == "init"
+    pins = next(c["pins"] for c in tele.json("ca", "status") if c["kind"] == "user")
+    assert len(pins) == 2
+    tele.run("ls")
+    deadline = time.monotonic() + 60
+    while any(host.get("behind") for host in tele.json("nodes", "ls", "--rotation")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    tele.run("ca", "rotate", "--rollback", *alone)
+    tele.run("ca", "rotate", "--manual", "--phase", "standby", *alone)
+    assert phase() == "standby"
+    assert "tls-user" in tele.run("ca", "status", "--watch").stdout
+    events = tele.json("audit", "ls", "--event", "ca.rotate")
+    assert [event["phase"] for event in events[-3:]] == ["init", "rollback", "standby"]
+    assert not any(event["forced"] for event in events)
+    after = next(c["pins"] for c in tele.json("ca", "status") if c["kind"] == "user")
+    assert after == pins[:1]
