@@ -391,7 +391,9 @@ def test_ca_rotate(cluster: Cluster) -> None:
         assert {item["phase"] for item in items if item["ca"] != "tls-user"} == {"standby"}
         return next(str(item["phase"]) for item in items if item["ca"] == "tls-user")
 
-    assert "--phase" in tele.fails(2, "ca", "rotate", *alone)
+    assert "--phase" in tele.fails(2, "ca", "rotate", "--manual", *alone)
+    assert "--manual" in tele.fails(2, "ca", "rotate", "--phase", "init", *alone)
+    assert "it has to be" in tele.fails(2, "ca", "rotate", "--grace", "8h", *alone)
     assert "only init can" in tele.fails(2, "ca", "rotate", "--rollback", *alone)
     text = tele.run("ca", "rotate", "--manual", "--phase", "init", *alone).stdout
     assert "tls-user" in text

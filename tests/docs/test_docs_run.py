@@ -28,6 +28,7 @@ pytestmark = [
 PAGES_RUN = {
     "README.rst",
     "docs/howto/backup.rst",
+    "docs/howto/rotate.rst",
     "docs/howto/forwarding.rst",
     "docs/howto/test-access.rst",
     "docs/howto/offboarding.rst",
@@ -146,6 +147,8 @@ def test_a_cluster_on_this_machine(tmp_path: Path) -> None:
         _reference(it)
         _verifying(it)
         _backup(it)
+        for line in lines_of("docs/howto/rotate.rst"):
+            it.run(line, "one")
 
 
 def _reference(it: World) -> None:

@@ -12,8 +12,8 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from attrs import evolve, field, frozen
@@ -46,6 +46,7 @@ class StoredRotation:
     """A rotation in progress, and its new key. Its repr shows no key.
 
     ``signed`` is when the new key began to sign certificates of users, None if it never did.
+    ``grace`` is how long an automatic rotation takes, None for a manual one.
     """
 
     phase: Phase
@@ -54,6 +55,12 @@ class StoredRotation:
     key: bytes = field(repr=False)
     certificate: str = ""
     signed: datetime | None = None
+    grace: timedelta | None = field(default=None, metadata=OMITTED)
+
+    @property
+    def automatic(self) -> datetime | None:
+        """When auth begins the next phase by itself: each of three has a third of the time."""
+        return None if self.grace is None else self.since + self.grace / 3
 
 
 @frozen
@@ -222,8 +229,16 @@ class Authorities:
         for observer in self._observers:
             observer()
 
-    def step(self, cas: Iterable[RotatingCa], phase: Phase, moment: datetime) -> list[Put]:
+    def step(
+        self,
+        cas: Iterable[RotatingCa],
+        phase: Phase,
+        moment: datetime,
+        grace: timedelta | None = None,
+    ) -> list[Put]:
         """Return the changes by which ``phase`` of these CAs begins at ``moment``.
+
+        With ``grace`` their rotation is an automatic one from then on, without it a manual one.
 
         The caller commits them, and calls :meth:`refresh`; the commit fails with :class:`Conflict`
         if the authorities have changed meanwhile. Raises :class:`InvalidInput` if the phase cannot
@@ -235,26 +250,41 @@ class Authorities:
             rotation = stored.rotation(ca)
             check_step(ca, Phase.STANDBY if rotation is None else rotation.phase, phase)
             if rotation is None:
-                after = _with(stored, ca, self._begun(ca, phase, moment))
+                after = _with(stored, ca, self._begun(ca, phase, moment, grace))
             elif phase is Phase.STANDBY:
                 after = _ended(stored, ca, rotation)
             else:
                 signed = moment if phase is Phase.UPDATE_CLIENTS else rotation.signed
-                after = _with(
-                    stored, ca, evolve(rotation, phase=phase, since=moment, signed=signed)
-                )
+                begun = evolve(rotation, phase=phase, since=moment, signed=signed, grace=grace)
+                after = _with(stored, ca, begun)
             changed[ca.kind] = after
+        return self._puts(changed)
+
+    def made_manual(self, cas: Iterable[RotatingCa]) -> list[Put]:
+        """Return the changes by which the rotations of these CAs go on by hand."""
+        changed: dict[AuthorityKind, StoredAuthority] = {}
+        for ca in cas:
+            stored = changed.get(ca.kind, self._by_kind[ca.kind].stored)
+            rotation = stored.rotation(ca)
+            if rotation is not None:
+                changed[ca.kind] = _with(stored, ca, evolve(rotation, grace=None))
+        return self._puts(changed)
+
+    def _puts(self, changed: Mapping[AuthorityKind, StoredAuthority]) -> list[Put]:
         return [
             self._repository.put(kind.value, stored, self._by_kind[kind].revision)
             for kind, stored in changed.items()
         ]
 
-    def _begun(self, ca: RotatingCa, phase: Phase, moment: datetime) -> StoredRotation:
+    def _begun(
+        self, ca: RotatingCa, phase: Phase, moment: datetime, grace: timedelta | None
+    ) -> StoredRotation:
         if not ca.is_tls:
-            return StoredRotation(phase, moment, moment, self.suite.generate().to_openssh())
+            key_file = self.suite.generate().to_openssh()
+            return StoredRotation(phase, moment, moment, key_file, grace=grace)
         key = TlsKey.generate()
         certificate = make_authority(self._cluster, ca.kind, key, moment, self._entropy)
-        return StoredRotation(phase, moment, moment, key.to_pem(), certificate)
+        return StoredRotation(phase, moment, moment, key.to_pem(), certificate, grace=grace)
 
 
 _KINDS = (AuthorityKind.HOST, AuthorityKind.USER)

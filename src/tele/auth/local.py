@@ -26,6 +26,7 @@ from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
 from tele.auth.authorizer import LOCAL_ADMIN as LOCAL_ADMIN
 from tele.auth.authorizer import Authorizer
+from tele.auth.automatic_rotation import AutomaticRotation
 from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.connection_claims import ConnectionClaims
 from tele.auth.disk import DiskWatch
@@ -130,6 +131,10 @@ class LocalAuthority:
             parts.cluster, clock, parts.authorities, parts.issuer, parts.passwords, parts.users,
             parts.state, parts.members, parts.hosts, authorizer, journal,
         )  # fmt: skip
+        rotating = RotatingOperations(
+            clock, parts.authorities, RotationGate(clock, parts.authorities, parts.hosts), journal
+        )
+        self.rotation = AutomaticRotation(clock, rotating.advance)
         resources = (
             self._certificates,
             JoinOperations(
@@ -164,10 +169,7 @@ class LocalAuthority:
                 parts.cluster, clock, parts.authorities, parts.issuer, parts.members, parts.hosts,
                 parts.state, parts.recordings.proxied, parts.ends, quotas, journal,
             ),
-            RotatingOperations(
-                clock, parts.authorities, RotationGate(clock, parts.authorities, parts.hosts),
-                journal,
-            ),
+            rotating,
             KeepingOperations(clock, parts.recordings, parts.hosts, journal),
             AuditOperations(
                 parts.cluster, clock, parts.audit, parts.heads, parts.recordings, parts.members,

@@ -109,7 +109,8 @@ class RotationGate:
         )
         started = None if rotation is None else rotation.started
         since = None if rotation is None else rotation.since
-        return CaRotation(ca, present, keys[0], keys, following, started, since)
+        automatic = None if rotation is None else rotation.automatic
+        return CaRotation(ca, present, keys[0], keys, following, started, since, automatic)
 
 
 def _behind(text: str, wanted: Facts) -> Mapping[RotatingCa, str]:

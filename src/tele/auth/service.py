@@ -226,6 +226,7 @@ class AuthService(Service):
             lambda: self._retention_by(parts.state.settings), self._backend, self._host_id
         )
         self._retention.start()
+        authority.rotation.start()
         self._renew()
         parts.heads.start()
         self._step_watch.start()
@@ -382,6 +383,8 @@ class AuthService(Service):
         if parts is not None:
             parts.disk.stop()
             parts.authorities.stop()
+            if self.authority is not None:
+                await self.authority.rotation.stop()
             await parts.heads.stop()
             await self._keys.stop()
             if self._sealed_texts is not None:
@@ -440,6 +443,7 @@ class AuthService(Service):
             return
         if self._retention is not None:
             self._retention.clock_was_set(seconds)
+        self.authority.rotation.clock_was_set(seconds)
         if seconds < 0:
             # By the new date the present certificate is not valid yet.
             self._renew_at = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 import click
@@ -31,7 +32,7 @@ WATCH_SECONDS: Final = 2.0
 
 
 def _next(ca: Mapping[str, Any]) -> str:
-    shown = []
+    shown = [f"automatic at {ca['automatic']}"] if ca.get("automatic") else []
     for each in ca["next"]:
         held = len(each["holds"]) + each["more"]
         shown.append(f"{each['phase']} (held up by {held})" if held else each["phase"])
@@ -110,6 +111,7 @@ def watch_rotation(form: str, where: Where, *, watch: bool) -> None:
     "--type", "cas", type=click.Choice(CAS), multiple=True, help="Which CA.  [default: all]"
 )
 @click.option("--manual", is_flag=True, help="Begin the phase given by --phase.")
+@click.option("--grace", help="How long an automatic rotation takes, such as 96h.  [default: 48h]")
 @click.option("--phase", type=click.Choice(PHASES), help="The phase to begin.")
 @click.option("--rollback", is_flag=True, help="The same as --manual --phase rollback.")
 @click.option("--force", is_flag=True, help="Begin it although something holds it up.")
@@ -119,6 +121,7 @@ def watch_rotation(form: str, where: Where, *, watch: bool) -> None:
 def rotate(
     cas: tuple[str, ...],
     manual: bool,
+    grace: str | None,
     phase: str | None,
     rollback: bool,
     force: bool,
@@ -128,20 +131,29 @@ def rotate(
 ) -> None:
     """Replace the keys of the cluster's CAs, phase by phase.
 
-    The phases are init, update_clients, update_servers and standby, each begun by a call of its
-    own with --manual --phase. A phase begins when all hosts that are online have what the one
-    before needs of them; tele ca status --rotation shows who has not. With --rollback, and then
-    --phase standby, the old keys stay.
+    The phases are init, update_clients, update_servers and standby. Auth begins them over the
+    grace time; with --manual --phase each is begun by a call of its own. A phase begins when all
+    hosts that are online have what the one before needs of them; tele ca status --rotation shows
+    who has not. An automatic rotation that is held up for long goes on by hand. With --rollback,
+    and then --manual --phase standby, the old keys stay.
     """
     from tele.model.api.authorities import ROTATE, Rotate
     from tele.model.rotation import Phase, RotatingCa
 
     if rollback and phase not in (None, "rollback"):
         raise click.UsageError("--rollback is a phase of its own: leave --phase out")
-    wanted = "rollback" if rollback else phase
-    if wanted is None or not (manual or rollback):
-        raise click.UsageError("give --manual and --phase, or --rollback")
-    request = Rotate(Phase(wanted), tuple(RotatingCa(each) for each in cas), force)
+    wanted = "rollback" if rollback else phase or "init"
+    by_hand = manual or rollback
+    if (by_hand and grace is not None) or (manual and phase is None):
+        raise click.UsageError("give --manual with --phase and without --grace")
+    if phase is not None and not by_hand:
+        raise click.UsageError(f"give --manual with --phase {phase}; without, auth begins phases")
+    request = Rotate(
+        Phase(wanted),
+        tuple(RotatingCa(each) for each in cas),
+        force,
+        None if by_hand else _length(grace or "48h"),
+    )
     with open_authority(where) as authority:
         if force:
             _confirm(_look(authority), wanted, cas, ask=not yes)
@@ -150,6 +162,15 @@ def rotate(
         show_rotation(form, found)
     else:
         show_data(form, plain(found.items))
+
+
+def _length(text: str) -> timedelta:
+    from tele.model.scalars import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--grace") from None
 
 
 def _confirm(found: Any, wanted: str, cas: Sequence[str], *, ask: bool) -> None:

@@ -73,7 +73,10 @@ class NextPhase:
 
 @frozen
 class CaRotation:
-    """One CA: its phase, the key that signs, all that are trusted (fingerprints or pins)."""
+    """One CA: its phase, the key that signs, all that are trusted (fingerprints or pins).
+
+    ``automatic`` is when auth begins the next phase; None for a manual rotation.
+    """
 
     ca: RotatingCa
     phase: Phase
@@ -82,6 +85,7 @@ class CaRotation:
     next: tuple[NextPhase, ...]
     started: datetime | None = None
     since: datetime | None = None
+    automatic: datetime | None = field(default=None, metadata=OMITTED)
 
 
 @frozen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -312,3 +313,108 @@ def test_machines_with_sshd_are_named(world: World) -> None:
     rotate(world, Phase.UPDATE_SERVERS, RotatingCa.HOST)
     with pytest.raises(Conflict, match="db1: it runs OpenSSH's sshd"):
         rotate(world, Phase.STANDBY, RotatingCa.HOST)
+
+
+def hours(world: World, count: int, *nodes: Node) -> list[Phase]:
+    """Let time pass; nodes follow a minute before auth looks. Returns the phases of the host CA."""
+    phases = []
+    for _ in range(count):
+        world.clock.advance(3540)
+        for node in nodes:
+            node.follow()
+        world.clock.advance(60)
+        phases.append(look(world).phase)
+    return phases
+
+
+@pytest.fixture
+def automatic(world: World) -> Iterator[World]:
+    """A world that looks at rotations by itself."""
+    world.auth.rotation.start()
+    yield world
+    result(world.auth.rotation.stop())
+    result(world.auth.rotation.stop())
+
+
+def test_an_automatic_rotation_ends_after_its_time(automatic: World) -> None:
+    """Each phase has a third; no certificate of a user is refused meanwhile."""
+    node = Node(automatic)
+    old = automatic.authorities.trusted
+    automatic.do(table.ROTATE, api.Rotate(Phase.INIT, grace=timedelta(hours=48)))
+    assert look(automatic).automatic == now(automatic.clock) + timedelta(hours=16)
+    phases = hours(automatic, 49, node)
+    assert list(dict.fromkeys(phases)) == [*PROGRESS, Phase.STANDBY]
+    assert [phases.count(each) for each in PROGRESS] == [15, 16, 16]
+    assert all(
+        a.ssh_public_keys != b.ssh_public_keys
+        for a, b in zip(old, automatic.authorities.trusted, strict=True)
+    )
+    events = automatic.events("ca.rotate")
+    assert [e.fields.get("automatic") for e in events] == [None] * 4 + [True] * 12
+    assert all(e.ok for e in events)
+    assert set(hours(automatic, 3, node)) == {Phase.STANDBY}
+
+
+def test_an_automatic_rotation_that_is_held_up_goes_on_by_hand(automatic: World) -> None:
+    """It waits for some hours, then there is an event that names the host, and no phase begins."""
+    first, second = Node(automatic), Node(automatic, OTHER_ID, "web2")
+    automatic.do(table.ROTATE, api.Rotate(Phase.INIT, grace=timedelta(hours=48)))
+    second.announce("")
+    assert set(hours(automatic, 15, first)) == {Phase.INIT}
+    for _ in range(10 * 3600 // 80):  # both stay online
+        first.announce(facts(automatic, first.certificates).text)
+        second.announce("")
+        automatic.clock.advance(80)
+    assert look(automatic).phase is Phase.INIT
+    assert look(automatic).automatic is None
+    failed = [e for e in automatic.events("ca.rotate") if not e.ok]
+    assert len(failed) == 4
+    assert all("held up by web2" in e.error for e in failed)
+    second.follow()
+    first.follow()
+    rotate(automatic, Phase.UPDATE_CLIENTS)
+
+
+def test_a_hold_of_an_automatic_rotation_may_pass(automatic: World) -> None:
+    """A host that follows within the patience, also from being offline, costs some hours alone."""
+    node = Node(automatic)
+    automatic.do(table.ROTATE, api.Rotate(Phase.INIT, grace=timedelta(hours=48)))
+    for _ in range(18):
+        automatic.clock.advance(3540)
+        node.announce("")
+        automatic.clock.advance(60)
+    assert look(automatic).phase is Phase.INIT
+    assert hours(automatic, 1, node) == [Phase.UPDATE_CLIENTS]
+
+
+def test_a_call_ends_an_automatic_rotation(automatic: World) -> None:
+    """A rollback, or any phase begun by hand: nothing happens by itself after it."""
+    automatic.do(table.ROTATE, api.Rotate(Phase.INIT, grace=timedelta(hours=48)))
+    rotate(automatic, Phase.ROLLBACK)
+    assert set(hours(automatic, 60)) == {Phase.ROLLBACK}
+
+
+def test_a_clock_that_was_set_forward_begins_no_phase(automatic: World) -> None:
+    """By it certificates would seem to have expired that have not."""
+    automatic.do(table.ROTATE, api.Rotate(Phase.INIT, grace=timedelta(hours=48)))
+    automatic.clock.set_wall(90 * 3600)
+    automatic.auth.rotation.clock_was_set(90 * 3600)
+    assert set(hours(automatic, 23)) == {Phase.INIT}
+
+
+@pytest.mark.parametrize(
+    ("phase", "length", "why"),
+    [
+        (Phase.INIT, timedelta(hours=44), "it has to be"),
+        (Phase.INIT, timedelta(days=91), "it has to be"),
+        (Phase.INIT, timedelta(0), "it has to be"),
+        (Phase.ROLLBACK, timedelta(hours=48), "begins with init"),
+    ],
+)
+def test_a_grace_time_that_cannot_be_is_refused(
+    world: World, phase: Phase, length: timedelta, why: str
+) -> None:
+    """Too short for certificates of users, or of no beginning."""
+    with pytest.raises(InvalidInput, match=why):
+        world.do(table.ROTATE, api.Rotate(phase, grace=length))
+    assert look(world).phase is Phase.STANDBY

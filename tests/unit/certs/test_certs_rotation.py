@@ -61,7 +61,7 @@ def following(moment: Moment) -> Iterator[Moment]:
 
 def histories(length: int) -> Iterator[tuple[Moment, ...]]:
     """All histories of two rotations, with rollbacks from each phase."""
-    waiting = [(Moment(Phase.STANDBY, 0, 0),)]
+    waiting: list[tuple[Moment, ...]] = [(Moment(Phase.STANDBY, 0, 0),)]
     while waiting:
         history = waiting.pop()
         yield history

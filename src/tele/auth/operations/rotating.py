@@ -3,30 +3,43 @@
 Invariants:
 
 * A phase begins for all CAs of a request or for none, in the commit that appends its events.
+* An automatic rotation never begins a phase that something holds up.
 * What holds it up is named in the refusal; with ``force`` it is in the event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.authorities import Authorities
 from tele.auth.handlers import Handler, handler
-from tele.auth.journal import Journal
+from tele.auth.journal import LOCAL, Journal
 from tele.auth.rotation import RotationGate
+from tele.certs.rotation import TABLE
 from tele.errors import Conflict, InvalidInput
+from tele.log import make_logger
 from tele.loop import now
 from tele.model.api import authorities as api
 from tele.model.api import table
 from tele.model.api.operation import Nothing
+from tele.model.codec import format_duration
 from tele.model.identity import Caller
 from tele.model.rotation import CaRotation, Hold, Phase, RotatingCa
+from tele.rbac.revoking import LONGEST_CERTIFICATE
 
 #: Those that an error names.
 NAMED: Final = 5
+#: A third of the time is a phase's; two of them are as long as a certificate of a user.
+SHORTEST_GRACE: Final = LONGEST_CERTIFICATE * 3 / 2
+LONGEST_GRACE: Final = timedelta(days=90)
+#: For which part of the grace time an automatic phase waits for those who hold it up.
+PATIENCE: Final = 1 / 6
+
+log = make_logger(__name__)
 
 
 class RotatingOperations:
@@ -54,12 +67,14 @@ class RotatingOperations:
 
     async def rotate(self, request: api.Rotate, caller: Caller) -> api.Rotations:
         """Begin a phase, unless something holds it up."""
+        if request.grace is not None:
+            _check_grace(request.phase, request.grace)
         cas = self._meant(request)
         moment = now(self._clock)
-        changes = self._authorities.step(cas, request.phase, moment)
+        changes = self._authorities.step(cas, request.phase, moment, request.grace)
         before = {item.ca: item for item in (await self._gate.look()).items}
         held = {ca: _holds(before[ca], request.phase) for ca in cas}
-        names = list(dict.fromkeys(hold.what for holds in held.values() for hold in holds))
+        names = _names(held)
         if names and not request.force:
             raise Conflict(_refusal(request.phase, held))
         events = [
@@ -79,6 +94,56 @@ class RotatingOperations:
             await self._authorities.refresh()
         return await self._gate.look()
 
+    # -- without anybody's call -------------------------------------------------------
+    async def advance(self) -> None:
+        """Begin the phases that are due of automatic rotations.
+
+        One that is held up is tried again, and hosts that are offline are waited for, too. After
+        :data:`PATIENCE` of its time these are left behind; if something still holds it up, the
+        rotation becomes a manual one, with an event.
+        """
+        moment = now(self._clock)
+        due: dict[Phase, list[RotatingCa]] = {}
+        for ca in RotatingCa:
+            rotation = self._authorities[ca.kind].stored.rotation(ca)
+            at = None if rotation is None else rotation.automatic
+            if rotation is not None and at is not None and moment >= at:
+                due.setdefault(_following(rotation.phase), []).append(ca)
+        for phase, cas in due.items():
+            await self._advance(phase, cas, moment)
+
+    async def _advance(self, phase: Phase, cas: list[RotatingCa], moment: datetime) -> None:
+        found = {item.ca: item for item in (await self._gate.look()).items}
+        held = {ca: _holds(found[ca], phase) for ca in cas}
+        rotations = {ca: self._authorities[ca.kind].stored.rotation(ca) for ca in cas}
+        first = next((r for r in rotations.values() if r is not None and r.grace is not None), None)
+        if first is None or first.grace is None or first.automatic is None:
+            return  # somebody has made it a manual one meanwhile
+        waits = moment < first.automatic + first.grace * PATIENCE
+        if waits and (any(held.values()) or _awaited(found, phase, cas)):
+            return
+        if not any(held.values()):
+            changes = self._authorities.step(cas, phase, moment, first.grace)
+            fields: dict[str, Any] = {"automatic": True}
+        else:
+            changes = self._authorities.made_manual(cas)
+            fields = {
+                "ok": False, "error": _refusal(phase, held), "automatic": False,
+                "held_by": _names(held)[:NAMED],
+            }  # fmt: skip
+        events = [
+            self._journal.event(
+                "ca.rotate", LOCAL, ca=ca.value, phase=phase.value, before=found[ca].phase.value,
+                **fields,
+            )
+            for ca in cas
+        ]  # fmt: skip
+        try:
+            await self._journal.append(*events, changes={events[0].id: changes})
+        except Conflict:
+            log.debug("another auth has begun the phase", phase=phase.value)
+        await self._authorities.refresh()
+
     def _meant(self, request: api.Rotate) -> Sequence[RotatingCa]:
         if request.cas:
             return tuple(dict.fromkeys(request.cas))
@@ -94,7 +159,34 @@ def _holds(before: CaRotation, phase: Phase) -> Sequence[Hold]:
     return next((each.holds for each in before.next if each.phase is phase), ())
 
 
-def _refusal(phase: Phase, held: dict[RotatingCa, Sequence[Hold]]) -> str:
+def _names(held: Mapping[RotatingCa, Sequence[Hold]]) -> list[str]:
+    return list(dict.fromkeys(hold.what for holds in held.values() for hold in holds))
+
+
+def _awaited(
+    found: Mapping[RotatingCa, CaRotation], phase: Phase, cas: Sequence[RotatingCa]
+) -> bool:
+    """Whether a host that is offline lacks what the present phase needs of it."""
+    return any(each.notices for ca in cas for each in found[ca].next if each.phase is phase)
+
+
+def _following(phase: Phase) -> Phase:
+    """Return the phase that an automatic rotation begins after ``phase``."""
+    return next(each for each in TABLE[phase].following if each is not Phase.ROLLBACK)
+
+
+def _check_grace(phase: Phase, grace: timedelta) -> None:
+    if phase is not Phase.INIT:
+        raise InvalidInput(f"grace: an automatic rotation begins with init, not {phase.value}")
+    if not SHORTEST_GRACE <= grace <= LONGEST_GRACE:
+        raise InvalidInput(
+            f"grace: it has to be {format_duration(SHORTEST_GRACE)} to"
+            f" {format_duration(LONGEST_GRACE)}: users' certificates are valid for"
+            f" {format_duration(LONGEST_CERTIFICATE)}, which is waited for twice"
+        )
+
+
+def _refusal(phase: Phase, held: Mapping[RotatingCa, Sequence[Hold]]) -> str:
     reasons: dict[str, str] = {}
     for holds in held.values():
         for hold in holds:

@@ -67,12 +67,15 @@ class AuthorityList:
 class Rotate:
     """Begin ``phase`` for ``cas``; none means all that it can be meant for.
 
-    With ``force`` also when something holds it up: see :class:`tele.model.rotation.Hold`.
+    With ``force`` also when something holds it up: see :class:`tele.model.rotation.Hold`. With
+    ``grace``, for ``init``, auth begins the phases that follow, and ends after this time. Any call
+    for a CA that rotates by itself makes its rotation a manual one.
     """
 
     phase: Phase
     cas: tuple[RotatingCa, ...] = ()
     force: bool = False
+    grace: timedelta | None = None
 
 
 @frozen

@@ -77,8 +77,8 @@ class TargetCertificates:
     """The host keys of targets.
 
     ``generate()`` makes a private key of the type that the cluster's keys have; ``plain()`` is
-    whether auth makes the keys now. ``authorities()``
-    are the keys (blobs) of the host CA: first the one that signs, then others that are trusted.
+    whether auth makes the keys now. ``authorities()`` are the keys (blobs) of the host CA: first
+    the one that signs, then others that are trusted.
     """
 
     def __init__(
