@@ -167,7 +167,7 @@ def test_what_a_dropped_key_has_signed_is_refused(cluster: SmallCluster) -> None
         "".join(f"@cert-authority * {line}\n" for line in _host(direct.member).ssh_public_keys)
     )
     assert cluster.ssh("alice", direct, "echo on").stdout == b"on\n"
-    # Somebody has stolen the identity of the host as it was, and keeps a connection open.
+    # A thief has the identity of the host as it was, and keeps a connection open.
     thief = RemoteAuthority(
         cluster.reactor,
         [f"127.0.0.1:{cluster.port}"],

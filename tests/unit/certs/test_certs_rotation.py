@@ -79,7 +79,7 @@ def refused(history: tuple[Moment, ...], lag: int) -> bool:
     )
 
 
-def test_whoever_is_one_phase_behind_is_trusted_and_trusts() -> None:
+def test_a_part_one_phase_behind_is_trusted_and_trusts() -> None:
     """Auth, its peers, hosts, and users who logged in a phase ago: in any pair, in any state."""
     assert {h[-1].phase for h in histories(10)} == set(Phase)
     assert not [h for h in histories(12) if refused(h, 1)]

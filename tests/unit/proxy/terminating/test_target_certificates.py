@@ -186,7 +186,7 @@ def test_a_rotation_replaces_certificates(authority: Authority) -> None:
     old, new = authority.key, PrivateKey.generate()
     trusted = [old.public.blob]
     targets = TargetCertificates(
-        authority.clock, authority.issue, PrivateKey.generate, lambda: trusted
+        authority.clock, authority.issue, PrivateKey.generate, authorities=lambda: trusted
     )
     idle, used = key_of(targets, "h-1").host_keys(), key_of(targets, "h-2").host_keys()
     authority.key, trusted[:] = new, [new.public.blob, old.public.blob]
