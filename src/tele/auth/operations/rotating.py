@@ -94,7 +94,7 @@ class RotatingOperations:
             await self._authorities.refresh()
         return await self._gate.look()
 
-    # -- without anybody's call -------------------------------------------------------
+    # -- automatic rotations ------------------------------------------------------------
     async def advance(self) -> None:
         """Begin the phases that are due of automatic rotations.
 
@@ -118,7 +118,7 @@ class RotatingOperations:
         rotations = {ca: self._authorities[ca.kind].stored.rotation(ca) for ca in cas}
         first = next((r for r in rotations.values() if r is not None and r.grace is not None), None)
         if first is None or first.grace is None or first.automatic is None:
-            return  # somebody has made it a manual one meanwhile
+            return  # it has become a manual one meanwhile
         waits = moment < first.automatic + first.grace * PATIENCE
         if waits and (any(held.values()) or _awaited(found, phase, cas)):
             return
