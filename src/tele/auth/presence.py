@@ -155,9 +155,12 @@ class Hosts:
             self._unstored[role, announcement.host_id] = None
             self._later("flush", FLUSH_SECONDS, self._flush_soon)
 
-    async def probed(self, host_id: str, reached: datetime | None, problem: str) -> None:
+    async def probed(
+        self, host_id: str, reached: datetime | None, problem: str, address: str = ""
+    ) -> None:
         """Note that a proxy has reached a host which announces nothing itself, or why it has not.
 
+        At another ``address`` it has found nothing of the host as it is registered now.
         While another proxy reaches it, it is online, without a problem. What differs from proxy to
         proxy, or from probe to probe, is stored now and then.
         """
@@ -165,6 +168,8 @@ class Hosts:
         before = self._announced[role].get(host_id)
         if before is None or not before.presence.sshd:
             return  # it was removed meanwhile
+        if address and address not in before.presence.addresses:
+            return
         if reached is not None:
             presence = evolve(before.presence, problem="")
             await self.observe(role, evolve(before, presence=presence, received=reached))

@@ -93,6 +93,21 @@ def test_proxies_say_whether_it_is_online(world: World) -> None:
     following.cancel()
 
 
+def test_a_probe_of_the_address_of_before_says_nothing(world: World) -> None:
+    """One that was under way when the address changed does not make it appear online, for a minute
+    and a half, at the new one.
+    """
+    proxy, host = world.proxy(), add(world)
+    moved = add(world, evolve(LEGACY, address="10.0.0.10:22", replace=True))
+    assert moved.id == host.id
+    probe(world, proxy, HostProbe(host.id, True, address="10.0.0.9:22"))
+    assert listed(world)["db-legacy"].status is Status.OFFLINE
+    probe(world, proxy, HostProbe(host.id, False, "no route", "10.0.0.9:22"))
+    assert listed(world)["db-legacy"].problem == ""
+    probe(world, proxy, HostProbe(host.id, True, address="10.0.0.10:22"))
+    assert listed(world)["db-legacy"].status is Status.ONLINE
+
+
 def test_what_is_wrong_with_it_is_stored_when_it_changes(world: World) -> None:
     """A machine that no proxy reaches costs the store nothing, also when proxies find different
     problems, or each probe another text; what is wrong later is shown, too.

@@ -113,5 +113,6 @@ class SshdHostOperations:
         """Note which machines a proxy could connect to."""
         moment = now(self._clock)
         for probe in request.items:
-            await self._hosts.probed(probe.host_id, moment if probe.ok else None, probe.problem)
+            reached = moment if probe.ok else None
+            await self._hosts.probed(probe.host_id, reached, probe.problem, probe.address)
         return Nothing()

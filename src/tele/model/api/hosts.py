@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from tele.model.api.operation import Hosts, Nothing, Operation, Permitted, Users
 from tele.model.api.paging import PAGE, ById
-from tele.model.bounds import AtMost
+from tele.model.bounds import OMITTED, AtMost
 from tele.model.identity import HostRole
 from tele.model.names import HOST_NAME
 from tele.model.presence import ADDRESSES_LIMIT, LABELS_LIMIT, PROBLEM_LIMIT, Host
@@ -83,11 +83,15 @@ class AddHost:
 
 @frozen
 class HostProbe:
-    """What a proxy found when it connected to a machine with sshd; ``problem`` is a text."""
+    """What a proxy found when it connected to a machine with sshd; ``problem`` is a text.
+
+    ``address`` is where it connected to: an older version does not say.
+    """
 
     host_id: str
     ok: bool
     problem: str = field(default="", validator=AtMost(PROBLEM_LIMIT))
+    address: str = field(default="", validator=AtMost(PROBLEM_LIMIT), metadata=OMITTED)
 
 
 @frozen

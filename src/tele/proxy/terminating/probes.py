@@ -57,10 +57,11 @@ log = make_logger(__name__)
 
 @frozen
 class Probed:
-    """What a probe found: ``problem`` is empty if the host is there."""
+    """What a probe found: ``problem`` is empty if the host is there, at ``address``."""
 
     host_id: str
     problem: str = ""
+    address: str = ""
 
 
 @frozen
@@ -219,7 +220,8 @@ class Probes:
         finally:
             if timer.active():
                 timer.cancel()
-        self._found.append(Probed(host.id, problem[:PROBLEM_LIMIT]))
+        address = host.addresses[0] if host.addresses else ""
+        self._found.append(Probed(host.id, problem[:PROBLEM_LIMIT], address))
 
     async def _checked(self, host: Host) -> None:
         await self._check(host)

@@ -150,7 +150,9 @@ class Terminating:
         await probe(self._reactor, endpoint, verifier)
 
     async def _report(self, found: Sequence[Probed]) -> None:
-        items = tuple(HostProbe(each.host_id, not each.problem, each.problem) for each in found)
+        items = tuple(
+            HostProbe(each.host_id, not each.problem, each.problem, each.address) for each in found
+        )
         await self._member.authority.perform(REPORT_HOST_PROBES, ReportHostProbes(items))
 
     def stop_accepting(self) -> None:

@@ -79,6 +79,7 @@ def test_what_is_found_is_reported() -> None:
         "h-1": "its authority is not of this cluster",
         "h-2": "no route",
     }
+    assert {each.address for found in fleet.reports for each in found} == {"192.0.2.1:22"}
     fleet.probes.stop()
     assert not fleet.clock.getDelayedCalls()
 
