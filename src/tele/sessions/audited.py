@@ -29,18 +29,18 @@ from tele.recording.program_tap import RecordedPrograms
 from tele.recording.tee import ConnectionTape
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import SessionEnding
-from tele.sessions.launching import forbidden, permitted
+from tele.sessions.launching import PermittedProgram, forbidden, permitted
 from tele.sessions.program_end import AuditedTap
 from tele.sessions.transfer_record import TransferRecords
 
 
 @define(eq=False)
 class _Running:
-    """What runs on a channel, for which request, and what was forced; ``why`` it was ended."""
+    """What runs on a channel, for which request, as permitted then; ``why`` it was ended."""
 
     program: Any
     request: ProgramRequest
-    forced: str | None
+    permitted: PermittedProgram
     channel: int
     why: str = ""
 
@@ -111,7 +111,7 @@ class AuditedSession:
 
     def _is_forbidden(self, running: _Running) -> bool:
         """Whether a program is not permitted any more: it is ended then, once."""
-        why = forbidden(self._context.grant, running.request, running.forced)
+        why = forbidden(self._context.grant, running.request, running.permitted)
         if not why or running.why:
             return False
         running.why = f"{why}: a role has changed"
@@ -183,9 +183,9 @@ class AuditedSession:
 
         try:
             self._ending.check()
-            forced = permitted(self._context.grant, request).launched.forced
-            if forced is not None:
-                fields["forced"] = cut(forced)
+            plan = permitted(self._context.grant, request)
+            if plan.launched.forced is not None:
+                fields["forced"] = cut(plan.launched.forced)
             program = await self._programs.start(request, channel_number, launching)
         except CancelledError:
             raise
@@ -202,7 +202,7 @@ class AuditedSession:
             fields["cgroup"] = cgroup
         self._audit.emit(name, self._context, **fields)
 
-        running = _Running(program, request, forced, channel_number)
+        running = _Running(program, request, plan, channel_number)
         self._running.append(running)
 
         def ended(how: Mapping[str, Any]) -> None:

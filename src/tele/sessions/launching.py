@@ -99,17 +99,21 @@ def _files(grant: Grant, launched: Launched, roles: tuple[RoleGrant, ...]) -> by
     return json.dumps(rules).encode()
 
 
-def forbidden(grant: Grant, request: ProgramRequest, forced: str | None) -> str:
-    """Return why what runs for ``request``, where ``forced`` was forced, may not run by ``grant``;
-    or nothing.
-    """
+def forbidden(grant: Grant, request: ProgramRequest, runs: PermittedProgram) -> str:
+    """Return why what ``runs`` for ``request`` may not run by ``grant``, or nothing."""
     try:
-        permitted(grant, request)
+        now = permitted(grant, request)
     except AccessDenied as denied:
-        return f"{denied} any more"
-    pty = request.pty is not None
-    fitting = [each.force_command for each in grant.given if each.permit_pty or not pty]
-    return "" if None in fitting or forced in fitting else "this command is not permitted any more"
+        return f"{denied} any more" if denied.reason == "pty" else str(denied)
+    forced, pty = runs.launched.forced, request.pty is not None
+    if now.launched.forced not in (None, forced):
+        # Another command is what the request leads to now; a role may give this one as well.
+        others = {each.force_command for each in grant.given if each.permit_pty or not pty}
+        if forced is None or forced not in others:
+            return "this command is not permitted any more"
+    if now.files and now.files != runs.files and forced is None:
+        return "other files may be transferred now"
+    return ""
 
 
 def launched_by(request: ProgramRequest, force_command: str | None) -> Launched:

@@ -52,7 +52,7 @@ class ClusterOperations:
             settings=_others(after),
             settings_before=_others(before),
         )
-        return ClusterUpdated(after, tuple(warnings(recording)))
+        return ClusterUpdated(after, tuple(warnings(recording, before.spec.session_recording)))
 
 
 def _others(cluster: Cluster) -> Any:
@@ -62,8 +62,13 @@ def _others(cluster: Cluster) -> Any:
     return settings
 
 
-def warnings(recording: RecordingSettings) -> Iterator[str]:
+def warnings(recording: RecordingSettings, before: RecordingSettings) -> Iterator[str]:
     """Yield what the administrator who sets these should know."""
+    if recording.mode is not before.mode:
+        yield (
+            f"session_recording.mode is {recording.mode.value} now, and was {before.mode.value}:"
+            " what is left out gets its default"
+        )
     if not recording.proxy_checks_host_keys:
         yield (
             "proxies do not check the host keys of machines with sshd: an attacker between them can"
