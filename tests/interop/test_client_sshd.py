@@ -233,9 +233,9 @@ def test_sshd_renews_keys(reactor: OwnReactor, tmp_path: Path) -> None:
 
 def test_keepalive_both_ways(reactor: OwnReactor, tmp_path: Path) -> None:
     """Keepalives of both sides are answered while nothing else is sent."""
-    with sshd(tmp_path, "ClientAliveInterval 1", "ClientAliveCountMax 1") as server:
-        connection = log_in(reactor, server, Limits(keepalive_interval=0.5, keepalive_misses=1))
-        reactor.sleep(4)
+    with sshd(tmp_path, "ClientAliveInterval 1", "ClientAliveCountMax 2") as server:
+        connection = log_in(reactor, server, Limits(keepalive_interval=0.5, keepalive_misses=3))
+        reactor.sleep(4)  # without answers each side ends the connection within three seconds
         assert not connection.transport.closing
         assert reactor.wait(execute(connection, b"echo here")).stdout == b"here\n"
         leave(reactor, connection)
