@@ -381,6 +381,16 @@ def test_the_error_says_that_auth_does_not_run(cluster: Cluster, tmp_path: Path)
     assert "auth: missing section" in cluster.tele.fails(2, "users", "ls", "--config", config)
 
 
+def _until_written(folder: Path, keys: int) -> None:
+    """Wait until the file of the user CA has so many keys; those of the host CA have one."""
+    deadline = time.monotonic() + 60
+    path = folder / "user_ca.pub"
+    while not path.exists() or len(path.read_text().splitlines()) != keys:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (folder / "host_ca.pub").read_text().count("\n") == 1
+
+
 def test_ca_rotate(cluster: Cluster) -> None:
     """A CA rotates alone, is rolled back, and each phase is shown, refused or begun."""
     tele = cluster.tele
@@ -405,12 +415,33 @@ def test_ca_rotate(cluster: Cluster) -> None:
     while any(host.get("behind") for host in tele.json("nodes", "ls", "--rotation")):
         assert time.monotonic() < deadline
         time.sleep(0.2)
+    kept = tele.folder / "kept"
+    kept.mkdir()
+    watching = subprocess.Popen(
+        [BIN / "tele", "ca", "export", "--watch", kept, "--every", "1s"],
+        env=tele.environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        _until_written(kept, 1)
+        tele.run("ca", "rotate", "--manual", "--phase", "init", "--type", "user")
+        _until_written(kept, 2)
+        exported = tele.run("ca", "export", "--type", "user").stdout
+        assert (kept / "user_ca.pub").read_text() == exported
+        tele.run("ca", "rotate", "--rollback", "--type", "user")
+        tele.run("ca", "rotate", "--manual", "--phase", "standby", "--type", "user", "--force")
+        _until_written(kept, 1)
+    finally:
+        watching.terminate()
+        watching.wait()
+    assert "--type" in tele.fails(2, "ca", "export")
+    assert "1s to 24h" in tele.fails(2, "ca", "export", "--watch", kept, "--every", "0s")
     tele.run("ca", "rotate", "--rollback", *alone)
     tele.run("ca", "rotate", "--manual", "--phase", "standby", *alone)
     assert phase() == "standby"
     assert "tls-user" in tele.run("ca", "status", "--watch").stdout
     events = tele.json("audit", "ls", "--event", "ca.rotate")
-    assert [event["phase"] for event in events[-3:]] == ["init", "rollback", "standby"]
-    assert not any(event["forced"] for event in events)
+    mine = [event for event in events if event["ca"] == "tls-user"]
+    assert [event["phase"] for event in mine] == ["init", "rollback", "standby"]
+    assert not any(event["forced"] for event in mine)
     after = next(c["pins"] for c in tele.json("ca", "status") if c["kind"] == "user")
     assert after == pins[:1]

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from tele.cli.auth_client import Where, open_authority, where_options
+from tele.cli.authority_files import one_key
 from tele.cli.home import replace_file, safe_name
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import split_words, ttl_option, warn_shorter
@@ -60,7 +61,7 @@ def status(rotation: bool, watch: bool, form: str, where: Where) -> None:
 
 
 @click.command()
-@click.option("--type", "kind", type=click.Choice(("user", "host")), required=True)
+@click.option("--type", "kind", type=click.Choice(("user", "host")), help="Which CA to print.")
 @click.option(
     "--format",
     "form",
@@ -69,9 +70,29 @@ def status(rotation: bool, watch: bool, form: str, where: Where) -> None:
     show_default=True,
     help="openssh: lines for sshd's TrustedUserCAKeys; known_hosts: for clients; pem: X.509.",
 )
+@click.option(
+    "--watch",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Keep the files user_ca.pub, host_ca.pub and known_hosts in this folder up to date,"
+    " until interrupted.",
+)
+@click.option("--every", default="1m", show_default=True, help="How often --watch asks auth.")
 @where_options(local=True)
-def export(kind: str, form: str, where: Where) -> None:
-    """Print the public keys of an authority, for other programs."""
+def export(kind: str | None, form: str, folder: Path | None, every: str, where: Where) -> None:
+    """Print the public keys of an authority, for other programs.
+
+    While a CA rotates, there are two keys, and both are to be trusted.
+    """
+    if folder is not None:
+        from tele.cli.authority_files import keep_files, read_period
+
+        if kind is not None:
+            raise click.UsageError("--watch writes the keys of both CAs: leave --type out")
+        keep_files(folder, read_period(every), where)
+        return
+    if kind is None:
+        raise click.UsageError("give --type, or --watch")
     from tele.certs.known_hosts import cert_authority_lines
     from tele.model.api.authorities import AUTHORITIES
     from tele.model.api.members import CLUSTER
@@ -92,14 +113,7 @@ def export(kind: str, form: str, where: Where) -> None:
         print_text(cert_authority_lines(names, trusted.ssh_public_keys).rstrip("\n"))
     else:
         for key in trusted.ssh_public_keys:
-            print_text(_one_key(key))
-
-
-def _one_key(line: str) -> str:
-    """Return the line of a CA's key from auth; refuse anything that is not one line."""
-    from tele.certs.keys import parse_line, parse_public_key
-
-    return parse_public_key(parse_line(line)).line
+            print_text(one_key(key))
 
 
 def _read_key(path: Path) -> str:
