@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -15,6 +16,7 @@ from tele.model.api.roles import PutRole
 from tele.model.api.table import PUT_ROLE, PUT_USER
 from tele.model.api.users import PutUser
 from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec, User, UserSpec
+from tele.model.time_windows import Day, TimeWindow
 
 HERE = {"*": ("*",)}
 NOWHERE = {"env": ("elsewhere",)}
@@ -36,6 +38,7 @@ def role(name: str, nodes: Any = HERE, deny: Conditions | None = None, **options
 #: The same login, and another one, if the login has two letters that differ.
 SAME = "{{regexp.replace(internal.logins, '^(.)(.*)$', '$1$2')}}"
 OTHERS = "{{regexp.replace(internal.logins, '^(.)(.*)$', '$2$1')}}"
+PROD = 'labels.env == "prod"'
 BOTH = 'labels.env == "prod" && contains(user.roles, "by")'
 
 
@@ -43,64 +46,40 @@ def by_expression(text: str, login: str = ME) -> Role:
     return Role(Metadata("by"), RoleSpec(Conditions((login,), node_labels_expression=text)))
 
 
+def at_times(days_from_now: int) -> Role:
+    """A role that counts on three days of the week."""
+    today = datetime.now(UTC).weekday()
+    days = (tuple(Day)[(today + days_from_now + each) % 7] for each in (-1, 0, 1))
+    return role("times", valid_times=(TimeWindow(tuple(days)),))
+
+
 SCRIPT = role("script", permit_pty=False, port_forwarding=False)
 BACKUP = role("backup", force_command="echo backup; tty")
 OTHER = role("other", force_command="echo other", port_forwarding=True)
 
 
-@pytest.mark.parametrize(
-    ("roles", "words", "expected"),
-    [
-        ((SCRIPT,), ("echo free; tty",), b"free\nnot a tty\n"),
-        ((SCRIPT,), ("-tt", "echo free"), None),
-        ((SCRIPT, BACKUP), ("echo free; tty",), b"free\nnot a tty\n"),
-        ((SCRIPT, BACKUP), ("-tt", "echo free; tty"), b"backup\r\n/dev/pts/"),
-        ((BACKUP, OTHER), ("echo other",), b"other\n"),
-        ((BACKUP, OTHER), ("-tt", "echo free"), b"backup\r\n/dev/pts/"),
-        ((role("free", NOWHERE), SCRIPT), ("-tt", "echo free"), None),
-        ((SCRIPT, role("no", NOWHERE, Conditions(logins=(ME,)))), ("echo free",), None),
-        (
-            (by_expression(BOTH),),
-            ("echo free",),
-            b"free\n",
-        ),
-        ((by_expression('labels.env == "test" || user.name == "bob"'),), ("echo free",), None),
-        (
-            (
-                by_expression(
-                    'labels.env == "prod"',
-                    "{{regexp.replace(internal.logins, '^(.)(.*)$', '$1$2')}}",
-                ),
-            ),
-            ("echo free",),
-            b"free\n",
-        ),
-        (
-            (
-                by_expression(
-                    'labels.env == "prod"',
-                    "{{regexp.replace(internal.logins, '^(.)(.*)$', '$2$1')}}",
-                ),
-            ),
-            ("echo free",),
-            None,
-        ),
-    ],
-    ids=[
-        "free",
-        "no terminal",
-        "both",
-        "forced",
-        "requested",
-        "first",
-        "elsewhere",
-        "denied",
-        "expression",
-        "other expression",
-        "template",
-        "other template",
-    ],
-)
+TTY: Final = ("-tt", "echo free; tty")
+FREE: Final = ("echo free",)
+DENIES: Final = role("no", NOWHERE, Conditions(logins=(ME,)))
+CASES: Final = {
+    "free": ((SCRIPT,), ("echo free; tty",), b"free\nnot a tty\n"),
+    "no terminal": ((SCRIPT,), TTY, None),
+    "both": ((SCRIPT, BACKUP), ("echo free; tty",), b"free\nnot a tty\n"),
+    "forced": ((SCRIPT, BACKUP), TTY, b"backup\r\n/dev/pts/"),
+    "requested": ((BACKUP, OTHER), ("echo other",), b"other\n"),
+    "first": ((BACKUP, OTHER), TTY, b"backup\r\n/dev/pts/"),
+    "elsewhere": ((role("free", NOWHERE), SCRIPT), TTY, None),
+    "denied": ((SCRIPT, DENIES), FREE, None),
+    "expression": ((by_expression(BOTH),), FREE, b"free\n"),
+    "other expression": ((by_expression('user.name == "bob"'),), FREE, None),
+    "template": ((by_expression(PROD, SAME),), FREE, b"free\n"),
+    "other template": ((by_expression(PROD, OTHERS),), FREE, None),
+    "in time": ((at_times(0),), FREE, b"free\n"),
+    "another time": ((at_times(3),), FREE, None),
+}
+
+
+@pytest.mark.parametrize(("roles", "words", "expected"), CASES.values(), ids=CASES)
 def test_roles_do_not_combine_through_openssh(
     place: tuple[SmallCluster, SmallNode],
     roles: tuple[Role, ...],

@@ -40,6 +40,7 @@ class Reason(str, Enum):
     MFA = "mfa"  # a role needs a second factor
     ADDRESS = "address"  # a role needs a certificate for the client's address
     CONNECTIONS = "connections"  # the user has as many connections as the roles allow
+    TIME = "time"  # a role would allow it at other times
     RULE = "rule"  # no rule lets the caller do this through the API
 
 

@@ -23,6 +23,7 @@ from tele.model.names import NAME
 from tele.model.recording_modes import MODES, ProxyLogin
 from tele.model.recording_modes import RecordingMode as RecordingMode
 from tele.model.sizes import Size
+from tele.model.time_windows import WINDOWS_LIMIT, TimeWindow
 
 #: The default of ``max_forwards``.
 MAX_FORWARDS = 1024
@@ -102,6 +103,8 @@ class RoleOptions:
     ``disconnect_expired_cert`` one ends with the certificate of its login. None is the cluster's.
     ``require_mfa`` refuses logins without a second factor; this version has none.
     ``max_connections`` is how many SSH connections a user has at once, on all hosts.
+
+    Outside of its ``valid_times`` a role allows nothing, and denies what it denies.
     """
 
     max_session_ttl: timedelta = timedelta(hours=30)
@@ -121,6 +124,9 @@ class RoleOptions:
     disconnect_expired_cert: bool | None = field(default=None, metadata=OMITTED)
     require_mfa: bool = field(default=False, metadata=OMITTED)
     max_connections: int | None = field(default=None, metadata=OMITTED)
+    valid_times: tuple[TimeWindow, ...] = field(
+        default=(), validator=AtMost(WINDOWS_LIMIT), metadata=OMITTED
+    )
 
 
 @frozen

@@ -47,6 +47,10 @@ def last_lost(before: Directory, after: Directory, now: datetime) -> frozenset[s
     return frozenset()
 
 
+def _lasts(role: Role) -> bool:
+    return role.metadata.expires is None and not role.spec.options.valid_times
+
+
 def _administers(user: User, directory: Directory, now: datetime, lasting: bool) -> bool:
     expires = user.metadata.expires
     if expires is not None and (lasting or expires <= now):
@@ -54,7 +58,7 @@ def _administers(user: User, directory: Directory, now: datetime, lasting: bool)
     held = user.spec.roles
     roles = directory.roles
     if lasting:
-        roles = {n: r for n, r in roles.items() if n in held and r.metadata.expires is None}
+        roles = {n: r for n, r in roles.items() if n in held and _lasts(r)}
     if not all(permits(held, roles, resource, "update", now) for resource in ("user", "role")):
         return False
     return (

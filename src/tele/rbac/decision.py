@@ -3,7 +3,7 @@
 Invariants:
 
 * Nothing is allowed by default; deny wins over allow; a role that does not exist any more, or has
-  expired, allows and denies nothing.
+  expired, allows and denies nothing. Outside of its times a role denies, and allows nothing.
 * The decision is one value, a Grant or a Denied, and its text is for the user.
 * Options belong to the role that grants: each role that allows login and node gives what it says,
   and takes nothing from another. Only denials, obligations and limits hold for all of them.
@@ -44,6 +44,7 @@ from tele.rbac.forwards import any_port, denied_by, given_by
 from tele.rbac.logins import denied as denied_login
 from tele.rbac.logins import expand
 from tele.rbac.transfers import denied_files, files_of
+from tele.rbac.windows import within
 
 NO_LIMITS: Final = CertificateLimits()
 BY_NODES: Final = RecordingSettings()
@@ -82,7 +83,8 @@ def decide(
             )
     allowing = _allowing(identity, present, login, node_labels, roles, now)
     if not allowing:
-        return Denied(
+        sometimes = _allowing(identity, present, login, node_labels, roles, now, always=True)
+        return _not_now(sometimes, identity) or Denied(
             Reason.LOGIN,
             f"no role of {identity.user} ({', '.join(identity.roles)}) allows login {login} here",
         )
@@ -165,13 +167,33 @@ def _allowing(
     node_labels: Mapping[str, str],
     roles: Mapping[str, Role],
     now: datetime,
+    *,
+    always: bool = False,
 ) -> list[Role]:
+    """Return the roles that allow a login on a node now; with ``always``, at any time."""
     return [
         role
         for role in roles_of(identity, roles, now)
-        if login in expand(role.spec.allow.logins, identity.traits)
+        if (always or _in_time(role, now))
+        and login in expand(role.spec.allow.logins, identity.traits)
         and _allows_node(role, node_labels, identity, present)
     ]
+
+
+def _in_time(role: Role, now: datetime) -> bool:
+    windows = role.spec.options.valid_times
+    return not windows or within(windows, now)
+
+
+def _not_now(roles: Iterable[Role], identity: UserIdentity) -> Denied | None:
+    """Return the denial of what ``roles`` allow at other times, or None without roles."""
+    role = next(iter(roles), None)
+    if role is None:
+        return None
+    times = "; ".join(each.text for each in role.spec.options.valid_times)
+    return Denied(
+        Reason.TIME, f"role {role.metadata.name} allows this to {identity.user} only {times}"
+    )
 
 
 def _allows_node(
@@ -259,8 +281,9 @@ def may_reach(
             return Denied(
                 Reason.DENIED, f"role {role.metadata.name} denies this node to {identity.user}"
             )
-    if not any(_allows_node(role, node_labels, identity, present) for role in mine):
-        return Denied(
+    allowing = [role for role in mine if _allows_node(role, node_labels, identity, present)]
+    if not any(_in_time(role, now) for role in allowing):
+        return _not_now(allowing, identity) or Denied(
             Reason.NODE,
             f"no role of {identity.user} ({', '.join(identity.roles)}) allows this node",
         )
@@ -295,7 +318,8 @@ def refusal(
     for role in mine:
         if _has_rule(role.spec.deny.rules, resource, verb):
             return Denied(Reason.RULE, f"role {role.metadata.name} denies to {what}")
-    if any(_has_rule(role.spec.allow.rules, resource, verb) for role in mine):
+    allowing = [role for role in mine if _has_rule(role.spec.allow.rules, resource, verb)]
+    if any(now is None or _in_time(role, now) for role in allowing):
         return None
     named = ", ".join(names) or "none"
     return Denied(Reason.RULE, f"no role ({named}) has a rule that allows to {what}")

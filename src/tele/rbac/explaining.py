@@ -24,6 +24,7 @@ from tele.rbac import labels as conditions
 from tele.rbac.decision import decide
 from tele.rbac.logins import denied as denied_login
 from tele.rbac.logins import expand
+from tele.rbac.windows import within
 
 
 class Effect(str, Enum):
@@ -129,6 +130,10 @@ def effect_of(
     missing = tuple(_missing(role.spec.allow, identity, login, labels))
     if missing:
         return RoleEffect(name, Effect.NOTHING, missing)
+    times = role.spec.options.valid_times
+    if not within(times, now):
+        only = "; ".join(each.text for each in times)
+        return RoleEffect(name, Effect.NOTHING, (f"its valid_times are {only}",))
     why = [f"allow.logins has {login}", "allow matches the labels of the node"]
     if role.spec.options.force_command:
         why.append(f"it forces {role.spec.options.force_command!r}")

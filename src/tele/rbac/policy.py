@@ -24,6 +24,7 @@ from tele.model.identity import HostIdentity, HostRole, UserIdentity
 from tele.model.resources import Lock, RecordingSettings, Role
 from tele.model.revocation import HostRevocation, UserRevocation
 from tele.rbac import decision
+from tele.rbac.windows import next_change
 
 _DEFAULTS: Final = HostSettings()
 T = TypeVar("T")
@@ -217,7 +218,12 @@ class Policy:
 
     # -- time -------------------------------------------------------------------------
     def next_end(self, now: datetime) -> datetime | None:
-        """Return when a role or a user expires next, or None."""
+        """Return when a role or a user expires next, or a role's time begins or ends; or None."""
         times = [role.metadata.expires for role in self.roles.values()]
         times += [each.expires for each in self._users.values()]
+        times += [
+            next_change(role.spec.options.valid_times, now)
+            for role in self.roles.values()
+            if role.spec.options.valid_times
+        ]
         return min((each for each in times if each is not None and each > now), default=None)

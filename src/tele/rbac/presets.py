@@ -22,6 +22,7 @@ from tele.rbac.forwards import check_forwards
 from tele.rbac.labels import check_labels
 from tele.rbac.logins import check_logins
 from tele.rbac.transfers import check_transfers
+from tele.rbac.windows import check_windows
 
 #: Log in everywhere, as the accounts that the user's ``logins`` trait names.
 ACCESS: Final = Role(
@@ -103,6 +104,10 @@ def check_role(role: Role) -> None:
         _check_effect(rule)
     if role.spec.options.max_session_ttl <= timedelta(0):
         raise InvalidInput("options: max_session_ttl has to be positive")
+    try:
+        check_windows(role.spec.options.valid_times)
+    except InvalidInput as error:
+        raise InvalidInput(f"options: valid_times: {error}") from None
     if role.spec.options.max_forwards < 1:
         raise InvalidInput(
             "options: max_forwards is at least 1; port_forwarding: false forwards nothing"

@@ -30,6 +30,7 @@ from tele.model.resources import (
     User,
     UserSpec,
 )
+from tele.model.time_windows import TimeWindow
 from tele.rbac.decision import NO_LIMITS, decide, may_reach
 from tele.rbac.destinations import may_lead
 from tele.rbac.forwards import denied_by
@@ -245,6 +246,7 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "disconnect_expired_cert": (True, False),
     "require_mfa": (True, False),
     "max_connections": (2, 7),
+    "valid_times": ((), (TimeWindow(),)),
 }
 RULES: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "the smallest": min,
