@@ -30,7 +30,6 @@ FOLDERS = {"src/tele/model/"}
 #: Files of steps that these sessions do not take, with the step.
 NOT_TAKEN = {
     "src/tele/rbac/predicates.py": "a role with an expression or a template with a function",
-    "src/tele/rbac/replacing.py": "a role with regexp.replace",
     "src/tele/rbac/windows.py": "a role with valid_times",
     "src/tele/recording/recovery.py": "after a crash",
     "src/tele/recording/leftovers.py": "after a crash",

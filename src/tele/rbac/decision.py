@@ -71,25 +71,33 @@ def decide(
     the cluster says about recordings.
     """
     present = present or identity
-    denied = may_reach(
+    matching = _matching(
         identity, node_labels, roles, locks, now, host_id, login, session_id, present
     )
-    if denied is not None:
-        return denied
+    if isinstance(matching, Denied):
+        return matching
     for role in roles_of(present, roles, now):
-        if denied_login(role.spec.deny.logins, login, present.traits):
+        listed = role.spec.deny.logins
+        if listed and denied_login(listed, login, present.traits):
             return Denied(
                 Reason.DENIED, f"role {role.metadata.name} denies login {login} to {identity.user}"
             )
-    allowing = _allowing(identity, present, login, node_labels, roles, now)
+    sometimes = [role for role in matching if _allows_login(role, login, identity)]
+    allowing = [role for role in sometimes if _in_time(role, now)]
     if not allowing:
-        sometimes = _allowing(identity, present, login, node_labels, roles, now, always=True)
         return _not_now(sometimes, identity) or Denied(
             Reason.LOGIN,
             f"no role of {identity.user} ({', '.join(identity.roles)}) allows login {login} here",
         )
-    later = _allowing(present, present, login, node_labels, roles, now)
-    binding = {role.metadata.name: role.spec.options for role in (*allowing, *later)}
+    binding = {role.metadata.name: role.spec.options for role in allowing}
+    if present is not identity:
+        binding |= {
+            role.metadata.name: role.spec.options
+            for role in roles_of(present, roles, now)
+            if _in_time(role, now)
+            and conditions.allows(role.spec.allow, node_labels, present)
+            and _allows_login(role, login, present)
+        }
     refused = _obliged(binding, certificate)
     if refused is not None:
         return refused
@@ -160,24 +168,8 @@ def _obliged(binding: Mapping[str, RoleOptions], certificate: CertificateLimits)
     return None
 
 
-def _allowing(
-    identity: UserIdentity,
-    present: UserIdentity,
-    login: str,
-    node_labels: Mapping[str, str],
-    roles: Mapping[str, Role],
-    now: datetime,
-    *,
-    always: bool = False,
-) -> list[Role]:
-    """Return the roles that allow a login on a node now; with ``always``, at any time."""
-    return [
-        role
-        for role in roles_of(identity, roles, now)
-        if (always or _in_time(role, now))
-        and login in expand(role.spec.allow.logins, identity.traits)
-        and _allows_node(role, node_labels, identity, present)
-    ]
+def _allows_login(role: Role, login: str, identity: UserIdentity) -> bool:
+    return login in expand(role.spec.allow.logins, identity.traits)
 
 
 def _in_time(role: Role, now: datetime) -> bool:
@@ -261,7 +253,24 @@ def may_reach(
 
     ``present``: see :func:`decide`.
     """
-    present = present or identity
+    matching = _matching(
+        identity, node_labels, roles, locks, now, host_id, login, session_id, present or identity
+    )
+    return matching if isinstance(matching, Denied) else None
+
+
+def _matching(
+    identity: UserIdentity,
+    node_labels: Mapping[str, str],
+    roles: Mapping[str, Role],
+    locks: Iterable[Lock],
+    now: datetime,
+    host_id: str,
+    login: str | None,
+    session_id: str,
+    present: UserIdentity,
+) -> list[Role] | Denied:
+    """Return the roles that allow a node; one of them at least allows it now."""
     if identity.expires <= now:
         return Denied(
             Reason.EXPIRED, f"the certificate of {identity.user} has expired: log in again"
@@ -287,7 +296,7 @@ def may_reach(
             Reason.NODE,
             f"no role of {identity.user} ({', '.join(identity.roles)}) allows this node",
         )
-    return None
+    return allowing
 
 
 def permits(

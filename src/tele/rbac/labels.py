@@ -48,6 +48,8 @@ def allows(side: Conditions, labels: Labels, user: UserIdentity) -> bool:
 def denies(side: Conditions, labels: Labels, user: UserIdentity) -> bool:
     """Whether a deny condition hits a node with ``labels`` for ``user``."""
     text = side.node_labels_expression
+    if not side.node_labels and not text:
+        return False
     return any(
         key == "*" or (key in labels and _any(patterns, labels[key], user.traits, malformed=True))
         for key, patterns in side.node_labels.items()
