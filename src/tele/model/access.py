@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
 
-from attrs import field, frozen
+from attrs import evolve, field, fields, frozen
 from attrs.validators import min_len
 
 from tele.model.actions import (
@@ -136,6 +136,18 @@ class RoleGrant:
     force_command: str | None = None
     break_glass: bool = False
 
+    def covers(self, other: RoleGrant) -> bool:
+        """Whether it gives all that ``other`` gives."""
+        if self.force_command not in (None, other.force_command):
+            return False
+        for each in fields(RoleGrant):
+            mine, others = getattr(self, each.name), getattr(other, each.name)
+            if each.name in ("role", "break_glass", "force_command"):
+                continue
+            if not (mine >= others if isinstance(mine, bool) else mine == others):
+                return False
+        return True
+
     def gives(self, kind: str, command: bytes) -> bool:
         """Whether its forced command is what is requested: a command line, or files by sftp."""
         if self.force_command == INTERNAL_SFTP:
@@ -145,6 +157,16 @@ class RoleGrant:
             and kind == "exec"
             and command == self.force_command.encode()
         )
+
+
+def has_break_glass(given: Iterable[RoleGrant]) -> bool:
+    """Whether one role with ``break_glass`` gives all that is ``given``: then the others add
+    nothing that would have to be recorded.
+    """
+    several = tuple(given)
+    return any(
+        each.break_glass and all(each.covers(other) for other in several) for each in several
+    )
 
 
 @frozen
@@ -157,7 +179,7 @@ class Grant:
     ``disconnect_expired_cert`` and ``max_connections``: see
     :class:`tele.model.resources.RoleOptions`. ``denied_forwards`` are destinations that no role
     gives, because one denies them; with ``denied_files`` no role gives a program that could get
-    around that, unless it forces it.
+    around that, unless it forces it. ``emergency``: see :meth:`in_emergency`.
     """
 
     identity: UserIdentity
@@ -173,6 +195,7 @@ class Grant:
     max_connections: int | None = None
     denied_forwards: ForwardRules = NO_RULES
     denied_files: TransferRules = ANY_FILES
+    emergency: bool = False
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -220,8 +243,19 @@ class Grant:
 
     @property
     def break_glass(self) -> bool:
-        """Whether everything runs, also if the audit cannot be stored."""
-        return any(each.break_glass for each in self.given)
+        """Whether all that it gives runs, also if the audit cannot be stored."""
+        return self.emergency or has_break_glass(self.given)
+
+    def in_emergency(self) -> Grant | None:
+        """Return what roles with ``break_glass`` give without the others; None if there is none.
+
+        What another role gives has to be recorded as the cluster says.
+        """
+        given = tuple(each for each in self.given if each.break_glass)
+        if not given:
+            return None
+        recording = evolve(self.recording, strict=False)
+        return evolve(self, given=given, emergency=True, recording=recording)
 
     def program(self, kind: str, command: bytes, *, pty: bool) -> tuple[RoleGrant, ...]:
         """Return what gives a requested program (``kind``: see

@@ -6,7 +6,8 @@ Invariants:
   labels; the account is looked up before, and what counts is what is decided after that.
 * While proxies record sessions, no one logs in here but a proxy, with a certificate that auth made
   for one session of a user who has logged in there. Such a certificate is for this host, and for
-  one login. Users of roles with ``break_glass`` log in also directly, and the node records them.
+  one login. Users of roles with ``break_glass`` log in also directly, with what these
+  roles give, and the node records them.
 * Accounts are looked up in threads of their own, of which each user has a share.
 """
 
@@ -115,20 +116,30 @@ class NodeRealm:
         if IConchUser not in interfaces:
             raise Unavailable("this server has SSH users only")
         admission, login = self.admission, Login.of(credentials, self._target)
-        grant = admission.admit(login)
+        grant = self._admit(login, credentials)
         self._check_session(credentials)
-        by_proxies = grant.recording.mode.by_proxies and not grant.break_glass
-        if by_proxies and not credentials.checked.session:
+        # Name services may wait for a network; the reactor must not.
+        await self._accounts.check(grant.login, grant.identity.user)
+        # That took a while: what counts is what is decided now.
+        avatar = self._make_avatar(self._admit(login, credentials), credentials)
+        return IConchUser, avatar, await admission.enter(avatar, login)
+
+    def _admit(self, login: Login, credentials: CertificateCredentials) -> Grant:
+        """Return what a login may do now. Raises a TeleError if it is not let in.
+
+        Past the proxies that record it is what roles with ``break_glass`` give.
+        """
+        grant = self.admission.admit(login)
+        if credentials.checked.session or not grant.recording.mode.by_proxies:
+            return grant
+        emergency = grant.in_emergency()
+        if emergency is None:
             raise AccessDenied(
                 "sessions of this cluster are recorded by its proxies: connect through one, with"
                 " tele ssh, or as tele config sets it up",
                 "recording",
             )
-        # Name services may wait for a network; the reactor must not.
-        await self._accounts.check(grant.login, grant.identity.user)
-        # That took a while: what counts is what is decided now.
-        avatar = self._make_avatar(admission.admit(login), credentials)
-        return IConchUser, avatar, await admission.enter(avatar, login)
+        return emergency
 
     def _check_session(self, credentials: CertificateCredentials) -> None:
         """Refuse a certificate for a session on another host, or for a session a second time."""

@@ -26,6 +26,7 @@ from tele.model.access import (
     Reason,
     RecordingPlan,
     RoleGrant,
+    has_break_glass,
 )
 from tele.model.actions import ANY_FILES, ForwardRules, TransferRules
 from tele.model.identity import UserIdentity
@@ -108,7 +109,6 @@ def decide(
     if not given:
         return next(each for each in gifts if isinstance(each, Denied))
     options = binding.values()
-    break_glass = any(each.break_glass for each in given)
     strictly = any(o.record is SessionRecording.STRICT for o in options)
     return Grant(
         identity=identity,
@@ -123,7 +123,7 @@ def decide(
         recording=RecordingPlan.of(
             recording,
             input=any(o.record_input for o in options),
-            strict=strictly and not break_glass,
+            strict=strictly and not has_break_glass(given),
         ),
         client_idle_timeout=_shortest(o.client_idle_timeout for o in options),
         disconnect_expired_cert=_any_of(o.disconnect_expired_cert for o in options),

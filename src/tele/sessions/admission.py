@@ -9,7 +9,7 @@ Invariants:
 * A login succeeds after its audit event is stored: the event survives the end of this process.
 * No login succeeds without a valid certificate of this member, without storage for its event (the
   disk, or auth when the disk is full), or with an unknown recording mode. Without storage, users
-  of roles with ``break_glass`` still log in.
+  of roles with ``break_glass`` still log in, and get what these roles give.
 """
 
 from __future__ import annotations
@@ -157,9 +157,12 @@ class SessionAdmission:
         decision = self._decide(login, login.identity)
         if isinstance(decision, Denied):
             raise AccessDenied(decision.message, decision.reason.value)
-        if not (member.can_record or decision.break_glass):
+        if member.can_record:
+            return decision
+        emergency = decision.in_emergency()
+        if emergency is None:
             raise self._no_storage()
-        return decision
+        return emergency
 
     async def enter(self, session: AdmittedSession, login: Login) -> Callable[[], None]:
         """Let an admitted session begin, once that is stored; return what is called at its end.
@@ -175,7 +178,7 @@ class SessionAdmission:
         try:
             await self._count(session)
             session.logged_in()
-            await self._stored(session.grant)
+            await self._stored(session)
             if (ended := session.ended) is not None:
                 raise AccessDenied(ended.message, ended.reason.value)
         except BaseException:
@@ -214,15 +217,22 @@ class SessionAdmission:
     async def _claimed(self, claim: ClaimConnection) -> None:
         await self._member.authority.perform(CLAIM_CONNECTION, claim)
 
-    async def _stored(self, grant: Grant) -> None:
-        """Return when the event of the login is stored: nothing begins before that."""
+    async def _stored(self, session: AdmittedSession) -> None:
+        """Return when the event of the login is stored: nothing begins before that.
+
+        If that takes too long, the session is left what roles with ``break_glass`` give.
+        """
+        grant = session.grant
         recorded = self._member.recorded(or_refused=grant.break_glass)
         if not grant.break_glass:
             recorded.addTimeout(RECORD_SECONDS, self._reactor)
         try:
             await recorded
         except DeferredTimeout:
-            raise self._no_storage() from None
+            emergency = session.grant.in_emergency()
+            if emergency is None:
+                raise self._no_storage() from None
+            session.regranted(emergency)
 
     def _no_storage(self) -> Unavailable:
         return Unavailable(
@@ -237,6 +247,10 @@ class SessionAdmission:
             return  # it ended meanwhile
         identity = evolve(login.identity, expires=LATEST)
         decision = self._decide(login, identity, session.context.session_id)
+        if session.grant.emergency and isinstance(decision, Grant):
+            decision = decision.in_emergency() or Denied(
+                Reason.RECORDING, "no role of yours with break_glass allows this any more"
+            )
         if isinstance(decision, Denied):
             session.expelled(decision)
         else:

@@ -16,7 +16,7 @@ from grants import changed, one_role
 from tele.certs.check import CheckedUser
 from tele.conch.server.credentials import CertificateCredentials
 from tele.errors import AccessDenied, Unavailable
-from tele.model.access import Denied, Grant, Reason, RecordingPlan
+from tele.model.access import Denied, Grant, Reason, RecordingPlan, RoleGrant
 from tele.model.identity import UserIdentity
 from tele.model.resources import RecordingMode
 from tele.node.avatars import is_recorded
@@ -151,6 +151,12 @@ def test_users_do_not_get_around_the_proxies(mode: RecordingMode) -> None:
     rescue = World()
     rescue.answer = changed(world.grant, recording=RecordingPlan(mode), break_glass=True)
     assert rescue.begin() == []  # its account is looked up
+    narrow = World()
+    both = (RoleGrant("df", force_command="df", break_glass=True), RoleGrant("ops"))
+    narrow.answer = evolve(world.grant, recording=RecordingPlan(mode), given=both)
+    narrow.begin()
+    narrow.looking[0].callback(None)
+    assert narrow.avatars[0].grant.roles == ("df",)
 
 
 @pytest.mark.parametrize("mode", RecordingMode)

@@ -418,6 +418,30 @@ def test_roles_that_permit_logins_without_audit() -> None:
         assert (grant.recording.strict, grant.break_glass) == (not expected, expected)
 
 
+def test_break_glass_of_a_narrow_role_leaves_the_rest_to_be_recorded() -> None:
+    """A command that runs without a recording brings no shell with it that has to have one
+    (attack).
+    """
+    strict = role("strict", ROOT, options=RoleOptions(record=SessionRecording.STRICT))
+    for options, whole in (
+        (RoleOptions(break_glass=True, force_command="df"), False),
+        (RoleOptions(break_glass=True, permit_pty=False), False),
+        (RoleOptions(break_glass=True, port_forwarding=False), False),
+        (RoleOptions(break_glass=True), True),
+        (RoleOptions(break_glass=True, x11_forwarding=True), True),
+    ):
+        grant = ask(strict, role("rescue", ROOT, options=options))
+        assert isinstance(grant, Grant)
+        assert (grant.break_glass, grant.recording.strict) == (whole, not whole)
+        emergency = grant.in_emergency()
+        assert emergency is not None
+        assert (emergency.roles, emergency.break_glass) == (("rescue",), True)
+        assert not emergency.recording.strict
+    alone = ask(strict)
+    assert isinstance(alone, Grant)
+    assert alone.in_emergency() is None
+
+
 @pytest.mark.parametrize(
     ("mode", "sync"), [("node", False), ("node-sync", True), ("proxy", False), ("proxy-sync", True)]
 )

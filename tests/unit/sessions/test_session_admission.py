@@ -243,6 +243,34 @@ def test_break_glass_roles_log_in_without_space_for_the_audit(world: World) -> N
     assert [session.grant.break_glass for session in world.sessions] == [True]
 
 
+def test_an_emergency_opens_what_its_role_gives_and_no_more(world: World) -> None:
+    """Without storage a narrow ``break_glass`` role brings no shell of another role with it, nor
+    later, and the session ends with the role (attack).
+    """
+    rescue = role("rescue", break_glass=True, force_command="df", permit_pty=False)
+    world.change(roles=(role("ops"), rescue))
+    world.member.can_record = False
+    world.log_in("alice", "ops", "rescue")
+    (session,) = world.sessions
+    assert (session.grant.roles, session.grant.emergency) == (("rescue",), True)
+    world.member.can_record = True
+    world.change(roles=(role("ops", max_sessions=3), rescue))
+    assert session.grant.roles == ("rescue",)
+    world.change(roles=(role("ops"), role("rescue", force_command="df")))
+    assert [denied.reason for denied in session.expelled_for] == [Reason.RECORDING]
+
+
+def test_an_event_that_is_not_stored_in_time_leaves_the_emergency(world: World) -> None:
+    """A slow disk refuses no one who would get in with a full one."""
+    rescue = role("rescue", break_glass=True, force_command="df", permit_pty=False)
+    world.change(roles=(role("ops"), rescue))
+    world.recorded = Deferred()
+    waiting = world.begin("alice", "ops", "rescue")
+    world.reactor.advance(RECORD_SECONDS)
+    assert callable(waiting[0])
+    assert world.sessions[0].grant.roles == ("rescue",)
+
+
 def test_a_login_waits_a_bounded_time_for_its_event(world: World) -> None:
     """A login that neither the disk nor auth records fails and leaves nothing; a ``break_glass``
     role does not wait for it.
