@@ -65,7 +65,7 @@ def _fits(pattern: str, value: str, traits: Traits, malformed: bool) -> bool:
         if pattern.startswith("^"):
             return expression(pattern).covers(value)
         if (found := template(pattern)) is not None:
-            return value in found.expand(traits)
+            return found.stands_for(value, traits)
     except InvalidInput:
         return malformed
     return matches(pattern, value)

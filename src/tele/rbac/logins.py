@@ -8,7 +8,7 @@ from typing import Final
 
 from tele.errors import InvalidInput, quoted
 from tele.model.resources import Role
-from tele.rbac.templates import Traits, expanded, is_malformed, template
+from tele.rbac.templates import Traits, expanded, template
 
 #: A portable account name (useradd(8)), and names of directory services: ``DOM\user``,
 #: ``DOM+user``, ``user@dom``, letters of any alphabet, ``MACHINE$``. passwd(5) allows no spaces and
@@ -37,9 +37,15 @@ def expand(logins: Iterable[str], traits: Traits) -> tuple[str, ...]:
 
 def denied(listed: Iterable[str], login: str, traits: Traits) -> bool:
     """Whether denied logins have ``login``: by its name, ``*``, or what cannot be read."""
-    return any(
-        each == "*" or is_malformed(each) or login in expanded(each, traits) for each in listed
-    )
+    return any(each == "*" or _denies(each, login, traits) for each in listed)
+
+
+def _denies(listed: str, login: str, traits: Traits) -> bool:
+    try:
+        found = template(listed)
+    except InvalidInput:
+        return True
+    return listed == login if found is None else found.stands_for(login, traits)
 
 
 def logins_of(traits: Traits, roles: Iterable[Role]) -> tuple[str, ...]:

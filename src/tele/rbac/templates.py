@@ -40,9 +40,20 @@ class Template:
         """Return the texts that it stands for with ``traits``, each once."""
         if not traits:
             return ()
-        found = value(self.inside, TRAITS)({"internal": traits, "external": traits})
-        used = [each for each in found[:VALUES_LIMIT] if len(each) <= LENGTH_LIMIT]
-        return tuple(dict.fromkeys(f"{self.before}{each}{self.after}" for each in used if each))
+        found = self._values(traits)[:VALUES_LIMIT]
+        used = [each for each in found if each and len(each) <= LENGTH_LIMIT]
+        return tuple(dict.fromkeys(f"{self.before}{each}{self.after}" for each in used))
+
+    def stands_for(self, text: str, traits: Traits) -> bool:
+        """Whether ``text`` is one of the texts that it stands for, however many there are: a denial
+        has no limit.
+        """
+        return any(
+            each and text == f"{self.before}{each}{self.after}" for each in self._values(traits)
+        )
+
+    def _values(self, traits: Traits) -> tuple[str, ...]:
+        return value(self.inside, TRAITS)({"internal": traits, "external": traits})
 
 
 @lru_cache(maxsize=2048)
@@ -61,15 +72,6 @@ def template(text: str) -> Template | None:
         raise InvalidInput(f"{quoted(text)} has more than one template")
     value(inside.strip(), TRAITS)
     return Template(before, inside.strip(), after)
-
-
-def is_malformed(text: str) -> bool:
-    """Whether ``text`` has a template that cannot be read."""
-    try:
-        template(text)
-    except InvalidInput:
-        return True
-    return False
 
 
 def expanded(text: str, traits: Traits) -> tuple[str, ...]:

@@ -119,6 +119,16 @@ def test_the_values_of_a_template_are_bounded() -> None:
     assert expanded("{{internal.x}}", {"x": ("u" * 1000, "", "ok")}) == ("ok",)
 
 
+def test_a_denial_has_no_limit_of_values() -> None:
+    """Whoever has more values than count to allow is denied by every one of them (attack)."""
+    many = {"x": (*(f"u{number}" for number in range(VALUES_LIMIT)), "root")}
+    assert not ask(ROOT, deny=Conditions(("{{internal.x}}",)), traits=many)
+    labels = {"team": "root"}
+    deny = Conditions(node_labels={"team": ("{{internal.x}}",)})
+    assert not ask(ROOT, deny=deny, traits=many, labels=labels)
+    assert not ask(Conditions(("{{internal.x}}",), {"*": ("*",)}), traits=many)
+
+
 def test_principals_with_templates() -> None:
     """A certificate names what the templates stand for, without what is denied."""
     role = Role(Metadata("r"), RoleSpec(Conditions(("dev-{{internal.team}}",))))
