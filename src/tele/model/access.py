@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
 
-from attrs import evolve, field, fields, frozen
+from attrs import evolve, field, frozen
 from attrs.validators import min_len
 
 from tele.model.actions import (
@@ -140,13 +140,20 @@ class RoleGrant:
         """Whether it gives all that ``other`` gives."""
         if self.force_command not in (None, other.force_command):
             return False
-        for each in fields(RoleGrant):
-            mine, others = getattr(self, each.name), getattr(other, each.name)
-            if each.name in ("role", "break_glass", "force_command"):
-                continue
-            if not (mine >= others if isinstance(mine, bool) else mine == others):
-                return False
-        return True
+        if self.files not in (None, other.files):
+            return False
+        permits = ("permit_pty", "port_forwarding", "agent_forwarding", "x11_forwarding")
+        if any(getattr(other, name) and not getattr(self, name) for name in permits):
+            return False
+        mine, others = self.forward, other.forward
+        return not other.port_forwarding or all(
+            own is None or (wanted is not None and set(wanted) <= set(own))
+            for own, wanted in (
+                (mine.local, others.local),
+                (mine.remote, others.remote),
+                (mine.streamlocal, others.streamlocal),
+            )
+        )
 
     def gives(self, kind: str, command: bytes) -> bool:
         """Whether its forced command is what is requested: a command line, or files by sftp."""

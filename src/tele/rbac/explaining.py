@@ -93,20 +93,20 @@ def actions_of(grant: Grant) -> dict[str, tuple[str, ...]]:
     """Return the roles that give each action, by the name of the action."""
     found: dict[str, tuple[str, ...]] = {}
     for action, gives in _GIVES.items():
-        giving = tuple(each.role for each in grant.given if gives(each))
+        giving = tuple(each.role for each in grant.given if gives(grant, each))
         if giving:
             found[action.value] = giving
     return found
 
 
-_GIVES: Final[dict[Action, Callable[[RoleGrant], bool]]] = {
-    Action.SHELL: lambda given: given.force_command is None,
-    Action.COMMAND: lambda given: given.force_command is not None,
-    Action.TERMINAL: lambda given: given.permit_pty,
-    Action.PORT_FORWARDING: lambda given: given.port_forwarding,
-    Action.AGENT_FORWARDING: lambda given: given.agent_forwarding,
-    Action.X11_FORWARDING: lambda given: given.x11_forwarding,
-    Action.BREAK_GLASS: lambda given: given.break_glass,
+_GIVES: Final[dict[Action, Callable[[Grant, RoleGrant], bool]]] = {
+    Action.SHELL: lambda grant, given: given.force_command is None and not grant.restricts(given),
+    Action.COMMAND: lambda _, given: given.force_command is not None,
+    Action.TERMINAL: lambda _, given: given.permit_pty,
+    Action.PORT_FORWARDING: lambda _, given: given.port_forwarding,
+    Action.AGENT_FORWARDING: lambda _, given: given.agent_forwarding,
+    Action.X11_FORWARDING: lambda _, given: given.x11_forwarding,
+    Action.BREAK_GLASS: lambda _, given: given.break_glass,
 }
 
 
