@@ -333,7 +333,7 @@ def test_conditions_that_mislead_are_refused(labels: dict[str, tuple[str, ...]])
         Rule(("user",), ()),
         Rule(("event",), ("delete",)),
         Rule(("role",), ("create",)),
-        Rule(("event", "authority"), ("list",)),
+        Rule(("event", "cluster"), ("list",)),
         Rule(("token", "session"), ("list", "update")),
         Rule(("*",), ("update", "sing")),
     ],

@@ -120,7 +120,7 @@ def test_the_values_of_a_template_are_bounded() -> None:
 
 
 def test_a_denial_has_no_limit_of_values() -> None:
-    """Whoever has more values than count to allow is denied by every one of them (attack)."""
+    """A user with more values than count to allow is denied by every one of them (attack)."""
     many = {"x": (*(f"u{number}" for number in range(VALUES_LIMIT)), "root")}
     assert not ask(ROOT, deny=Conditions(("{{internal.x}}",)), traits=many)
     labels = {"team": "root"}
