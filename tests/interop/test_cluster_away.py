@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +63,51 @@ def test_a_proxy_that_is_away_is_reported(without: Cluster, command: str) -> Non
     assert done.returncode == 6, said
     assert f"the proxy 127.0.0.1:{without.ports['proxy']} cannot be reached" in said
     assert "auth" not in said
+
+
+def test_strict_locks_while_auth_is_away(without: Cluster, tmp_path: Path) -> None:
+    """A node that was started without auth knows no locks of now: it refuses the login of a role
+    that wants them, with the reason in its log, and lets others in; with auth it lets both in.
+    """
+    own = pwd.getpwuid(os.getuid()).pw_name
+    role = tmp_path / "role.yaml"
+    role.write_text(
+        "kind: role\nversion: v1\nmetadata: {name: strictly}\nspec:\n"
+        f"  allow: {{logins: [{own}], node_labels: {{'*': ['*']}}}}\n  options: {{lock: strict}}\n"
+    )
+    without.tele("apply", "-f", str(role))
+
+    def sign(name: str, *held: str) -> tuple[str, ...]:
+        key = tmp_path / name
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+        without.tele("users", "add", name, "--role", ",".join(held), "--login", own)
+        without.tele("ca", "sign-user", f"{key}.pub", "--user", name)
+        config = tmp_path / f"{name}.config"
+        config.write_bytes(without.tele("config", "--identity", str(key)).stdout)
+        return ("ssh", "-F", str(config), without.host, "true")
+
+    def logs_in(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words, capture_output=True, text=True, timeout=60, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    careful, other = sign("careful", "access", "strictly"), sign("other", "access")
+    assert logs_in(careful).returncode == logs_in(other).returncode == 0
+    without.kill("auth")
+    without.kill("node")
+    without.start("node")
+    wait_for(lambda: logs_in(other).returncode == 0, "the node to serve", 60)
+    refused = logs_in(careful)
+    assert refused.returncode == 255
+    log = (without.folder / "node.log").read_text()
+    assert re.search(r"auth\.denied user=careful .*reason=stale", log)
+    assert "has not heard from auth since it was started" in log
+    without.start("auth")
+    wait_for(lambda: logs_in(careful).returncode == 0, "word from auth", 90)
+    for name in ("careful", "other"):
+        without.tele("users", "rm", name)
+    without.tele("rm", "role/strictly")
 
 
 def test_connections_are_in_the_logs(cluster: Cluster) -> None:

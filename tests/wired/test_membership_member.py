@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from tele.errors import AccessDenied, Conflict, InvalidInput, TeleError, Unavailable
+from tele.https.call_rules import STREAM_TIMEOUT
 from tele.log import event_text
 from tele.membership.identity import HostKeyPair
 from tele.membership.joining import JoinSettings
@@ -483,6 +485,24 @@ def test_state_changes(world: World) -> None:
     world.stop(member)
     world.auth.leave()
     assert [role.metadata.name for role in world.start().state.roles] == ["r"]
+
+
+def test_the_age_of_the_state(world: World) -> None:
+    """It is new while auth sends it; from then on it counts, also from before the connection broke;
+    after a restart without auth it is not known, whatever the dates say.
+    """
+    member = world.start()
+    world.clock.advance(1000)
+    assert member.state_age == 0
+    world.auth.leave()
+    world.clock.advance(100)
+    assert 100 <= member.state_age <= 100 + STREAM_TIMEOUT
+    world.auth.away = False
+    world.clock.advance(60)
+    assert member.state_age == 0
+    world.auth.leave()
+    world.stop(member)
+    assert world.start().state_age == inf
 
 
 def test_state_of_another_cluster(world: World, lines: list[str]) -> None:

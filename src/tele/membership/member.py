@@ -42,6 +42,7 @@ from tele.membership.known_cluster import KnownCluster
 from tele.membership.loops import Loops
 from tele.membership.renewal import RENEW_AT as RENEW_AT
 from tele.membership.rewriting import Rewriter
+from tele.membership.state_age import StateAge
 from tele.membership.store import MemberStore
 from tele.model.api.members import WATCH_STATE, Announced, ClusterState, WatchState
 from tele.model.audit_head import AUDIT_HEADS
@@ -113,6 +114,7 @@ class Member(KnownCluster, Service):
         self._labelled = store.identity is not None
         self._observers: list[Callable[[], None]] = []
         self._loops = Loops()
+        self._state_age = StateAge(reactor)
 
     @property
     def expelled(self) -> str:
@@ -137,6 +139,11 @@ class Member(KnownCluster, Service):
     def auth_away_since(self) -> datetime | None:
         """Since when auth does not answer at all; None: it did when it was called last."""
         return self._calls.away_since
+
+    @property
+    def state_age(self) -> float:
+        """How old the state may be, in seconds; see :class:`StateAge`."""
+        return self._state_age.seconds
 
     @property
     def can_record(self) -> bool:
@@ -311,6 +318,8 @@ class Member(KnownCluster, Service):
                 pause = pause_after(error, backoff(failures, dice=self._dice))
             else:
                 pause = backoff(failures, dice=self._dice)
+            finally:
+                self._state_age.lost()
             await deferLater(self._reactor, pause)
             failures += 1
 
@@ -320,6 +329,7 @@ class Member(KnownCluster, Service):
             _log.error("state of another cluster ignored", cluster=state.cluster)
             return
         self._enrolment.removed = ""
+        self._state_age.received()
         if self.trouble:
             self._announcer.soon()
         self._calls.succeeded("state")

@@ -31,6 +31,7 @@ class Reason(str, Enum):
     LOGIN = "login"  # no role allows this login here
     DENIED = "denied"  # a deny rule matched
     LOCKED = "locked"
+    STALE = "stale"  # the locks of now are not known here, and a role needs them
     EXPIRED = "expired"
     REVOKED = "revoked"  # the user or the host was removed, replaced or has expired
     CLUSTER = "cluster"  # the certificate is of another cluster
@@ -197,6 +198,8 @@ class Grant:
     recording: RecordingPlan = RecordingPlan()
     client_keepalive: timedelta | None = None
     max_forwards: int = MAX_FORWARDS
+    #: It begins only where the locks of now are known.
+    strict_locks: bool = False
     client_idle_timeout: timedelta | None = None
     disconnect_expired_cert: bool | None = None
     max_connections: int | None = None

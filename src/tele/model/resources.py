@@ -82,6 +82,16 @@ class SessionRecording(str, Enum):
     STRICT = "strict"
 
 
+class LockMode(str, Enum):
+    """Whether a session starts on a host that does not know the locks of now.
+
+    ``best_effort``: it starts, by the locks that are known. ``strict``: it is refused.
+    """
+
+    BEST_EFFORT = "best_effort"
+    STRICT = "strict"
+
+
 @frozen
 class RoleOptions:
     """How a permitted connection may be used. Of several roles the strictest option holds.
@@ -94,6 +104,9 @@ class RoleOptions:
     ``client_keepalive`` is the interval of keepalives to an SSH client without traffic; 0 is never,
     None the cluster's default. ``max_forwards`` is how many connections of a user a node forwards
     in parallel, over all SSH connections; more of them wait.
+
+    ``lock`` is whether a session is refused where the cluster's state, with its locks, is older
+    than five minutes.
 
     ``record`` is whether a session that cannot be recorded is refused. With ``break_glass`` the
     users of this role log in also then, whatever other roles have, and when a node cannot store its
@@ -118,6 +131,7 @@ class RoleOptions:
     force_command: str = ""
     client_keepalive: timedelta | None = field(default=None, metadata=OMITTED)
     max_forwards: int = field(default=MAX_FORWARDS, metadata=OMITTED)
+    lock: LockMode = field(default=LockMode.BEST_EFFORT, metadata=OMITTED)
     record: SessionRecording = field(default=SessionRecording.BEST_EFFORT, metadata=OMITTED)
     break_glass: bool = field(default=False, metadata=OMITTED)
     client_idle_timeout: timedelta | None = field(default=None, metadata=OMITTED)

@@ -32,6 +32,7 @@ from tele.model.actions import ANY_FILES, ForwardRules, TransferRules
 from tele.model.identity import UserIdentity
 from tele.model.resources import (
     Lock,
+    LockMode,
     LockTarget,
     RecordingSettings,
     Role,
@@ -130,6 +131,7 @@ def decide(
         max_connections=min(
             (o.max_connections for o in options if o.max_connections is not None), default=None
         ),
+        strict_locks=any(o.lock is LockMode.STRICT for o in options),
     )
 
 

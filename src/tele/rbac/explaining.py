@@ -19,7 +19,7 @@ from tele.model.access import Denied, Grant, RoleGrant
 from tele.model.access_tests import Action
 from tele.model.codec import format_duration
 from tele.model.identity import UserIdentity
-from tele.model.resources import Conditions, Lock, Role, RoleOptions, SessionRecording
+from tele.model.resources import Conditions, Lock, LockMode, Role, RoleOptions, SessionRecording
 from tele.rbac import labels as conditions
 from tele.rbac.decision import decide
 from tele.rbac.logins import denied as denied_login
@@ -149,6 +149,8 @@ def _obligations(options: RoleOptions) -> Iterator[str]:
         yield "it requires a certificate for one address (pin_source_ip)"
     if options.record is SessionRecording.STRICT:
         yield "it requires a recording (record: strict)"
+    if options.lock is LockMode.STRICT:
+        yield "it requires a host that knows the locks of now (lock: strict)"
     if options.max_connections is not None:
         yield f"it permits {options.max_connections} connections (max_connections)"
     if options.client_idle_timeout:

@@ -7,6 +7,8 @@ Invariants:
 * A connection ends when its user could not log in any more.
 * What the certificate withholds, no role gives back.
 * A login succeeds after its audit event is stored: the event survives the end of this process.
+* A role with ``lock: strict`` lets no login in on a state older than :data:`STRICT_STATE_SECONDS`;
+  what has begun goes on.
 * No login succeeds without a valid certificate of this member, without storage for its event (the
   disk, or auth when the disk is full), or with an unknown recording mode. Without storage, users
   of roles with ``break_glass`` still log in, and get what these roles give.
@@ -15,6 +17,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Final, Protocol
 
 from attrs import evolve, frozen
@@ -33,11 +36,15 @@ from tele.model.access import CertificateLimits, Denied, Grant, Reason, connecti
 from tele.model.api.sessions import CLAIM_CONNECTION, ClaimConnection
 from tele.model.identity import HostRole, UserIdentity
 from tele.sessions.context import ConnectionContext
+from tele.text import duration
 
 #: Seconds that a login waits for its event to be stored: on disk, or by auth if that is full.
 RECORD_SECONDS: Final = 20.0
 #: Seconds that auth has to count the connections of a user.
 CLAIM_SECONDS: Final = 5.0
+
+#: How old the locks may be, in seconds, by which a login is decided that a role wants strict.
+STRICT_STATE_SECONDS: Final = 300.0
 
 log = make_logger(__name__)
 
@@ -154,7 +161,7 @@ class SessionAdmission:
                 f"{here} cannot record sessions as the cluster says, and accepts no logins:"
                 f" {problem}"
             )
-        decision = self._decide(login, login.identity)
+        decision = self._by_fresh_locks(self._decide(login, login.identity))
         if isinstance(decision, Denied):
             raise AccessDenied(decision.message, decision.reason.value)
         if member.can_record:
@@ -238,6 +245,20 @@ class SessionAdmission:
         return Unavailable(
             f"{self._here} accepts no logins: its disk is full, or too slow for its audit, and auth"
             " does not take events now"
+        )
+
+    def _by_fresh_locks(self, decision: Grant | Denied) -> Grant | Denied:
+        """Return ``decision``, or a denial if a role wants the locks of now and they may be old."""
+        if isinstance(decision, Denied) or not decision.strict_locks:
+            return decision
+        age = self._member.state_age
+        if age <= STRICT_STATE_SECONDS:
+            return decision
+        since = "since it was started" if age == inf else f"for {duration(age)}"
+        return Denied(
+            Reason.STALE,
+            f"{self._here} has not heard from auth {since}, and a role of {decision.identity.user}"
+            " (lock: strict) lets no login in without the locks of now",
         )
 
     def _decide_again(self, session: AdmittedSession) -> None:

@@ -6,7 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from tele.model.identity import UserIdentity
-from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec, SessionRecording
+from tele.model.resources import (
+    Conditions,
+    LockMode,
+    Metadata,
+    Role,
+    RoleOptions,
+    RoleSpec,
+    SessionRecording,
+)
 from tele.rbac.explaining import Effect, Explanation, explain
 
 NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -36,12 +44,12 @@ def test_limits_are_said_with_the_role_that_sets_them() -> None:
     """Each with the name of its option."""
     found = explained(
         pin_source_ip=True, max_connections=3, client_idle_timeout=timedelta(minutes=30),
-        disconnect_expired_cert=True, record=SessionRecording.STRICT,
+        disconnect_expired_cert=True, record=SessionRecording.STRICT, lock=LockMode.STRICT,
     )  # fmt: skip
     said = "\n".join(found.roles[0].why)
     assert found.allowed
     for option in (
-        "pin_source_ip", "record: strict", "3 connections (max_connections)",
+        "pin_source_ip", "record: strict", "lock: strict", "3 connections (max_connections)",
         "idle for 30m (client_idle_timeout)", "disconnect_expired_cert",
     ):  # fmt: skip
         assert option in said

@@ -22,6 +22,7 @@ from tele.model.cluster_settings import HostSettings
 from tele.model.identity import UserIdentity
 from tele.model.resources import (
     Conditions,
+    LockMode,
     Metadata,
     Role,
     RoleOptions,
@@ -70,6 +71,7 @@ options = st.builds(
     force_command=st.sampled_from(("", "", "backup", "internal-sftp")),
     record=st.sampled_from(SessionRecording),
     break_glass=st.booleans(),
+    lock=st.sampled_from(LockMode),
 )
 limits = st.builds(
     CertificateLimits,
@@ -240,6 +242,7 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "force_command": ("", "backup", "internal-sftp"),
     "client_keepalive": (timedelta(seconds=5), timedelta(seconds=60)),
     "max_forwards": (1, 7),
+    "lock": (LockMode.BEST_EFFORT, LockMode.STRICT),
     "record": (SessionRecording.BEST_EFFORT, SessionRecording.STRICT),
     "break_glass": (True, False),
     "client_idle_timeout": (timedelta(minutes=5), timedelta(minutes=60)),
@@ -285,6 +288,8 @@ def merged(option: str, roles: list[Role]) -> Any:
         return grant.recording.input
     if option == "record":
         return grant.recording.strict
+    if option == "lock":
+        return grant.strict_locks
     return getattr(grant, option)
 
 

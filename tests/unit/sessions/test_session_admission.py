@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,7 @@ from tele.model.identity import HostRole, UserIdentity
 from tele.model.resources import (
     Conditions,
     Lock,
+    LockMode,
     LockSpec,
     LockTarget,
     Metadata,
@@ -33,7 +35,14 @@ from tele.model.resources import (
 from tele.model.revocation import UserRevocation
 from tele.rbac.certificate import PERMIT_AGENT_FORWARDING, PERMIT_PORT_FORWARDING, PERMIT_PTY
 from tele.rbac.policy import Policy
-from tele.sessions.admission import CLAIM_SECONDS, RECORD_SECONDS, Login, SessionAdmission, Target
+from tele.sessions.admission import (
+    CLAIM_SECONDS,
+    RECORD_SECONDS,
+    STRICT_STATE_SECONDS,
+    Login,
+    SessionAdmission,
+    Target,
+)
 
 HOUR = timedelta(hours=1)
 #: It is not read: it was checked.
@@ -385,3 +394,24 @@ def test_a_session_behind_a_proxy_is_counted_there(world: World, auth: FakeAuth)
     world.begin()
     assert auth.claims == []
     assert session.began
+
+
+def test_strict_locks_need_word_from_auth(world: World) -> None:
+    """A role that wants the locks of now refuses logins where they may be five minutes old; a role
+    without that does not, and a session that runs goes on.
+    """
+    world.change(roles=(role("ops"), role("strict", lock=LockMode.STRICT)))
+    world.member.state_age = STRICT_STATE_SECONDS
+    session = world.log_in("alice", "strict")
+    for age, said in ((STRICT_STATE_SECONDS + 1, "for 5 min"), (inf, "since it was started")):
+        world.member.state_age = age
+        for held in (("strict",), ("ops", "strict")):
+            (refused,) = world.begin("alice", *held)
+            assert refused.check(AccessDenied)
+            assert refused.value.reason == "stale"
+            assert said in str(refused.value)
+        assert not world.log_in("bob", "ops").gone
+    world.change(revision=2)
+    assert (session.ended, session.gone) == (None, False)
+    world.member.state_age = 0.0
+    assert world.log_in("alice", "strict") is not session
