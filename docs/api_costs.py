@@ -56,6 +56,8 @@ WORK: dict[str, str] = {
     "authorities": "nothing",
     "accept_invitation": "one look-up; with a good one two more, one argon2 hash, two commits, two"
     " signatures",
+    "get_krl": "all user certificates that have not expired are read, and decided about, once in a"
+    " second",
     "token_login": "one look-up; with a good token some four, two commits, two signatures",
     "rotation": "all announcements are read, 500 in a turn",
     "rotate": "all announcements are read twice, four keys are made, one commit; a line to each"

@@ -154,8 +154,8 @@ def test_one_importer_of_txaio() -> None:
     assert importers == ["tele.log"]
 
 
-#: Files of the command line that write bytes of recordings, which are not changed.
-REPLAYS = {"tele.cli.play", "tele.cli.recordings_export"}
+#: Files of the command line that write bytes, which are not changed: of recordings, and KRLs.
+REPLAYS = {"tele.cli.play", "tele.cli.recordings_export", "tele.cli.authorities"}
 WRITERS = {"click.echo", "click.secho", "print", "sys.stdout.write", "sys.stderr.write"}
 
 

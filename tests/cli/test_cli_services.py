@@ -57,16 +57,17 @@ def test_the_unit_runs_its_part(part: str) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
-def test_systemd_takes_the_timer_of_identities(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["identity", "krl"])
+def test_systemd_takes_the_timer(name: str, tmp_path: Path) -> None:
     """And the service that it starts, whose file has to be beside it."""
     for kind in ("service", "timer"):
-        text = (UNITS / f"tele-identity.{kind}").read_text()
-        (tmp_path / f"tele-identity.{kind}").write_text(text.replace("/opt/tele/bin", str(BIN)))
+        text = (UNITS / f"tele-{name}.{kind}").read_text()
+        (tmp_path / f"tele-{name}.{kind}").write_text(text.replace("/opt/tele/bin", str(BIN)))
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(tmp_path / "tele-identity.timer")],
+        ["systemd-analyze", "verify", "--man=no", str(tmp_path / f"tele-{name}.timer")],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert [line for line in done.stderr.splitlines() if "tele-identity" in line] == []
+    assert [line for line in done.stderr.splitlines() if f"tele-{name}" in line] == []
     assert done.returncode == 0
 
 

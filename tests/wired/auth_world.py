@@ -22,6 +22,7 @@ from tele.auth.connection_claims import ConnectionClaims
 from tele.auth.disk import DiskWatch
 from tele.auth.heads import HeadPublisher
 from tele.auth.invitations import Invitations
+from tele.auth.issued import IssuedCertificates
 from tele.auth.issuing import Issuer
 from tele.auth.live_sessions import LiveSessions
 from tele.auth.local import ADMIN_ROLES, LOCAL_ADMIN, Collaborators, LocalAuthority
@@ -150,6 +151,7 @@ class World:
             users=Users(self.backend, passwords, moment),
             passwords=passwords,
             tokens=Tokens(self.backend, "c", moment, os.urandom),
+            issued=IssuedCertificates(self.backend, "c", moment),
             invitations=Invitations(self.backend, moment, os.urandom),
             recordings=recordings,
             live=LiveSessions(self.backend, recordings),

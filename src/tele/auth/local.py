@@ -34,6 +34,7 @@ from tele.auth.handlers import Handlers
 from tele.auth.heads import HeadPublisher
 from tele.auth.host_quotas import HostQuotas
 from tele.auth.invitations import Invitations
+from tele.auth.issued import IssuedCertificates
 from tele.auth.issuing import Issuer
 from tele.auth.journal import LOCAL as LOCAL
 from tele.auth.journal import Journal
@@ -94,6 +95,7 @@ class Collaborators:
     passwords: Passwords
     tokens: Tokens
     invitations: Invitations
+    issued: IssuedCertificates
     recordings: Recordings
     live: LiveSessions
     claims: ConnectionClaims
@@ -129,7 +131,7 @@ class LocalAuthority:
         self._authorizer = authorizer
         self._certificates = CertificateOperations(
             parts.cluster, clock, parts.authorities, parts.issuer, parts.passwords, parts.users,
-            parts.state, parts.members, parts.hosts, authorizer, journal,
+            parts.state, parts.members, parts.hosts, parts.issued, authorizer, journal,
         )  # fmt: skip
         rotating = RotatingOperations(
             clock, parts.authorities, RotationGate(clock, parts.authorities, parts.hosts), journal

@@ -31,6 +31,7 @@ from tele.auth.connection_claims import ConnectionClaims
 from tele.auth.disk import DiskWatch
 from tele.auth.heads import HeadPublisher
 from tele.auth.invitations import Invitations
+from tele.auth.issued import IssuedCertificates
 from tele.auth.issuing import Issuer
 from tele.auth.limits import RecordingLimits
 from tele.auth.live_sessions import LiveSessions
@@ -340,6 +341,7 @@ class AuthService(Service):
             users=Users(backend, passwords, self._now),
             passwords=passwords,
             tokens=Tokens(backend, self._cluster, self._now, self._entropy),
+            issued=IssuedCertificates(backend, self._cluster, self._now),
             invitations=Invitations(backend, self._now, self._entropy),
             recordings=recordings,
             live=LiveSessions(backend, recordings),

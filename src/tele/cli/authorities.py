@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from tele.cli.auth_client import Where, open_authority, where_options
+from tele.cli.auth_client import Where, open_authority, typed_options, where_options
 from tele.cli.authority_files import one_key
 from tele.cli.home import replace_file, safe_name
 from tele.cli.lazy import Lazy, LazyGroup
@@ -78,12 +78,24 @@ def status(rotation: bool, watch: bool, form: str, where: Where) -> None:
     " until interrupted.",
 )
 @click.option("--every", default="1m", show_default=True, help="How often --watch asks auth.")
+@click.option(
+    "--krl",
+    is_flag=True,
+    help="Print the user certificates that are revoked now, for sshd's RevokedKeys.",
+)
 @where_options(local=True)
-def export(kind: str | None, form: str, folder: Path | None, every: str, where: Where) -> None:
+def export(
+    kind: str | None, form: str, folder: Path | None, every: str, krl: bool, where: Where
+) -> None:
     """Print the public keys of an authority, for other programs.
 
     While a CA rotates, there are two keys, and both are to be trusted.
     """
+    if krl:
+        if typed := typed_options("kind", "form", "folder"):
+            raise InvalidInput(f"--krl excludes {', '.join(typed)}")
+        _export_krl(where)
+        return
     if folder is not None:
         from tele.cli.authority_files import keep_files, read_period
 
@@ -92,7 +104,7 @@ def export(kind: str | None, form: str, folder: Path | None, every: str, where: 
         keep_files(folder, read_period(every), where)
         return
     if kind is None:
-        raise click.UsageError("give --type, or --watch")
+        raise click.UsageError("give --type, --krl or --watch")
     from tele.certs.known_hosts import cert_authority_lines
     from tele.model.api.authorities import AUTHORITIES
     from tele.model.api.members import CLUSTER
@@ -114,6 +126,18 @@ def export(kind: str | None, form: str, folder: Path | None, every: str, where: 
     else:
         for key in trusted.ssh_public_keys:
             print_text(one_key(key))
+
+
+def _export_krl(where: Where) -> None:
+    from tele.model.api.operation import Nothing
+    from tele.model.api.revocation import GET_KRL
+
+    if sys.stdout.isatty():
+        raise InvalidInput("the list is not text: redirect it to a file")
+    with open_authority(where) as authority:
+        listed = authority.perform(GET_KRL, Nothing())
+    sys.stdout.buffer.write(listed.data)
+    sys.stdout.buffer.flush()
 
 
 def _read_key(path: Path) -> str:

@@ -14,9 +14,12 @@ from tele.errors import Unavailable
 from tele.https.trust import ServerTls
 from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
+from tele.model.api.operation import Nothing
+from tele.model.api.revocation import GET_KRL
 from tele.proxy.admission import PortAdmission, Slot, limits_for
 from tele.proxy.auth_reach import AuthEndpoints, AuthReach
 from tele.proxy.demultiplexer import Demultiplexer, ProtocolRoutes
+from tele.proxy.revocation_list import RevocationLists
 from tele.proxy.tls_routes import Pages, Relay, https_route
 from tele.reactor import Reactor
 from tele.routing.router import Router
@@ -58,7 +61,8 @@ def listen_for_clients(
     """Listen. Raises :class:`Unavailable` if the port is taken."""
     cluster = member.identity.host.cluster
     reach = AuthReach(reactor, lambda: member.auth_away_since)
-    pages = Pages(lambda: cluster, reactor, reach.unreachable_since)
+    lists = RevocationLists(reactor, lambda: member.authority.perform(GET_KRL, Nothing()))
+    pages = Pages(lambda: cluster, reactor, reach.unreachable_since, lists.get)
     tls = settings.https or ServerTls(
         lambda: member.identity.tls, lambda: tls_authorities(member.authorities), reactor
     )

@@ -35,6 +35,7 @@ HANDSHAKE_SECONDS: Final = 20.0
 #: How long a relay may be idle. Longer than any call of the API takes, than auth waits for the next
 #: one, and than the pause between two keepalives of a stream.
 RELAY_IDLE_SECONDS: Final = 360.0
+JSON_TYPE: Final = b"application/json"
 #: The pages: how long the TLS handshake, the head of a request and a pause may take.
 PAGES: Final = Limits(
     handshake=timedelta(seconds=10),
@@ -169,15 +170,21 @@ class Relay(Protocol):
 
 
 class Pages:
-    """The proxy's own pages: ``/v1/ping`` and ``/healthz``. No banner, no log of requests."""
+    """The proxy's own pages: ``/v1/ping``, ``/healthz`` and ``/v1/krl``. No banner, no log of
+    requests.
+    """
 
     def __init__(
         self,
         cluster: Callable[[], str],
         clock: IReactorTime,
         auth: Callable[[], datetime | None] = lambda: None,
+        krl: Callable[[], Deferred[bytes]] | None = None,
     ) -> None:
-        """``auth()`` is the date since which auth is unreachable, or None."""
+        """``auth()`` is the date since which auth is unreachable, or None. ``krl()`` is the list of
+        revoked certificates.
+        """
+        self._files = {} if krl is None else {b"/v1/krl": krl}
         self.factory = ApiFactory(clock, PAGES, self._head_received, self._answer)
         self._pages: dict[bytes, Callable[[], dict[str, Any]]] = {
             b"/healthz": lambda: {"status": "ok"},
@@ -188,29 +195,52 @@ class Pages:
         self, request: ApiRequest, method: bytes, target: bytes, length: int | None
     ) -> timedelta | None:
         """Choose the response; None refuses a body, which no page takes."""
-        page = self._pages.get(target.partition(b"?")[0])
-        if page is None:
+        path = target.partition(b"?")[0]
+        page, file = self._pages.get(path), self._files.get(path)
+        if page is None and file is None:
             request.decision = (404, {"error": "this proxy has no such page"})
         elif method not in (b"GET", b"HEAD"):
             request.decision = (405, {"error": "the pages of a proxy are for GET"})
         elif length != 0:
             request.decision = (413, {"error": "the pages of a proxy take no body"})
         else:
-            request.decision = (200, page())
+            request.decision = (200, file if page is None else page())
             return PAGES.head
         return None
 
     def _answer(self, request: ApiRequest) -> None:
         status, value = request.decision
-        body = json.dumps(value).encode() + b"\n"
+        if not callable(value):
+            self._write(request, status, _json(value))
+            return
+        left: list[object] = []
+        request.notifyFinish().addBoth(left.append)
+
+        def write(status: int, body: bytes, kind: bytes) -> None:
+            if not left:  # else the client has disconnected
+                self._write(request, status, body, kind)
+
+        found: Deferred[bytes] = value()
+        found.addCallbacks(
+            lambda data: write(200, data, b"application/octet-stream"),
+            lambda failure: write(503, _json({"error": str(failure.value)}), JSON_TYPE),
+        )
+
+    def _write(
+        self, request: ApiRequest, status: int, body: bytes, kind: bytes = JSON_TYPE
+    ) -> None:
         request.setResponseCode(status)
-        request.setHeader(b"content-type", b"application/json")
+        request.setHeader(b"content-type", kind)
         request.setHeader(b"cache-control", b"no-store")
         request.setHeader(b"content-length", b"%d" % len(body))
         if status == 405:
             request.setHeader(b"allow", b"GET, HEAD")
         request.write(body)
         request.finish()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\n"
 
 
 def _auth(since: datetime | None) -> dict[str, str]:

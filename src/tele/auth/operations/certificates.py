@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -20,6 +20,7 @@ from tele.auth.authorities import Authorities
 from tele.auth.authorizer import Authorizer, user_caller
 from tele.auth.guessing import Outcome
 from tele.auth.handlers import Handler, handler
+from tele.auth.issued import IssuedCertificate, IssuedCertificates
 from tele.auth.issuing import Issuer, check_keys
 from tele.auth.journal import LOCAL, Journal
 from tele.auth.members import Members
@@ -30,7 +31,9 @@ from tele.auth.state import State
 from tele.auth.users import Users
 from tele.certs.check import LATEST
 from tele.certs.device import check_device
+from tele.certs.issue import UserCertificateRequest
 from tele.certs.keys import parse_line
+from tele.certs.krl import write_krl
 from tele.errors import AccessDenied, BadCertificate, InvalidInput, TeleError
 from tele.log import make_logger
 from tele.loop import now
@@ -38,9 +41,15 @@ from tele.model.access import Denied
 from tele.model.addresses import host_of, source_network
 from tele.model.api import table
 from tele.model.api import users as api
-from tele.model.api.authorities import AuthorityList, SignedKey, SignHost, SignUser
+from tele.model.api.authorities import (
+    AuthorityList,
+    SignedKey,
+    SignHost,
+    SignUser,
+)
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Nothing
+from tele.model.api.revocation import RevocationList
 from tele.model.authority import AuthorityKind, Certificates
 from tele.model.codec import format_time
 from tele.model.identity import Caller, UserIdentity
@@ -54,6 +63,8 @@ log = make_logger(__name__)
 ADMIN_ROLES: Final = ("access", "editor", "auditor")
 LONGEST_SSHD: Final = timedelta(days=366)
 TEXT_LIMIT: Final = 256
+#: How often the list of revoked certificates is made.
+LIST_EVERY: Final = timedelta(seconds=1)
 
 
 class CertificateOperations:
@@ -70,11 +81,14 @@ class CertificateOperations:
         state: State,
         members: Members,
         hosts: Hosts,
+        issued: IssuedCertificates,
         authorizer: Authorizer,
         journal: Journal,
     ) -> None:
         self._members = members
         self._hosts = hosts
+        self._issued = issued
+        self._list: tuple[datetime, RevocationList] | None = None
         self._cluster = cluster
         self._clock = clock
         self._authorities = authorities
@@ -91,6 +105,7 @@ class CertificateOperations:
             handler(table.LOGIN, self.login),
             handler(table.WHOAMI, self.whoami),
             handler(table.AUTHORITIES, self.authorities),
+            handler(table.GET_KRL, self.get_krl),
             handler(table.SIGN_USER, self.sign_user),
             handler(table.SIGN_HOST, self.sign_host),
         )
@@ -225,8 +240,9 @@ class CertificateOperations:
         await self._users.note_issue(user.metadata.name, issued)
         request = self._issuer.user_request(user, self._held(user), ttl, issued, address)
         certificates, serial = self._issuer.user(request, keys, issued)
-        await self._journal.emit(
-            "cert.issue",
+        await self._note(
+            serial,
+            _issued(request, issued),
             Caller(None, caller.remote_addr),
             user=user.metadata.name,
             roles=request.roles,
@@ -237,6 +253,14 @@ class CertificateOperations:
             expires=format_time(certificates.expires),
         )
         return certificates
+
+    async def _note(
+        self, number: int, certificate: IssuedCertificate, caller: Caller, **fields: Any
+    ) -> None:
+        """Note a certificate with the serial ``number``, in the commit of its event."""
+        event = self._journal.event("cert.issue", caller, **fields)
+        note = self._issued.note(number, certificate)
+        await self._journal.append(event, changes={event.id: (note,)})
 
     def _held(self, user: User) -> list[Role]:
         """Return the roles of a user that exist now."""
@@ -274,6 +298,14 @@ class CertificateOperations:
         """Return all authorities, and the trusted keys of each."""
         return AuthorityList(self._authorities.statuses, self._authorities.trusted)
 
+    async def get_krl(self, request: Nothing, caller: Caller) -> RevocationList:
+        """Return the list of revoked user certificates; one a second is made, for all callers."""
+        moment = now(self._clock)
+        if self._list is None or abs(moment - self._list[0]) >= LIST_EVERY:
+            serials = await self._issued.revoked(self._state.policy)
+            self._list = moment, RevocationList(write_krl(self._user_keys(), serials, moment))
+        return self._list[1]
+
     async def sign_user(self, request: SignUser, caller: Caller) -> SignedKey:
         """Issue a user certificate for a public key made elsewhere."""
         issued = await self._users.issue_time(request.user)
@@ -285,8 +317,8 @@ class CertificateOperations:
         )
         certificate = self._issuer.sign_user(wanted, request.ssh_public_key, issued)
         expires = issued + wanted.lifetime
-        await self._journal.emit(
-            "cert.issue", caller, kind="user", name=request.user,
+        await self._note(
+            certificate.serial, _issued(wanted, issued), caller, kind="user", name=request.user,
             serial=str(certificate.serial), login_session=wanted.login_session,
             logins=list(certificate.principals), key=certificate.key.fingerprint,
             expires=format_time(expires), given_roles=list(wanted.roles),
@@ -315,3 +347,9 @@ class CertificateOperations:
             key=certificate.key.fingerprint, expires=format_time(expires),
         )  # fmt: skip
         return SignedKey(certificate.line, expires)
+
+
+def _issued(request: UserCertificateRequest, issued: datetime) -> IssuedCertificate:
+    return IssuedCertificate(
+        request.user, request.roles, request.login_session, issued, issued + request.lifetime
+    )

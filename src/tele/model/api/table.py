@@ -58,6 +58,7 @@ from tele.model.api.recordings import PUT_CHUNKS as PUT_CHUNKS
 from tele.model.api.recordings import RECORDING_PROGRESS as RECORDING_PROGRESS
 from tele.model.api.recordings import START_RECORDING as START_RECORDING
 from tele.model.api.recordings import UPDATE_RECORDING as UPDATE_RECORDING
+from tele.model.api.revocation import GET_KRL as GET_KRL
 from tele.model.api.roles import DELETE_ROLE as DELETE_ROLE
 from tele.model.api.roles import GET_ROLE as GET_ROLE
 from tele.model.api.roles import LIST_ROLES as LIST_ROLES
