@@ -22,6 +22,7 @@ from tele.model.api.search import FoundIn
 from tele.model.disk import DiskSpace
 from tele.model.event import Event
 from tele.model.frame import Frame
+from tele.model.host_user import Ensured, HostUser, Recovered, Released
 from tele.model.identity import HostRole
 from tele.model.session import RecordingStart
 from tele.model.stuck import StuckUpload
@@ -319,6 +320,26 @@ class ISubsystem(Interface):
         """
 
 
+# -- accounts -------------------------------------------------------------------------
+
+
+class IHostUsers(Interface):
+    """Makes OS accounts of a node. Those that it did not make it never changes or removes.
+
+    For one login there is one call at a time. All fail with a :class:`tele.errors.TeleError`; the
+    user reads its text.
+    """
+
+    def recover() -> Deferred[Recovered]:
+        """The node starts, no session runs: take all lines of sudoers out of force."""
+
+    def ensure(login: str, wanted: HostUser | None) -> Deferred[Ensured]:
+        """Make the account, or change it; with None none is made, and it loses its rights."""
+
+    def release(login: str) -> Deferred[Released]:
+        """No session needs it: take its sudoers away, and remove it if it is to be dropped."""
+
+
 # -- audit, joining, the API ----------------------------------------------------------
 
 
@@ -421,6 +442,13 @@ class RecorderSurroundings(Surroundings):
     recipients: Callable[[], tuple[bytes, ...]] = tuple
 
 
+@frozen
+class HostUsersSurroundings(Surroundings):
+    """``request`` asks the node's spawner, the one process that makes accounts of the machine."""
+
+    request: Callable[[Mapping[str, Any]], Deferred[Mapping[str, Any]]]
+
+
 class IFactory(Interface):
     """Makes one kind of plugin; an object that provides one of the interfaces below.
 
@@ -461,3 +489,7 @@ class IRecorderFactory(IFactory):
 
 class ISubsystemFactory(IFactory):
     """Makes an :class:`ISubsystem`; each element of ``node.subsystems`` chooses one."""
+
+
+class IHostUsersFactory(IFactory):
+    """Makes an :class:`IHostUsers`; ``node.host_users.accounts`` chooses it."""

@@ -271,9 +271,9 @@ def test_own_sftp_does_not_write_its_own_memory(user: pwd.struct_passwd) -> None
     (attack).
     """
     program = Path(user.pw_dir) / "sftp_server.py"
-    for name in ("sftp_server.py", "sftp_fields.py"):
-        shutil.copy(PROGRAM.with_name(name), program.with_name(name))
-        os.chown(program.with_name(name), user.pw_uid, user.pw_gid)
+    for file in PROGRAM.parent.glob("*.py"):
+        shutil.copy(file, program.with_name(file.name))
+        os.chown(program.with_name(file.name), user.pw_uid, user.pw_gid)
     request = b"\0\0\0\5\1\0\0\0\3"
     for number, path in enumerate((b"/proc/self/mem", b"sftp_server.py")):
         body = struct.pack(">BII", 3, number, len(path)) + path + struct.pack(">II", 3, 0)

@@ -43,6 +43,7 @@ from tele.model.presence import Host, Presence
 from tele.model.recording_modes import PROXY_FEATURES
 from tele.model.resources import Conditions, Metadata, Role, RoleOptions, RoleSpec
 from tele.node.labels import LabelCommand, Labels
+from tele.node.local_accounts import LocalAccounts
 from tele.node.presence import NodePresence
 from tele.node.realm import look_up
 from tele.node.service import NodeService
@@ -50,6 +51,7 @@ from tele.node.settings import Ingress, MakeAgents, SessionSettings
 from tele.node.spawning import Spawning
 from tele.proxy.service import ProxyService
 from tele.recording.archives.directory import DirectoryArchive
+from tele.spawner.spawn_messages import NO_OPTIONS
 from tele.store.sqlite import SqliteBackend
 from tele.tunnel.proxy_choice import preferred
 
@@ -211,10 +213,19 @@ class SmallCluster:
         agents: MakeAgents | None = None,
         limits: Limits | None = None,
         look_up: Callable[[str], None] = look_up,
+        accounts: bool = False,
         **sessions: Any,
     ) -> SmallNode:
-        """Start a node and wait until it serves; ``sessions`` has more of what these have."""
-        spawning = Spawning(self.reactor)
+        """Start a node and wait until it serves; ``sessions`` has more of what these have.
+
+        With ``accounts`` roles have accounts of this machine made.
+        """
+        options = NO_OPTIONS
+        if accounts:
+            options = options._replace(accounts=str(self.folder / f"{name}-accounts"))
+        spawning = Spawning(self.reactor, options)
+        if accounts:
+            sessions["host_users"] = LocalAccounts(spawning.request_account)
         own = Labels(self.reactor, spawning, labels or {}, commands)
         presence = NodePresence(name, own)
         store = DirectoryStore(self.folder / name, HostRole.NODE)

@@ -30,11 +30,13 @@ NODE_EVENTS: Final = frozenset(
      "exec", "exec.end", "subsystem", "subsystem.end", "sftp", "scp",
      "rsync", "recording.gap",
      "forward", "forward.end", "agent", "agent.end",
+     "host_user.create", "host_user.remove", "host_user.update",
      "auth.denied", "auth.refused", "clock.step", "clock.skew")
 )  # fmt: skip
 #: What proxies may report of sessions that they end, which auth has registered for them.
 PROXIED_EVENTS: Final = NODE_EVENTS - {
     "session.command", "session.disk", "session.network",  # the kernel of the host knows them
+    "host_user.create", "host_user.remove", "host_user.update",  # proxies have no accounts
     "auth.denied", "auth.refused", "clock.step", "clock.skew",
 }  # fmt: skip
 #: What proxies may report without a session; an end is that of a connection to the jump host.
@@ -44,7 +46,7 @@ PROXY_EVENTS: Final = frozenset(
 #: Events about unauthenticated clients, whose user names are arbitrary.
 UNAUTHENTICATED_EVENTS: Final = frozenset(("auth.denied", "auth.refused", "node.duplicate"))
 #: Events about the machine, which may have no user.
-MACHINE_EVENTS: Final = frozenset(("clock.step", "clock.skew"))
+MACHINE_EVENTS: Final = frozenset(("clock.step", "clock.skew", "host_user.remove"))
 
 #: Longest user, login and address, longest ``error``; longer ones are cut.
 NAME_LIMIT: Final = 256

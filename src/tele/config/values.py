@@ -16,6 +16,7 @@ from attrs import Factory, field, frozen
 
 from tele.admission.penalties import Overflow, PenaltyRules
 from tele.certs.suites import SignatureSuite
+from tele.config.host_users import HostUsersConfig as HostUsersConfig
 from tele.config.keys import key
 from tele.config.recordings import (
     RecordingEncryptionConfig,
@@ -357,6 +358,10 @@ class NodeConfig:
     kill_leftovers: bool = key(
         "Whether processes that a session leaves running are killed at its end. Needs cgroup v2.",
         False,
+    )
+    host_users: HostUsersConfig = field(
+        default=HostUsersConfig(),
+        metadata={"meaning": "Whether roles have accounts made on this machine."},
     )
     gateway_ports: GatewayPorts = key(
         "Whether ports that are forwarded to clients (``ssh -R``) are open to other machines, as"

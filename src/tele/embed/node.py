@@ -12,6 +12,7 @@ from tele.config.values import (
 from tele.data_dir import DataDirLock
 from tele.embed.addresses import host_name, public_address
 from tele.embed.egress import host_dialer, network
+from tele.embed.host_users import account_options, host_users
 from tele.embed.hosts import (
     HostService,
     agreeing,
@@ -77,7 +78,10 @@ def _locked_node(
         if config.join is None:
             raise InvalidInput("node.join: missing: where is auth?")
         join = join_settings(config.join)
-    spawning = Spawning(reactor, session_options(config.pam, config.kill_leftovers))
+    options = account_options(
+        session_options(config.pam, config.kill_leftovers), config.host_users, folder
+    )
+    spawning = Spawning(reactor, options)
     commands = tuple(
         LabelCommand(name, each.command, each.period) for name, each in config.commands.items()
     )
@@ -119,6 +123,8 @@ def _locked_node(
                 choose(ISubsystemFactory, chosen, Surroundings(reactor, folder))
                 for chosen in config.subsystems
             ],
+            host_users(reactor, config.host_users, folder, options, spawning.request_account),
+            config.host_users.accounts is not None,
         ),
         ingress=Ingress(
             None if listen is None else (listen.host, listen.port),

@@ -17,6 +17,7 @@ from tele.interfaces import (
     IArchiveFactory,
     IAuditSinkFactory,
     IBackendFactory,
+    IHostUsersFactory,
     IJoinMethodFactory,
     IRecorderFactory,
     ISubsystemFactory,
@@ -33,6 +34,7 @@ _FACTORIES: Mapping[str, InterfaceClass] = {
     "auth.audit": IAuditSinkFactory,
     "auth.join_methods": IJoinMethodFactory,
     "node.recorder": IRecorderFactory,
+    "node.host_users.accounts": IHostUsersFactory,
     "node.subsystems": ISubsystemFactory,
 }
 

@@ -18,6 +18,7 @@ from tele.model.actions import (
     ForwardRules,
     TransferRules,
 )
+from tele.model.host_user import HostUser
 from tele.model.identity import UserIdentity
 from tele.model.resources import MAX_FORWARDS, RecordingMode, RecordingSettings
 from tele.spawner.scp_request import read_scp
@@ -181,6 +182,8 @@ def has_break_glass(given: Iterable[RoleGrant]) -> bool:
 class Grant:
     """All that one SSH connection may do; no later step decides again.
 
+    ``host_user`` is the account that a node makes for the login.
+
     ``given`` is what each role gives that allows it, in order of their names; there is one at
     least. Everything else is of the connection, and the strictest of these roles. ``expires`` is
     the end of the certificate. ``client_keepalive``, ``max_forwards``, ``client_idle_timeout``,
@@ -195,6 +198,7 @@ class Grant:
     expires: datetime
     given: tuple[RoleGrant, ...] = field(validator=min_len(1))
     max_sessions: int = 10
+    host_user: HostUser | None = None
     recording: RecordingPlan = RecordingPlan()
     client_keepalive: timedelta | None = None
     max_forwards: int = MAX_FORWARDS

@@ -19,6 +19,7 @@ from tele.model.cluster_settings import (
     RecordingsRetention,
 )
 from tele.model.cluster_settings import keepalive_problem as keepalive_problem
+from tele.model.host_user import HostUserMode
 from tele.model.names import NAME
 from tele.model.recording_modes import MODES, ProxyLogin
 from tele.model.recording_modes import RecordingMode as RecordingMode
@@ -58,6 +59,9 @@ class Rule:
 class Conditions:
     """One side of a role. Logins and label values may hold templates, label values globs.
 
+    ``host_groups`` and ``host_sudoers`` are of accounts that nodes make: groups, and what stands
+    after the login in a line of sudoers(5). A denial of ``*`` denies all.
+
     ``node_labels_expression`` is a condition on the node's labels and the user
     (:mod:`tele.rbac.predicates`). Allowed are nodes that it and ``node_labels`` match, if both are
     given; denied are those that one of them matches.
@@ -66,6 +70,8 @@ class Conditions:
     logins: tuple[str, ...] = ()
     node_labels: Mapping[str, tuple[str, ...]] = Factory(dict)
     rules: tuple[Rule, ...] = ()
+    host_groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    host_sudoers: tuple[str, ...] = field(default=(), metadata=OMITTED)
     node_labels_expression: str = field(default="", metadata=OMITTED)
     forward: ForwardRules = field(default=NO_RULES, metadata=OMITTED)
     file_transfer: TransferRules = field(default=ANY_FILES, metadata=OMITTED)
@@ -95,6 +101,10 @@ class LockMode(str, Enum):
 @frozen
 class RoleOptions:
     """How a permitted connection may be used. Of several roles the strictest option holds.
+
+    ``create_host_user`` is whether nodes that make accounts make one for the login if it is
+    missing, with ``create_host_user_shell`` or the machine's default shell; with ``drop`` it is
+    removed with its last session.
 
     ``force_command`` runs in place of any requested command, by the account's shell without that
     shell's start-up files; ``internal-sftp`` allows file transfer only. ``forward_agent`` and
@@ -129,6 +139,8 @@ class RoleOptions:
     record_input: bool = False
     permit_pty: bool = True
     force_command: str = ""
+    create_host_user: HostUserMode = field(default=HostUserMode.OFF, metadata=OMITTED)
+    create_host_user_shell: str = field(default="", metadata=OMITTED)
     client_keepalive: timedelta | None = field(default=None, metadata=OMITTED)
     max_forwards: int = field(default=MAX_FORWARDS, metadata=OMITTED)
     lock: LockMode = field(default=LockMode.BEST_EFFORT, metadata=OMITTED)

@@ -21,7 +21,9 @@ from tele.conch.session.channel import SessionChannel
 from tele.conch.session.programs import ProgramRequest
 from tele.conch.session.session_forwarding import ISessionForwards
 from tele.membership.audit_reporter import AuditReporter
+from tele.model.access import Grant
 from tele.node.forwards import ForwardingResources, Forwards
+from tele.node.host_users import AccountLease
 from tele.node.programs import NodePrograms
 from tele.reactor import Reactor
 from tele.recording.tee import ConnectionTape
@@ -55,7 +57,19 @@ class NodeAvatar(SessionAvatar):
         self._lease = forwarding.account.take()
         super().__init__(reactor, context, programs, tape, audit)
         self._forwarding = forwarding
+        self._account: AccountLease | None = None
         self.channelLookup = _CHANNELS
+
+    def use_account(self, lease: AccountLease) -> None:
+        """What roles say of the account from now on changes it."""
+        self._account = lease
+        lease.update(self.grant.host_user)
+
+    def regranted(self, grant: Grant) -> None:
+        """See :class:`SessionAvatar`."""
+        super().regranted(grant)
+        if self._account is not None:
+            self._account.update(grant.host_user)
 
     def make_forwards(self, records: ForwardRecords) -> Forwards:
         """See :class:`SessionAvatar`."""

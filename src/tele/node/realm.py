@@ -8,6 +8,8 @@ Invariants:
   for one session of a user who has logged in there. Such a certificate is for this host, and for
   one login. Users of roles with ``break_glass`` log in also directly, with what these
   roles give, and the node records them.
+* An account that roles have made is ready before it is looked up, and needed until the connection
+  ends.
 * Accounts are looked up in threads of their own, of which each user has a share.
 """
 
@@ -30,6 +32,7 @@ from tele.membership.member import Member
 from tele.model.access import Grant
 from tele.model.identity import HostRole
 from tele.node.avatar import NodeAvatar
+from tele.node.host_users import HostUsers
 from tele.sessions.admission import Login, SessionAdmission, Target
 from tele.spawner.accounts import Refused, check_open, check_sessions, find_account
 from tele.workers import Workers
@@ -88,6 +91,7 @@ class NodeRealm:
     :param labels: the node's own labels; those that the cluster bound to it win over them.
     :param make_avatar: makes the avatar for a grant and its credentials.
     :param accounts: knows the accounts of this machine.
+    :param host_users: makes those that roles want.
     """
 
     def __init__(
@@ -97,11 +101,13 @@ class NodeRealm:
         labels: Callable[[], Mapping[str, str]],
         make_avatar: Callable[[Grant, CertificateCredentials], NodeAvatar],
         accounts: Accounts,
+        host_users: HostUsers,
     ) -> None:
         self._member = member
         self._labels = labels
         self._make_avatar = make_avatar
         self._accounts = accounts
+        self._host_users = host_users
         self._reactor = reactor
         #: Serials of certificates for one login that were used, and until when they are valid.
         self._used: dict[int, datetime] = {}
@@ -118,11 +124,24 @@ class NodeRealm:
         admission, login = self.admission, Login.of(credentials, self._target)
         grant = self._admit(login, credentials)
         self._check_session(credentials)
-        # Name services may wait for a network; the reactor must not.
-        await self._accounts.check(grant.login, grant.identity.user)
-        # That took a while: what counts is what is decided now.
-        avatar = self._make_avatar(self._admit(login, credentials), credentials)
-        return IConchUser, avatar, await admission.enter(avatar, login)
+        user = grant.identity.user
+        lease = await self._host_users.acquire(grant.login, user, grant.host_user)
+        try:
+            # Name services may wait for a network; the reactor must not.
+            await self._accounts.check(grant.login, user)
+            # That took a while: what counts is what is decided now.
+            avatar = self._make_avatar(self._admit(login, credentials), credentials)
+            avatar.use_account(lease)
+            leave = await admission.enter(avatar, login)
+        except BaseException:
+            lease.release()
+            raise
+
+        def left() -> None:
+            leave()
+            lease.release()
+
+        return IConchUser, avatar, left
 
     def _admit(self, login: Login, credentials: CertificateCredentials) -> Grant:
         """Return what a login may do now. Raises a TeleError if it is not let in.

@@ -36,6 +36,7 @@ from tele.membership.ssh_trust import SSHTrust
 from tele.model.addresses import Address
 from tele.model.identity import HostRole
 from tele.node.avatars import AvatarFactory
+from tele.node.host_users import HostUsers
 from tele.node.presence import NodePresence
 from tele.node.proxies import ProxyAddresses
 from tele.node.realm import Accounts, NodeRealm, look_up
@@ -98,8 +99,16 @@ class NodeService(Service):
         self._starting: Deferred[int] | None = None
         self._accounts = Accounts(reactor, look_up)
         self.avatars = AvatarFactory(reactor, member, sessions, self._audit, self._names)
+        self._host_users = HostUsers(
+            reactor, sessions.host_users, self._audit, enabled=sessions.makes_accounts
+        )
         realm = NodeRealm(
-            reactor, member, lambda: self._labels.current, self.avatars.make, self._accounts
+            reactor,
+            member,
+            lambda: self._labels.current,
+            self.avatars.make,
+            self._accounts,
+            self._host_users,
         )
         self._admission = admission = realm.admission
         trust = SSHTrust(member)
@@ -233,6 +242,7 @@ class NodeService(Service):
             self._spawning.open()
         except OSError as error:
             raise TeleError(f"the spawner cannot be started: {error.strerror}") from None
+        await self._host_users.start()
         await self._labels.start()
         ready = self._member.ready()
         if not ready.called:
@@ -292,6 +302,7 @@ class NodeService(Service):
             await maybeDeferred(port.stopListening)
         await self._drain.start(self._grace, "the node is shutting down")
         self._admission.stop()
+        await self._host_users.stop()
         self._names.close()
         self._accounts.close()
         await self._spawning.close()

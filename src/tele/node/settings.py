@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from attrs import Factory, frozen
 
 from tele.capacity.descriptors import DescriptorBudget, process_budget
-from tele.interfaces import IRecorder, ISubsystem, NamedRecorder
+from tele.interfaces import IHostUsers, IRecorder, ISubsystem, NamedRecorder
 from tele.model.access import GatewayPorts
 from tele.node.spawning import Spawning
 
@@ -42,6 +42,8 @@ class SessionSettings:
     :param recorder: takes part in every session, or several do; None records nothing.
     :param gateway_ports: whether ports that listen for clients are open to other machines.
     :param subsystems: what clients may ask for by name, beside ``sftp``.
+    :param host_users: makes the accounts of this machine that roles want; with None there are none.
+    :param makes_accounts: whether roles may have accounts made, or only what there is is released.
     :param budget: what users may take of the file descriptors of the process.
     """
 
@@ -49,4 +51,6 @@ class SessionSettings:
     recorder: IRecorder | Sequence[NamedRecorder] | None = None
     gateway_ports: GatewayPorts = GatewayPorts.NO
     subsystems: Sequence[ISubsystem] = ()
+    host_users: IHostUsers | None = None
+    makes_accounts: bool = True
     budget: DescriptorBudget = Factory(process_budget)

@@ -141,6 +141,8 @@ class Spawning:
         self._options = json.dumps(options._asdict())
         self._link: Link | None = None
         self._sessions: dict[int, _Session] = {}
+        #: Requests about accounts that are not answered yet.
+        self._asked: dict[int, Deferred[Mapping[str, Any]]] = {}
         self._number = 0
         self._failures = 0
         self._since = 0.0
@@ -183,6 +185,34 @@ class Spawning:
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def request_account(self, request: Mapping[str, Any]) -> Deferred[Mapping[str, Any]]:
+        """Have the spawner do something about an account (:mod:`tele.spawner.host_accounts`).
+
+        Fails with AccessDenied for an account that it does not make, Unavailable when it is the
+        machine's fault.
+        """
+        if self._link is None:
+            return _failed(Unavailable("this node cannot make accounts now; try again"))
+        self._number += 1
+        number = self._number
+        answer: Deferred[Mapping[str, Any]] = Deferred()
+        answer.addTimeout(START_TIMEOUT, self._reactor, onTimeoutCancel=self._account_too_late)
+        self._asked[number] = answer
+        self._link.send(pack({**request, "op": "account", "id": number}), ())
+        return answer
+
+    def _account_too_late(self, *_: object) -> Failure:
+        return Failure(Unavailable("the account was not ready in time; the node is overloaded"))
+
+    def _answered(self, number: int, report: dict[str, Any]) -> None:
+        answer = self._asked.pop(number, None)
+        if answer is None or answer.called:
+            return
+        if report["ok"]:
+            answer.callback(report)
+        else:
+            answer.errback(Failure(_error(report["reason"], report["message"])))
 
     def kill_later(self, running: Running, seconds: float) -> None:
         """Kill what still runs after ``seconds``."""
@@ -266,7 +296,9 @@ class Spawning:
     def _received(self, report: dict[str, Any]) -> None:
         number, event = report["id"], report["event"]
         session = self._sessions.get(number)
-        if event == "refused":
+        if event == "account":
+            self._answered(number, report)
+        elif event == "refused":
             _log.error("spawner refused a request", error=report["message"])
         elif session is None:
             return
@@ -329,6 +361,9 @@ class Spawning:
 
     def _orphan_all(self) -> None:
         """Sessions that had started go on; the others did not start."""
+        for number in list(self._asked):
+            message = "the node's spawner ended; try again"
+            self._answered(number, {"ok": False, "reason": "spawner", "message": message})
         for number, session in list(self._sessions.items()):
             if not session.pid:
                 del self._sessions[number]

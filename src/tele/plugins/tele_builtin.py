@@ -10,12 +10,15 @@ from zope.interface import implementer
 
 from tele.errors import InvalidInput
 from tele.interfaces import (
+    HostUsersSurroundings,
     IArchive,
     IArchiveFactory,
     IAuditSink,
     IAuditSinkFactory,
     IBackend,
     IBackendFactory,
+    IHostUsers,
+    IHostUsersFactory,
     IRecorder,
     IRecorderFactory,
     ISubsystem,
@@ -133,6 +136,20 @@ class _Command:
         return subsystem
 
 
+@implementer(IPlugin, IHostUsersFactory)
+class _Local:
+    kind = "local"
+    help = "local - accounts of /etc/passwd, made with useradd and what belongs to it"
+
+    def make(self, arguments: str, surroundings: HostUsersSurroundings) -> IHostUsers:
+        from tele.node.local_accounts import LocalAccounts
+
+        if arguments:
+            raise InvalidInput("local takes no arguments")
+        accounts: IHostUsers = LocalAccounts(surroundings.request)
+        return accounts
+
+
 sqlite = _Sqlite()
 memory = _Memory()
 directory = _Directory()
@@ -140,3 +157,4 @@ s3 = _S3()
 file = _File()
 tape = _Tape()
 command = _Command()
+local = _Local()

@@ -43,6 +43,7 @@ from tele.model.resources import (
 from tele.rbac import labels as conditions
 from tele.rbac.forced import trouble_with
 from tele.rbac.forwards import any_port, denied_by, given_by
+from tele.rbac.host_users import host_user
 from tele.rbac.logins import denied as denied_login
 from tele.rbac.logins import expand
 from tele.rbac.transfers import denied_files, files_of
@@ -116,6 +117,7 @@ def decide(
         login=login,
         expires=identity.expires,
         given=given,
+        host_user=host_user(allowing, roles_of(present, roles, now), identity.traits),
         max_sessions=min(o.max_sessions for o in options),
         client_keepalive=keepalive_of(options),
         max_forwards=min(o.max_forwards for o in options),

@@ -125,16 +125,18 @@ def effect_of(
     if expires is not None and expires <= now:
         return RoleEffect(name, Effect.NOTHING, (f"the role has expired: {expires.isoformat()}",))
     denying = tuple(_denials(role.spec.deny, identity, login, labels))
+    taken = tuple(_taken_from_account(role.spec.deny))
     if denying:
-        return RoleEffect(name, Effect.DENIES, denying)
+        return RoleEffect(name, Effect.DENIES, (*denying, *taken))
     missing = tuple(_missing(role.spec.allow, identity, login, labels))
     if missing:
-        return RoleEffect(name, Effect.NOTHING, missing)
+        return RoleEffect(name, Effect.NOTHING, (*missing, *taken))
     times = role.spec.options.valid_times
     if not within(times, now):
         only = "; ".join(each.text for each in times)
         return RoleEffect(name, Effect.NOTHING, (f"its valid_times are {only}",))
     why = [f"allow.logins has {login}", "allow matches the labels of the node"]
+    why += [*_account_of(role), *taken]
     if role.spec.options.force_command:
         why.append(f"it forces {role.spec.options.force_command!r}")
     why.extend(_obligations(role.spec.options))
@@ -194,3 +196,21 @@ def _label(key: str, labels: Mapping[str, str]) -> str:
     if key == "*":
         return "every node"
     return f"the node has {key}={labels[key]}" if key in labels else f"the node has no {key}"
+
+
+def _account_of(role: Role) -> Iterator[str]:
+    """What it says of an account that a node makes (:mod:`tele.rbac.host_users`)."""
+    mode = role.spec.options.create_host_user.value
+    if mode != "off":
+        yield f"create_host_user is {mode}"
+    for name in role.spec.allow.host_groups:
+        yield f"allow.host_groups has {name}"
+    for line in role.spec.allow.host_sudoers:
+        yield f"allow.host_sudoers has {line!r}"
+
+
+def _taken_from_account(side: Conditions) -> Iterator[str]:
+    for name in side.host_groups:
+        yield f"deny.host_groups has {name}"
+    for line in side.host_sudoers:
+        yield f"deny.host_sudoers has {line!r}"

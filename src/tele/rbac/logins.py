@@ -8,6 +8,7 @@ from typing import Final
 
 from tele.errors import InvalidInput, quoted
 from tele.model.resources import Role
+from tele.rbac.host_users import check_numbers
 from tele.rbac.templates import Traits, expanded, template
 
 #: A portable account name (useradd(8)), and names of directory services: ``DOM\user``,
@@ -59,7 +60,10 @@ def logins_of(traits: Traits, roles: Iterable[Role]) -> tuple[str, ...]:
 
 
 def check_traits(traits: Mapping[str, tuple[str, ...]]) -> None:
-    """Raise :class:`InvalidInput` for a login of a user that cannot be an account name."""
+    """Raise :class:`InvalidInput` for a login of a user that cannot be an account name, or a number
+    that no account can have.
+    """
+    check_numbers(traits)
     for login in traits.get(LOGINS_TRAIT, ()):
         if not is_login(login):
             raise InvalidInput(

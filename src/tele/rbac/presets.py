@@ -19,6 +19,7 @@ from tele.model.resources import (
 )
 from tele.rbac.forced import trouble_with
 from tele.rbac.forwards import check_forwards
+from tele.rbac.host_users import check_host_users
 from tele.rbac.labels import check_labels
 from tele.rbac.logins import check_logins
 from tele.rbac.transfers import check_transfers
@@ -94,6 +95,7 @@ def check_role(role: Role) -> None:
     """Raise :class:`tele.errors.InvalidInput` for a role with a part that has no effect."""
     check_logins(role.spec.allow.logins)
     check_logins(role.spec.deny.logins, deny=True)
+    check_host_users(role.spec.allow, role.spec.deny, role.spec.options)
     check_labels(role.spec.allow)
     check_labels(role.spec.deny)
     check_forwards(role)

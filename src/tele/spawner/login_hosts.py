@@ -245,6 +245,11 @@ class LoginHosts:
                 self.lost(host)
         return bool(self._alive)
 
+    def retire(self, login: str) -> None:
+        """The account is to be removed: no process of it waits for further sessions."""
+        for host in [each for each in self._serving.values() if each.login == login]:
+            self._forget(host)
+
     def close(self) -> None:
         """Serve no more."""
         for host in list(self._serving.values()):

@@ -40,8 +40,11 @@ if __name__ == "__main__":
         _package.__path__ = _folders
         sys.modules[_name] = _package
 
+from tele.spawner.account_requests import AccountRequests
+from tele.spawner.before_serving import have_standard_descriptors, load_name_services
 from tele.spawner.children import DIED, LOST, Child, Signals, outcome_of
 from tele.spawner.control_groups import Groups, own_group
+from tele.spawner.host_accounts import Switches
 from tele.spawner.login_hosts import LoginHost, LoginHosts, login_request, stamps
 from tele.spawner.login_records import Records
 from tele.spawner.pam_monitor import STATUS
@@ -98,6 +101,12 @@ class Spawner:
         self._signals = Signals()
         self._hosts = LoginHosts(self._groups, self)
         self._sockets = SocketProcesses()
+        self._accounts = AccountRequests(
+            Switches(options.accounts, options.homes, options.shells, options.sudoers),
+            self._watch,
+            self._forget,
+            lambda number, answer: self._report(number, "account", **answer),
+        )
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._wake = -1
@@ -163,6 +172,7 @@ class Spawner:
                 time.sleep(0.01)
         self._hosts.kill()
         self._groups.close()
+        self._accounts.end()
 
     def _receive(self) -> None:
         data, descriptors, flags = receive(self._control, MAX_DESCRIPTORS)
@@ -235,6 +245,10 @@ class Spawner:
             else:
                 # Part of it may be root's (sudo), and not theirs to end.
                 self._signals.send_as_account(child, signal.Signals[f"SIG{name}"])
+        elif operation == "account":
+            if header.get("do") == "release":
+                self._hosts.retire(str(header.get("login")))
+            self._accounts.take(number, header, self._context.changed_signals)
         else:
             raise ValueError("no such operation")
 
@@ -465,26 +479,13 @@ def _close(*descriptors: int) -> None:
         os.close(fd)
 
 
-def _have_standard_descriptors() -> None:
-    """Have descriptors 0 to 2 open: no other takes their numbers."""
-    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
-        continue
-    os.close(fd)
-
-
-def _load_name_services() -> None:
-    """Have libraries of name services in memory before any child: each would load its own."""
-    with contextlib.suppress(OSError, KeyError):
-        os.getgrouplist("root", 0)
-
-
 def main() -> None:
     """Serve on the descriptor that the first argument names, with the options of the second."""
     with socket.socket(fileno=int(sys.argv[1])) as control:
         control.set_inheritable(False)
         os.chdir("/")
-        _have_standard_descriptors()
-        _load_name_services()
+        have_standard_descriptors()
+        load_name_services()
         # Nothing here is garbage, and a collection in a child would copy every page.
         gc.disable()
         gc.freeze()

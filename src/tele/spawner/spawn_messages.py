@@ -11,9 +11,11 @@ Requests: ``{"op": "start", "id", "kind", "login", "pty", "words", "cookie",
 "message"}`` with descriptors
 0, 1 and 2 (or a terminal's slave, or what a socket is passed through) beside it; ``{"op":
 "signal", "id", "signal"}``; ``hangup`` (with ``"expelled": true`` all of its control group ends)
-and ``kill`` with an ``id``. Reports: ``{"event":
+and ``kill`` with an ``id``; ``account`` with an ``id`` and what
+:mod:`tele.spawner.host_accounts` is to do. Reports: ``{"event":
 "started", "id", "pid", "cgroup"}`` (the id of its control group, or 0), ``failed`` (reason,
-message), ``exited`` (status or signal, core), ``refused`` (message).
+message), ``exited`` (status or signal, core), ``refused`` (message), ``account`` (ok, and the
+answer).
 """
 
 from __future__ import annotations
@@ -130,6 +132,11 @@ class Options(NamedTuple):
     kill_leftovers: bool = False
     #: The soft limit of open files that a session begins with; None is the spawner's own.
     open_files: int | None = None
+    #: The folder with what was made of accounts; empty: none is made. Then what roles may set.
+    accounts: str = ""
+    homes: bool = True
+    shells: bool = True
+    sudoers: bool = True
 
 
 NO_OPTIONS: Final = Options()

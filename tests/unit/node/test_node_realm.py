@@ -20,11 +20,14 @@ from tele.model.access import Denied, Grant, Reason, RecordingPlan, RoleGrant
 from tele.model.identity import UserIdentity
 from tele.model.resources import RecordingMode
 from tele.node.avatars import is_recorded
+from tele.node.host_users import AccountLease, HostUsers
 from tele.node.realm import NodeRealm
 
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 #: It is not read: it was checked.
 NO_CERTIFICATE: Any = None
+#: No account is made.
+NO_AUDIT: Any = None
 
 
 class World:
@@ -53,7 +56,9 @@ class World:
         )
         own = {"env": "test", "team": "a"}
         accounts: Any = SimpleNamespace(check=self._look)
-        self.realm = NodeRealm(Clock(), member, lambda: own, self._make, accounts)
+        self.realm = NodeRealm(
+            Clock(), member, lambda: own, self._make, accounts, HostUsers(Clock(), None, NO_AUDIT)
+        )
 
     def _decide(
         self, identity: object, login: str, labels: object, moment: object, host_id: str, *_: object
@@ -86,6 +91,9 @@ class NotingAvatar:
         self.grant = grant
         self.events: list[str] = []
         self.context = SimpleNamespace(session_id="session-1")
+
+    def use_account(self, lease: AccountLease) -> None:
+        assert lease.wanted is self.grant.host_user
 
     def logged_in(self) -> None:
         self.events.append("in")

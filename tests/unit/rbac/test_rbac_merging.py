@@ -19,6 +19,7 @@ from tele.certs.issue import UserCertificateRequest
 from tele.model.access import CertificateLimits, Denied, Grant, Reason
 from tele.model.actions import ForwardRules
 from tele.model.cluster_settings import HostSettings
+from tele.model.host_user import HostUserMode
 from tele.model.identity import UserIdentity
 from tele.model.resources import (
     Conditions,
@@ -239,6 +240,8 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "pin_source_ip": (True, False),
     "record_input": (True, False),
     "permit_pty": (True, False),
+    "create_host_user": (HostUserMode.OFF, HostUserMode.DROP, HostUserMode.KEEP),
+    "create_host_user_shell": ("", "/bin/bash", "/bin/zsh"),
     "force_command": ("", "backup", "internal-sftp"),
     "client_keepalive": (timedelta(seconds=5), timedelta(seconds=60)),
     "max_forwards": (1, 7),
@@ -258,6 +261,10 @@ RULES: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "on if one has it on": any,
     "on if one of all roles of the user has it on": any,
     "``strict`` if one is": lambda values: SessionRecording.STRICT in values,
+    "``keep`` if one is, otherwise ``drop`` if one is": lambda values: max(
+        values, key=["off", "drop", "keep"].index
+    ),
+    "the first by the names of the roles": lambda values: next(filter(None, values), ""),
 }
 OWN: Final = "each role's own"
 
@@ -286,6 +293,15 @@ def merged(option: str, roles: list[Role]) -> Any:
     assert isinstance(grant, Grant)
     if option == "record_input":
         return grant.recording.input
+    if option == "create_host_user":
+        account = grant.host_user
+        made = (HostUserMode.KEEP, HostUserMode.DROP)
+        return HostUserMode.OFF if account is None else made[account.drop]
+    if option == "create_host_user_shell":
+        making = ask([*roles, role_with("c", create_host_user=HostUserMode.KEEP)])
+        assert isinstance(making, Grant)
+        assert making.host_user is not None
+        return making.host_user.shell
     if option == "record":
         return grant.recording.strict
     if option == "lock":
