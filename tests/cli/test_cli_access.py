@@ -31,6 +31,17 @@ metadata: {name: careful}
 spec:
   deny: {node_labels: {frozen: ["*"]}}
 ---
+kind: role
+version: v1
+metadata: {name: files}
+spec:
+  allow:
+    logins: [www]
+    node_labels: {"*": ["*"]}
+    forward: {local: ["d*:5432"], remote: ["localhost:*"], streamlocal: [/run/**]}
+    file_transfer: {upload: [~/in/*]}
+  deny: {file_transfer: {upload: ["/**/*.key"]}}
+---
 kind: user
 version: v1
 metadata: {name: bob}
@@ -48,6 +59,12 @@ tests:
   - {user: bob, login: root, labels: {frozen: now}, expect: deny, reason: denied}
   - {roles: [dev], traits: {logins: [www]}, login: www, labels: {env: test}, expect: allow}
   - {roles: [dev], login: root, labels: {env: prod}, expect: deny, reason: node}
+  - {roles: [files], login: www, labels: {}, expect: allow, withholds: [shell, terminal],
+     may: {local: ["db:5432"], remote: ["localhost:80"], streamlocal: [/run/x], upload: [~/in/x]},
+     may_not: {local: ["db:22", "10.0.0.1:5432"], remote: ["*:80"], streamlocal: [/etc/x],
+               upload: [~/in/x.key, /etc/passwd], download: [~/in/x]}}
+  - {roles: [dev], traits: {logins: [www]}, login: www, labels: {env: test}, expect: allow,
+     may: {upload: [/etc/x], download: [/etc/x]}, may_not: {local: ["db:1"]}}
 """
 
 
@@ -61,7 +78,7 @@ def test_expectations_that_are_met(tele: Tele) -> None:
     """Without a cluster, by the files alone."""
     roles, tests = written(tele, "roles.yaml", ROLES), written(tele, "tests.yaml", GOOD)
     done = tele.run("access", "test", "--offline", "-f", roles, "-f", tests)
-    assert (done.stdout, done.stderr.strip()) == ("", "5 expectations, 0 not met")
+    assert (done.stdout, done.stderr.strip()) == ("", "7 expectations, 0 not met")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +97,10 @@ def test_expectations_that_are_met(tele: Tele) -> None:
         (
             "{user: bob, login: bob, labels: {env: test}, expect: allow, withholds: [shell]}",
             "not expected: shell by dev",
+        ),
+        (
+            "{user: bob, login: root, labels: {}, expect: allow, may: {local: ['db:22']}}",
+            "expected local db:22, which backup does not allow",
         ),
     ],
 )

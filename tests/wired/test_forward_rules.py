@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from own_display import own_authority
 from small_cluster import ME, SmallCluster, SmallNode, free_port, set_role, small_cluster
 from tele.model.actions import ForwardRules
 from test_node_forwards import VISIT, agent, greeter, running
@@ -143,3 +144,20 @@ def test_agent(cluster: SmallCluster, short: Path) -> None:
                 options=("-A", "-o", f"IdentityAgent={path}"),
             )  # fmt: skip
             assert done.stdout == (b"given\n" if given else b"\n"), done
+
+
+@pytest.mark.skipif(not shutil.which("xauth"), reason="xauth is not installed")
+def test_display(cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A role that allows the display gives it; a denial takes it from all."""
+    node = cluster.node()
+    monkeypatch.setenv("DISPLAY", ":77")
+    for rules, deny, given in (
+        (ForwardRules(x11=True), ForwardRules(), True),
+        (ForwardRules(x11=True), ForwardRules(x11=True), False),
+        (ForwardRules(agent=True), ForwardRules(), False),
+    ):
+        set_role(cluster, node, {"forward": rules}, {"forward": deny})
+        cluster.certify("alice")  # the certificate has to say it, too
+        with own_authority():
+            done = cluster.ssh("alice", node, "echo ${DISPLAY:+given}", options=("-Y",))
+        assert done.stdout == (b"given\n" if given else b"\n"), done

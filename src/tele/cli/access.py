@@ -137,6 +137,12 @@ def _print(found: Explanation) -> None:
         print_text("")
         given = [(action, ", ".join(roles)) for action, roles in found.actions.items()]
         show_table(("GIVES", "BY"), given)
+        print_text("")
+        limits = [
+            (kind, ", ".join(reach.allow) or "nothing", ", ".join(reach.deny))
+            for kind, reach in found.reach.items()
+        ]
+        show_table(("KIND", "WHERE", "BUT NOT"), limits)
 
 
 @click.command()
@@ -279,4 +285,22 @@ def _problem(wanted: AccessTest, found: Explanation) -> str:
         return f"expected {', '.join(missing)}, which {giving} does not give"
     more = [f"{each.value} by {', '.join(found.actions[each.value])}" for each in wanted.withholds
             if each.value in found.actions]  # fmt: skip
-    return f"not expected: {'; '.join(more)}" if more else ""
+    more += [f"{kind} {what}" for kind, what in _reached(wanted.may_not, found, False)]
+    if more:
+        return f"not expected: {'; '.join(more)}"
+    out = [f"{kind} {what}" for kind, what in _reached(wanted.may, found, True)]
+    return f"expected {', '.join(out)}, which {giving} does not allow" if out else ""
+
+
+def _reached(
+    listed: Mapping[Any, tuple[str, ...]], found: Explanation, expected: bool
+) -> list[tuple[str, str]]:
+    """Return what of ``listed`` is not as expected: allowed, or not."""
+    from tele.rbac.reach import includes
+
+    return [
+        (kind.value, what)
+        for kind, several in listed.items()
+        for what in several
+        if includes(kind.value, found.reach[kind.value], what) is not expected
+    ]

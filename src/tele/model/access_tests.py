@@ -24,6 +24,16 @@ class Action(str, Enum):
     BREAK_GLASS = "break_glass"
 
 
+class Kind(str, Enum):
+    """What rules of destinations and paths are about: see :mod:`tele.model.actions`."""
+
+    LOCAL = "local"
+    REMOTE = "remote"
+    STREAMLOCAL = "streamlocal"
+    UPLOAD = "upload"
+    DOWNLOAD = "download"
+
+
 class Expected(str, Enum):
     """Whether the login is to be permitted."""
 
@@ -36,8 +46,9 @@ class AccessTest:
     """One expectation: of a ``user``, or of one who has these ``roles`` and ``traits``.
 
     The node is one of the cluster, by name or id, or any with ``labels``. ``reason`` is why it is
-    to be denied, ``gives`` what the grant has to give, ``withholds`` what it must not. ``at`` is
-    when; now, if it is not given.
+    to be denied, ``gives`` what the grant has to give, ``withholds`` what it must not. ``may`` and
+    ``may_not`` are destinations and paths by :class:`Kind`. ``at`` is when; now, if it is not
+    given.
     """
 
     login: str
@@ -50,6 +61,8 @@ class AccessTest:
     reason: Reason | None = None
     gives: tuple[Action, ...] = ()
     withholds: tuple[Action, ...] = ()
+    may: Mapping[Kind, tuple[str, ...]] = Factory(dict)
+    may_not: Mapping[Kind, tuple[str, ...]] = Factory(dict)
     at: datetime | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -60,8 +73,10 @@ class AccessTest:
         if bool(self.node) == (self.labels is not None):
             raise ValueError("give a node, or labels")
         denied = self.expect is Expected.DENY
-        if denied and (self.gives or self.withholds):
-            raise ValueError("what is denied gives nothing: leave out gives and withholds")
+        if denied and (self.gives or self.withholds or self.may or self.may_not):
+            raise ValueError(
+                "what is denied gives nothing: leave out gives, withholds, may and may_not"
+            )
         if not denied and self.reason is not None:
             raise ValueError("what is allowed has no reason to be denied: leave out reason")
 

@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tele.model.access import (
+    INTERNAL_SFTP,
     CertificateLimits,
     Denied,
     Grant,
@@ -227,11 +228,20 @@ def _gift(
         source = f"role {name}" if certified is None else "the certificate"
         return Denied(Reason.DENIED, f"{source}: {trouble}")
     files = files_of(role)
-    narrow = command is not None or files is not None or no_files != ANY_FILES
+    restricted = files is not None or no_files != ANY_FILES
+    if restricted and not options.force_command and command not in (None, INTERNAL_SFTP):
+        text = "which could transfer others; force internal-sftp there, or nothing"
+        return Denied(
+            Reason.DENIED,
+            f"only some files may be transferred, and the certificate forces a command, {text}",
+        )
+    narrow = command is not None or restricted
     forward = given_by(role, forced=narrow)
     return RoleGrant(
         role=name,
-        permit_pty=certificate.permit_pty and options.permit_pty,
+        permit_pty=certificate.permit_pty
+        and options.permit_pty
+        and (command is not None or not restricted),
         port_forwarding=certificate.port_forwarding and any_port(forward),
         agent_forwarding=certificate.agent_forwarding and bool(forward.agent and not denied.agent),
         x11_forwarding=certificate.x11_forwarding and bool(forward.x11 and not denied.x11),

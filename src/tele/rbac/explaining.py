@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Final
 
-from attrs import frozen
+from attrs import Factory, frozen
 
 from tele.model.access import Denied, Grant, RoleGrant
 from tele.model.access_tests import Action
@@ -21,6 +21,7 @@ from tele.model.codec import format_duration
 from tele.model.identity import UserIdentity
 from tele.model.resources import Conditions, Lock, LockMode, Role, RoleOptions, SessionRecording
 from tele.rbac import labels as conditions
+from tele.rbac import reach as reaching
 from tele.rbac.decision import decide
 from tele.rbac.logins import denied as denied_login
 from tele.rbac.logins import expand
@@ -61,6 +62,8 @@ class Explanation:
     roles: tuple[RoleEffect, ...]
     actions: Mapping[str, tuple[str, ...]]
     max_sessions: int = 0
+    #: The destinations and paths of each kind; empty if access is denied.
+    reach: Mapping[str, reaching.Reach] = Factory(dict)
 
 
 def explain(
@@ -85,7 +88,7 @@ def explain(
         return Explanation(identity.user, login, node, False, reason, message, effects, {})
     return Explanation(
         identity.user, login, node, True, "", "", effects, actions_of(decided),
-        decided.max_sessions,
+        decided.max_sessions, reaching.reach_of(decided),
     )  # fmt: skip
 
 

@@ -6,8 +6,8 @@ what is done next is done with what is open: nobody can put a link in its place 
 Invariants:
 
 * Standard library only: the spawner's children load it.
-* The real path has no link, ``.`` or ``..``; what has none, such as a pipe or a file that was
-  removed, is refused.
+* The real path has no link, ``.`` or ``..``, and leads there; what has none, such as a pipe, a file
+  that was removed, or one of another mount namespace, is refused.
 * With the last name not followed, that name is used in the folder that is open, and nowhere else.
 """
 
@@ -16,9 +16,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import Final
-
-_DELETED: Final = b" (deleted)"
 
 
 class Pinned:
@@ -90,11 +87,11 @@ def real_path(fd: int) -> bytes:
     real = os.readlink(b"/proc/self/fd/%d" % fd)
     if not real.startswith(b"/"):
         raise PermissionError(errno.EACCES, "it is at no path")
-    if real.endswith(_DELETED):
-        # The kernel's note, or a part of the name.
-        found, open_one = os.lstat(real), os.fstat(fd)
-        if (found.st_dev, found.st_ino) != (open_one.st_dev, open_one.st_ino):
-            raise FileNotFoundError(errno.ENOENT, "it was removed")
+    # It may have been removed, which the kernel notes behind the name, or be in the mount namespace
+    # of another process, by /proc/PID/root: then the path is one there.
+    found, held = os.lstat(real), os.fstat(fd)
+    if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
+        raise FileNotFoundError(errno.ENOENT, "it is not there any more")
     return real
 
 

@@ -28,8 +28,8 @@ from tele.spawner.sftp_fields import Listing
 LINE_LIMIT: Final = 4096
 DEPTH_LIMIT: Final = 128
 AT_ONCE: Final = 64 * 1024
-_FILE: Final = re.compile(rb"([CD])([0-7]{4}) ([0-9]{1,19}) ([^/\n]+)", re.DOTALL)
-_TIMES: Final = re.compile(rb"T([0-9]{1,20}) [0-9]{1,6} ([0-9]{1,20}) [0-9]{1,6}")
+_FILE: Final = re.compile(rb"([CD])([0-7]{4}) ([0-9]{1,18}) ([^/\n\0]+)", re.DOTALL)
+_TIMES: Final = re.compile(rb"T([0-9]{1,12}) [0-9]{1,6} ([0-9]{1,12}) [0-9]{1,6}")
 
 
 class _Ended(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tele.auth.issuing import Issuer
 from tele.certs.issue import UserCertificateRequest
 from tele.model.access import CertificateLimits, Denied, Grant, Reason
-from tele.model.actions import ForwardRules
+from tele.model.actions import ForwardRules, TransferRules
 from tele.model.cluster_settings import HostSettings
 from tele.model.host_user import HostUserMode
 from tele.model.identity import UserIdentity
@@ -37,6 +37,8 @@ from tele.rbac.decision import NO_LIMITS, decide, may_reach
 from tele.rbac.destinations import may_lead
 from tele.rbac.forwards import denied_by
 from tele.rbac.policy import Policy
+from tele.rbac.reach import includes, reach_of
+from tele.rbac.transfers import denied_files
 
 NOW: Final = datetime(2026, 11, 24, 12, tzinfo=UTC)
 LOGINS: Final = ("root", "bob")
@@ -49,9 +51,12 @@ forwards = st.builds(
     agent=st.sampled_from((None, None, True)),
     x11=st.sampled_from((None, None, True)),
 )
+paths = st.sampled_from((None, None, None, (), ("/in/*",), ("/**",)))
+files = st.builds(TransferRules, upload=paths, download=paths)
 conditions = st.builds(
     Conditions,
     forward=forwards,
+    file_transfer=files,
     logins=st.lists(st.sampled_from(("root", "bob", "{{internal.logins}}")), max_size=2).map(tuple),
     node_labels=st.sampled_from(({}, {"*": ("*",)}, {"env": ("prod",)}, {"env": ("^t.*$",)})),
 )
@@ -60,6 +65,7 @@ denials = st.builds(
     logins=st.sampled_from(((), (), (), ("bob",), ("*",))),
     node_labels=st.sampled_from(({}, {}, {}, {"env": ("prod",)})),
     forward=forwards,
+    file_transfer=st.one_of(st.just(TransferRules()), files),
 )
 options = st.builds(
     RoleOptions,
@@ -107,7 +113,12 @@ def ask(
 #: A program: whether it has a terminal, what is forced, and whether it has an agent and a display.
 PROGRAMS: Final = [
     (kind, command, pty)
-    for kind, command in (("shell", b""), ("exec", b"backup"), ("subsystem", b"sftp"))
+    for kind, command in (
+        ("shell", b""),
+        ("exec", b"backup"),
+        ("exec", b"scp -t /in/x"),
+        ("subsystem", b"sftp"),
+    )
     for pty in (False, True)
 ]
 
@@ -128,6 +139,9 @@ def actions(roles: list[Role], certificate: CertificateLimits = NO_LIMITS) -> se
             for host in ("db", "web", "10.0.0.1", "11.0.0.1"):
                 may = may_lead(grant.local_forwards, denied, host, 80)
                 found |= {(*at, "local", host)} if may else set()
+            reach = reach_of(grant)
+            for name, path in product(("upload", "download"), ("/in/x", "/in/x/y", "/etc/x")):
+                found |= {(*at, name, path)} if includes(name, reach[name], path) else set()
             for kind, command, pty in PROGRAMS:
                 giving = grant.program(kind, command, pty=pty)
                 for each in giving:
@@ -164,9 +178,14 @@ def test_adding_a_denial_never_allows(
 
 
 def _both(one: Conditions, other: Conditions) -> Conditions:
-    forward = denied_by([Role(Metadata("x"), RoleSpec(deny=each)) for each in (one, other)])
+    denying = [Role(Metadata("x"), RoleSpec(deny=each)) for each in (one, other)]
     labels = {**one.node_labels, **other.node_labels}
-    return Conditions((*one.logins, *other.logins), labels, forward=forward)
+    return Conditions(
+        (*one.logins, *other.logins),
+        labels,
+        forward=denied_by(denying),
+        file_transfer=denied_files(denying),
+    )
 
 
 @given(roles_with(denials), st.randoms(use_true_random=False))

@@ -10,7 +10,7 @@ import pytest
 
 from tele.conch.session.programs import ProgramRequest
 from tele.errors import AccessDenied, InvalidInput
-from tele.model.access import Grant
+from tele.model.access import CertificateLimits, Denied, Grant
 from tele.model.actions import ForwardRules, TransferRules
 from tele.model.codec import to_json
 from tele.model.identity import UserIdentity
@@ -138,3 +138,21 @@ def test_a_role_without_rules_is_written_as_before() -> None:
     """Parts of an older version read it."""
     assert "file_transfer" not in to_json(role("a"))["spec"]["allow"]
     assert to_json(role("a", IN))["spec"]["allow"]["file_transfer"] == {"upload": ["/in/**"]}
+
+
+@pytest.mark.parametrize("denied", [False, True])
+def test_attack_a_certificate_that_forces_a_command_gives_no_program(denied: bool) -> None:
+    """A role for some files gives what its rules hold, whatever a certificate says: no command that
+    the role itself does not force.
+    """
+    mine = role("a", deny=IN) if denied else role("a", IN)
+    who = UserIdentity("alice", "c", NOW + timedelta(hours=1), ("a",), ("root",), {}, "s1")
+
+    def decided(command: str) -> Grant | Denied:
+        limits = CertificateLimits(force_command=command)
+        return decide(who, "root", {}, {"a": mine}, (), NOW, "h1", limits)
+
+    assert isinstance(decided("bash"), Denied)
+    files = decided("internal-sftp")
+    assert isinstance(files, Grant)
+    assert rules(files, OTHERS[0]) is not None

@@ -268,6 +268,28 @@ def test_attack_a_link_that_is_put_there_in_between(client: Client, place: Path)
     assert found <= {b"good", DENIED, NO_SUCH_FILE}
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mount namespaces are root's")
+def test_attack_files_of_another_mount_namespace(client: Client, place: Path) -> None:
+    """By /proc/PID/root a path leads to a file of a container, whose path there is one that is
+    allowed here; it is not that file.
+    """
+    script = f"mount -t tmpfs none {place}/out && echo other > {place}/out/file && echo && cat"
+    other = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.read(1) == b"\n"
+        there = f"/proc/{other.pid}/root{place}/out/file"
+        assert Path(there).read_bytes() == b"other\n"
+        kind, answer = client.ask(3, text(there) + u32(READ) + u32(0))
+        other.stdin.close()
+    assert (kind, answer[:4]) in ((STATUS, u32(DENIED)), (STATUS, u32(NO_SUCH_FILE)))
+    assert client.read("out/file") == b"out"
+
+
 def test_a_removed_file_has_no_path(client: Client, place: Path) -> None:
     """Its handle reads on; what asks for its path is refused."""
     (place / "in/gone").write_bytes(b"x")
