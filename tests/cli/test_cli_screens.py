@@ -110,7 +110,7 @@ class Session:
         deadline = time.monotonic() + 30
         while os.waitpid(self.process, os.WNOHANG) == (0, 0):
             if time.monotonic() > deadline:
-                os.kill(self.process, signal.SIGHUP)
+                os.kill(self.process, signal.SIGKILL)  # others may be ignored, as below nohup
             self.read(0.1)
         os.close(self.descriptor)
 
@@ -307,7 +307,12 @@ PROGRAMS: dict[str, tuple[str, Callable[[Session, Path], None], str]] = {
     "vim": ("vim", vim, "vim -u NONE --cmd 'set nocp shm=aFI mouse=a ruler' {text}"),
     "resized": ("vim", resized, "vim -u NONE --cmd 'set nocp shm=aFI ruler' {text}"),
     "htop": ("htop", htop, "htop -d 5"),
-    "tmux": ("tmux", tmux, "tmux -u -S {folder}/socket -f /dev/null new 'bash --norc'"),
+    # Keys that come at once are no paste.
+    "tmux": (
+        "tmux",
+        tmux,
+        "tmux -u -S {folder}/socket -f /dev/null new 'bash --norc' ';' set -g assume-paste-time 0",
+    ),
 }
 
 
