@@ -182,7 +182,8 @@ def has_break_glass(given: Iterable[RoleGrant]) -> bool:
 class Grant:
     """All that one SSH connection may do; no later step decides again.
 
-    ``host_user`` is the account that a node makes for the login.
+    ``host_user`` is the account that a node makes for the login, ``emergency_user`` the one that
+    roles with ``break_glass`` have made.
 
     ``given`` is what each role gives that allows it, in order of their names; there is one at
     least. Everything else is of the connection, and the strictest of these roles. ``expires`` is
@@ -199,6 +200,7 @@ class Grant:
     given: tuple[RoleGrant, ...] = field(validator=min_len(1))
     max_sessions: int = 10
     host_user: HostUser | None = None
+    emergency_user: HostUser | None = None
     recording: RecordingPlan = RecordingPlan()
     client_keepalive: timedelta | None = None
     max_forwards: int = MAX_FORWARDS
@@ -258,7 +260,8 @@ class Grant:
     @property
     def break_glass(self) -> bool:
         """Whether all that it gives runs, also if the audit cannot be stored."""
-        return self.emergency or has_break_glass(self.given)
+        whole = has_break_glass(self.given) and self.host_user == self.emergency_user
+        return self.emergency or whole
 
     def in_emergency(self) -> Grant | None:
         """Return what roles with ``break_glass`` give without the others; None if there is none.
@@ -269,7 +272,13 @@ class Grant:
         if not given:
             return None
         recording = evolve(self.recording, strict=False)
-        return evolve(self, given=given, emergency=True, recording=recording)
+        return evolve(
+            self,
+            given=given,
+            emergency=True,
+            host_user=self.emergency_user,
+            recording=recording,
+        )
 
     def program(self, kind: str, command: bytes, *, pty: bool) -> tuple[RoleGrant, ...]:
         """Return what gives a requested program (``kind``: see

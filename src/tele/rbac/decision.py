@@ -111,6 +111,9 @@ def decide(
     given = tuple(each for each in gifts if isinstance(each, RoleGrant))
     if not given:
         return next(each for each in gifts if isinstance(each, Denied))
+    account = host_user(allowing, denying, identity.traits)
+    glass = [role for role in allowing if role.spec.options.break_glass]
+    emergency = host_user(glass, denying, identity.traits)
     options = binding.values()
     strictly = any(o.record is SessionRecording.STRICT for o in options)
     return Grant(
@@ -118,7 +121,8 @@ def decide(
         login=login,
         expires=identity.expires,
         given=given,
-        host_user=host_user(allowing, roles_of(present, roles, now), identity.traits),
+        host_user=account,
+        emergency_user=emergency,
         max_sessions=min(o.max_sessions for o in options),
         client_keepalive=keepalive_of(options),
         max_forwards=min(o.max_forwards for o in options),
@@ -127,7 +131,7 @@ def decide(
         recording=RecordingPlan.of(
             recording,
             input=any(o.record_input for o in options),
-            strict=strictly and not has_break_glass(given),
+            strict=strictly and not (has_break_glass(given) and account == emergency),
         ),
         client_idle_timeout=_shortest(o.client_idle_timeout for o in options),
         disconnect_expired_cert=_any_of(o.disconnect_expired_cert for o in options),

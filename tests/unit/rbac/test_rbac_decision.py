@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from tele.errors import InvalidInput
 from tele.model.access import Denied, Grant, Reason, RecordingPlan
 from tele.model.api.operation import Permitted
 from tele.model.api.table import OPERATIONS
+from tele.model.host_user import HostUser, HostUserMode
 from tele.model.identity import UserIdentity
 from tele.model.patterns import matches
 from tele.model.resources import (
@@ -440,6 +442,21 @@ def test_break_glass_of_a_narrow_role_leaves_the_rest_to_be_recorded() -> None:
     alone = ask(strict)
     assert isinstance(alone, Grant)
     assert alone.in_emergency() is None
+
+
+def test_without_a_recording_sudoers_are_those_of_roles_with_break_glass() -> None:
+    """What another role's recorded sessions may run as root is not run unrecorded (attack)."""
+    kept = RoleOptions(create_host_user=HostUserMode.KEEP)
+    allow = evolve(ROOT, host_sudoers=("ALL=(ALL) NOPASSWD: ALL",), host_groups=("docker",))
+    recorded = role("recorded", allow, options=evolve(kept, record=SessionRecording.STRICT))
+    rescue = role("rescue", ROOT, options=evolve(kept, break_glass=True))
+    grant = ask(recorded, rescue)
+    assert isinstance(grant, Grant)
+    assert grant.host_user == HostUser(groups=allow.host_groups, sudoers=allow.host_sudoers)
+    assert (grant.break_glass, grant.recording.strict) == (False, True)
+    emergency = grant.in_emergency()
+    assert emergency is not None
+    assert emergency.host_user == HostUser()
 
 
 @pytest.mark.parametrize(
