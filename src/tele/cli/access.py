@@ -234,13 +234,13 @@ def _taken(documents: Sequence[Value], cluster: Cluster) -> list[tuple[str, Acce
             else:
                 raise InvalidInput("expected a role, a user or access_tests")
         except InvalidInput as error:
-            raise InvalidInput(f"{document.place}: {error}") from None
+            raise InvalidInput(document.located(error)) from None
         if kind == "access_tests":
             for each in tests.value:
                 try:
                     expected.append((str(each.place), from_json(AccessTest, each.plain)))
                 except InvalidInput as error:
-                    raise InvalidInput(f"{each.place}: {error}") from None
+                    raise InvalidInput(each.located(error)) from None
     return expected
 
 

@@ -246,7 +246,7 @@ def _show(form: str, items: Iterator[Any], *, one: bool) -> None:
 class Applicable(NamedTuple):
     """A document that can be applied."""
 
-    place: Any
+    document: Value
     resource: Any
     put: Callable[[Authority, Any], Any]
 
@@ -259,14 +259,14 @@ class Applicable(NamedTuple):
         kind = kind_of(resource["kind"], force)
         if kind.put is None:
             raise InvalidInput(f"{document.place}: a {resource['kind']} cannot be applied")
-        return cls(document.place, resource, kind.put)
+        return cls(document, resource, kind.put)
 
     def apply(self, authority: Authority) -> None:
         """Apply it, and say so."""
         try:
             self.put(authority, self.resource)
         except InvalidInput as error:
-            raise InvalidInput(f"{self.place}: {error}") from None
+            raise InvalidInput(self.document.located(error)) from None
         print_notice(f"{self.resource['kind']}/{own_name(self.resource)} applied")
 
 

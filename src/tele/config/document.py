@@ -10,6 +10,8 @@ Invariants:
 
 from __future__ import annotations
 
+import re
+from ast import literal_eval
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +25,10 @@ from tele.errors import ConfigError, quoted
 #: Deeper than any configuration; a file made to exhaust the stack ends here.
 DEPTH_LIMIT = 50
 SIZE_LIMIT = 4 * 1024 * 1024
+
+#: The next part of where a field is, as errors name it: ``.name``, ``[0]`` or ``['key']``.
+_STEP = re.compile(r"""\.?(\w+)|\[(\d+)\]|\[('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\]""", re.ASCII)
+_UNKNOWN_KEY = re.compile(r"""unknown key ('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 
 _NULL = "tag:yaml.org,2002:null"
 _BOOL = "tag:yaml.org,2002:bool"
@@ -59,6 +65,33 @@ class Value:
         if isinstance(self.value, Mapping):
             return {key: each.plain for key, each in self.value.items()}
         return self.value
+
+    def located(self, error: Exception) -> str:
+        """Return the text of an error with the place of the field that each of its lines names."""
+        return "\n".join(f"{self.place_of(line)}: {line}" for line in str(error).splitlines())
+
+    def place_of(self, error: str) -> Place:
+        """Return where the field is that an error of :mod:`tele.model.codec` begins with, such as
+        ``spec.logins[0]: expected str``; or the nearest one that there is.
+        """
+        found, at = self, 0
+        place = self.place
+        while (step := _STEP.match(error, at)) is not None:
+            key = step[1] or (literal_eval(step[3]) if step[3] else int(step[2]))
+            inner = found._inner(key)
+            if inner is None:
+                break
+            place = found.keys.get(str(key), inner.place)
+            found, at = inner, step.end()
+        unknown = _UNKNOWN_KEY.search(error, at)
+        return place if unknown is None else found.keys.get(literal_eval(unknown[1]), place)
+
+    def _inner(self, key: str | int) -> Value | None:
+        if isinstance(self.value, Mapping):
+            return self.value.get(str(key))
+        if isinstance(self.value, tuple) and isinstance(key, int) and key < len(self.value):
+            return self.value[key]
+        return None
 
 
 def read_documents(text: str, name: str) -> tuple[Value, ...]:

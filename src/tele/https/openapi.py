@@ -186,6 +186,9 @@ def _of(hint: Any, schemas: dict[str, Any]) -> dict[str, Any]:
     if hint in SCHEMAS:
         return dict(SCHEMAS[hint])
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:  # ONE_OR_MORE
+        several = _of(arguments[0], schemas)
+        return {"anyOf": [several, several["items"]]}
     if origin is tuple:
         return {"type": "array", "items": _of(arguments[0], schemas)}
     if origin in (Mapping, dict):
@@ -210,7 +213,7 @@ def _of(hint: Any, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object(cls: type, names: Iterable[str], schemas: dict[str, Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     described: dict[str, Any] = {
         "type": "object",
         "properties": {name: _attribute(cls, name, hints[name], schemas) for name in names},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from attrs import Attribute, field, frozen
 
@@ -18,6 +18,10 @@ from tele.model.scalars import GREATEST_INTEGER, check_integer, whole
 #: Metadata of a field that JSON leaves out while it has its default: leaving it out means something
 #: else than yes or no, or hosts of an older version do not know it.
 OMITTED: Final[Mapping[str, bool]] = {"omitted": True}
+
+ONE_OR_MORE: Final = "one value may be given without a list"
+#: Texts; as JSON also one that is in no list.
+Texts = Annotated[tuple[str, ...], ONE_OR_MORE]
 
 
 class Unacceptable(InvalidInput, ValueError):

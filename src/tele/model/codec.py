@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from enum import Enum, EnumType
 from heapq import nsmallest
 from itertools import accumulate, islice
-from typing import Any, Final, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 
 import attrs
 from cattrs import Converter
@@ -28,7 +28,7 @@ from cattrs.errors import AttributeValidationNote, ClassValidationError, Forbidd
 from cattrs.gen import make_dict_unstructure_fn, override
 
 from tele.errors import InvalidInput, quoted
-from tele.model.bounds import Unacceptable
+from tele.model.bounds import ONE_OR_MORE, Unacceptable
 from tele.model.scalars import (
     SCALAR_LIMIT,
     check_integer,
@@ -132,6 +132,9 @@ def _make_converter() -> Converter:
     converter.register_structure_hook_func(_is_any, lambda v, _: _checked(v))
     converter.register_structure_hook_func(_is_tuple, lambda v, cls: _tuple_of(converter, v, cls))
     converter.register_structure_hook_func(
+        _is_one_or_more, lambda v, cls: _one_or_more(converter, v, cls)
+    )
+    converter.register_structure_hook_func(
         _is_mapping, lambda v, cls: _mapping_of(converter, v, cls)
     )
     return converter
@@ -162,6 +165,15 @@ def _checked(value: Any) -> Any:
 
 def _is_tuple(cls: Any) -> bool:
     return get_origin(cls) is tuple and get_args(cls)[-1] is Ellipsis
+
+
+def _is_one_or_more(cls: Any) -> bool:
+    return get_origin(cls) is Annotated and ONE_OR_MORE in cls.__metadata__
+
+
+def _one_or_more(converter: Converter, value: Any, cls: Any) -> tuple[Any, ...]:
+    several, *_ = get_args(cls)
+    return _tuple_of(converter, [value] if type(value) is str else value, several)
 
 
 def _is_mapping(cls: Any) -> bool:

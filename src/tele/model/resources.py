@@ -10,7 +10,7 @@ from typing import Any, Final
 from attrs import Factory, asdict, field, fields, frozen
 
 from tele.model.actions import ANY_FILES, NO_RULES, ForwardRules, TransferRules
-from tele.model.bounds import OMITTED, AtMost, Between, OneOf
+from tele.model.bounds import OMITTED, AtMost, Between, OneOf, Texts
 from tele.model.cluster_settings import (
     TEXT_LIMIT,
     AllowedAlgorithms,
@@ -68,7 +68,7 @@ class Conditions:
     """
 
     logins: tuple[str, ...] = ()
-    node_labels: Mapping[str, tuple[str, ...]] = Factory(dict)
+    node_labels: Mapping[str, Texts] = Factory(dict)
     rules: tuple[Rule, ...] = ()
     host_groups: tuple[str, ...] = field(default=(), metadata=OMITTED)
     host_sudoers: tuple[str, ...] = field(default=(), metadata=OMITTED)

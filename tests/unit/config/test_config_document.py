@@ -112,3 +112,45 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     documents = find_documents(text, "f.yaml", found)
     assert all(each.startswith("f.yaml:") for each in found)
     assert found or len([document.plain for document in documents]) == len(documents)
+
+
+RESOURCE = """\
+kind: role
+spec:
+  allow:
+    logins: [a,
+             b]
+    "x'y": 1
+    rules:
+    - verbs: [list]
+      foo: 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("kind: wrong", 1),
+        ("spec.allow.logins[1]: wrong", 5),
+        ("spec.allow.logins[7]: wrong", 4),
+        ("spec.allow.rules[0].verbs: wrong", 8),
+        ("spec.allow.rules[0]: unknown key 'foo'", 9),
+        ('spec.allow: unknown key "x\'y"', 6),
+        ('spec.allow["x\'y"]: wrong', 6),
+        ("spec.options.max_sessions: missing", 2),
+        ("something else is wrong", 1),
+        ("", 1),
+    ],
+)
+def test_an_error_is_at_the_line_of_its_field(error: str, line: int) -> None:
+    """Who wrote a long file finds the field that is wrong, or what is around it."""
+    (document,) = read_documents(RESOURCE, "f.yaml")
+    assert document.place_of(error).line == line
+
+
+@given(st.text())
+def test_any_error_has_a_place(error: str) -> None:
+    """What a server answers is not expected to name a field."""
+    (document,) = read_documents(RESOURCE, "f.yaml")
+    assert document.place_of(error).file == "f.yaml"
+    assert document.place_of(f"spec.allow[{error}]").file == "f.yaml"

@@ -42,6 +42,9 @@ TEXTS: Mapping[str, tuple[list[str], list[str]]] = {
     SIZE_SCHEMA["pattern"]: (
         ["1MiB", "0", "999999TiB"], ["", "1", "1MB", "1 MiB", "1.5MiB", "1234567KiB", "1MiB\n"],
     ),
+    DOCUMENT["components"]["schemas"]["TimeWindow"]["properties"]["start"]["pattern"]: (
+        ["00:00", "23:59", "24:00"], ["", "24:01", "9:00", "09:60", "09:00\n", "0900"],
+    ),
     SCHEMAS[timedelta]["pattern"]: (
         ["1h30m", "0s", "99999999d999999999h999999999m", "1.5s", "0.000001s"],
         ["", "h", "1", "-1h", "1w", "1h1d", "1.5h", "100000000d", "1.0000001s", "1h\n", "1H"],
@@ -67,7 +70,8 @@ def good(schema: Mapping[str, Any]) -> list[Any]:
     if "oneOf" in schema:  # exactly one of its attributes
         return [{name: "x"} for branch in schema["oneOf"] for name in branch["required"]]
     if "anyOf" in schema:
-        return [None, *(value for each in schema["anyOf"] for value in good(each))]
+        values = [value for each in schema["anyOf"] for value in good(each)]
+        return [None, *values] if None in values else values
     if "enum" in schema:
         return list(schema["enum"])
     match schema.get("type"):
@@ -100,8 +104,11 @@ def bad(schema: Mapping[str, Any]) -> Iterator[Any]:
     """Values that the document does not allow, each for one reason."""
     schema = resolved(schema)
     if "anyOf" in schema:
+        types = {each.get("type") for each in schema["anyOf"]}
+        # What one of them allows, and another does not.
+        allowed = ["x", ["x"]] if types == {"array", "string"} else [None]
         yield from (
-            value for each in schema["anyOf"][:-1] for value in bad(each) if value is not None
+            value for each in schema["anyOf"] for value in bad(each) if value not in allowed
         )
         return
     if "oneOf" in schema:

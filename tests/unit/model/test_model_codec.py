@@ -72,6 +72,14 @@ def test_a_mistake_is_named_with_its_place(value: object, text: str) -> None:
     assert text in str(caught.value).splitlines()
 
 
+def test_a_label_has_one_value_or_a_list() -> None:
+    """A role is read as people write it, and always written the same way."""
+    labels = {"*": "*", "env": ["prod", "test"]}
+    role = from_json(Role, {"metadata": {"name": "x"}, "spec": {"allow": {"node_labels": labels}}})
+    assert role.spec.allow.node_labels == {"*": ("*",), "env": ("prod", "test")}
+    assert to_json(role)["spec"]["allow"]["node_labels"] == {"*": ["*"], "env": ["prod", "test"]}
+
+
 def test_all_mistakes_are_reported_together() -> None:
     """One round trip is enough to correct a file."""
     with pytest.raises(InvalidInput) as caught:
