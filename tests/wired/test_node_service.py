@@ -330,19 +330,21 @@ def test_a_recorder_that_cannot_record_for_now(cluster: SmallCluster) -> None:
 def test_sessions_end_with_the_node(cluster: SmallCluster) -> None:
     """When the node stops, its sessions are hung up and their clients get a reason."""
     node = cluster.node()
-    marker, began = cluster.folder / "hung-up", cluster.folder / "began"
+    marker, shown = cluster.folder / "hung-up", cluster.folder / "shown"
+    shown.write_bytes(b"")
     # Bash reports the child that was hung up with it, on a pipe that is closed by then.
     runs = "while :; do sleep 0.1; done"
-    command = f"exec 2>&-; trap ': > {marker}; exit' HUP; echo ready; : > {began}; {runs}"
+    command = f"exec 2>&-; trap ': > {marker}; exit' HUP; echo ready; {runs}"
 
     def stop() -> None:
-        if began.exists():
+        if shown.read_bytes():
             node.service.stopService()
         else:
             cluster.reactor.callLater(0.05, stop)
 
     stop()
-    done = cluster.ssh("alice", node, command)
-    assert done.stdout == b"ready\n"
+    words = cluster.ssh_words("alice", node, "127.0.0.1", command)
+    done = cluster.run("sh", "-c", f'exec ssh "$@" > {shown}', "sh", *words)
+    assert shown.read_bytes() == b"ready\n"
     assert done.returncode != 0
     cluster.reactor.until(marker.exists)

@@ -114,7 +114,7 @@ def test_every_row_can_travel(operation: Operation[Any, Any]) -> None:
     assert sorted(placed + in_headers + ["data"] * shape.octets) == sorted(names)
     assert not (shape.octets and shape.body)
     if gives_octets(operation):
-        assert decode_response(operation, b"\x00") == Octets(b"\x00")
+        assert decode_response(operation, b"\x00").data == b"\x00"
 
 
 @pytest.mark.parametrize("name", ["", "..", ".", "a/b", "a\\b", "-a", "a\n", "\u00e9", "a" * 129])
