@@ -59,7 +59,7 @@ def searching(world: World, tmp_path: Path) -> Iterator[Searching]:
     recordings.indexes.start()
     yield made
     result(recordings.indexes.stop())
-    result(recordings.texts.close())
+    result(made.close())
 
 
 def session(world: World, user: str, output: str, command: str = "psql") -> Tape:
