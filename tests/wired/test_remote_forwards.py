@@ -489,7 +489,7 @@ def test_listeners_and_paths_of_an_sshd(remote: Remote) -> None:
     """
     only(remote, remote=("localhost:8080",), streamlocal=("/run/db.sock",))
     assert ask(remote, b"tcpip-forward", string(b"localhost") + uint32(8080)) == [False]
-    assert "nobody sees" in remote.open(Line(LOCAL_CHANNEL), SOCKET).events[0]
+    assert "cannot be seen" in remote.open(Line(LOCAL_CHANNEL), SOCKET).events[0]
     assert ask(remote, b"streamlocal-forward@openssh.com", string(b"/run/db.sock")) == [False]
     only(remote, remote=("*:8080",), streamlocal=("/**",))
     assert ask(remote, b"tcpip-forward", string(b"localhost") + uint32(8081)) == [False]

@@ -220,7 +220,7 @@ def test_a_target_that_forces_the_command() -> None:
 
 
 def test_files_of_an_sshd() -> None:
-    """A role for some files allows no transfer and no program where nobody sees the files; a node
+    """A role for some files allows no transfer and no program where files cannot be seen; a node
     behind the proxy is asked, and decides again (attack).
     """
     remote = Remote(files=TransferRules(upload=("/in/**",), download=()))
@@ -233,7 +233,7 @@ def test_files_of_an_sshd() -> None:
         remote.run(asked)
     assert not remote.programs
     errors = [fields["error"] for _, fields in remote.audit.events]
-    assert ["nobody sees" in error for error in errors] == [True, True, False, False]
+    assert ["cannot be seen" in error for error in errors] == [True, True, False, False]
     assert all("only some files" in error for error in errors)
     remote.programs_behind = evolve(remote.programs_behind, keeps_rules=True)
     remote.session._programs = remote.programs_behind

@@ -131,8 +131,8 @@ class ForwardPermission:
         self._need(bool(grant.streamlocal_forwards), grant, "a socket")
         if rules and not self.sight.paths:
             raise AccessDenied(
-                "forwarding of this socket is not allowed: on hosts with OpenSSH's sshd nobody sees"
-                " where a path leads",
+                "forwarding of this socket is not allowed: on hosts with OpenSSH's sshd it"
+                " cannot be seen where a path leads",
                 "forwarding",
             )
         return rules

@@ -81,7 +81,7 @@ class RemotePrograms:
         if plan.files and not self._keeps_rules:
             raise AccessDenied(
                 f"only some files may be transferred with this login, and {self._target.name} runs"
-                " OpenSSH's sshd, where nobody sees which files those are",
+                " OpenSSH's sshd, where it cannot be seen which files those are",
                 "files",
             )
         certified = connection.forced_command
