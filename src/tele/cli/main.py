@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "locks": Lazy("tele.cli.locks:locks", "Lock users, roles, logins, nodes and sessions."),
     "tokens": Lazy("tele.cli.tokens:tokens", "Manage join tokens."),
     "nodes": Lazy("tele.cli.nodes:nodes", "Manage nodes."),
+    "node": Lazy("tele.cli.node_check:node", "Check this machine as a node."),
     "access": Lazy("tele.cli.access:access", "Explain and test what roles allow."),
     "get": Lazy("tele.cli.resources:get", "Print resources."),
     "apply": Lazy("tele.cli.resources:apply", "Create or replace resources from YAML."),
