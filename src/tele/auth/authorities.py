@@ -20,6 +20,7 @@ from attrs import evolve, field, frozen
 from cryptography import x509
 
 from tele.auth.repository import Repository
+from tele.auth.successions import LIFETIME, Succession, added, make_succession, shown
 from tele.certs.keys import PrivateKey, fingerprint, parse_line
 from tele.certs.pins import pin
 from tele.certs.rotation import TABLE, Key, check_step, signing_key
@@ -46,7 +47,9 @@ class StoredRotation:
     """A rotation in progress, and its new key. Its repr shows no key.
 
     ``signed`` is when the new key began to sign certificates of users, None if it never did.
-    ``grace`` is how long an automatic rotation takes, None for a manual one.
+    ``grace`` is how long an automatic rotation takes, None for a manual one. ``succession`` is what
+    the old key says of the new one from ``update_servers`` on, unless the old key is
+    ``compromised``.
     """
 
     phase: Phase
@@ -56,6 +59,8 @@ class StoredRotation:
     certificate: str = ""
     signed: datetime | None = None
     grace: timedelta | None = field(default=None, metadata=OMITTED)
+    compromised: bool = field(default=False, metadata=OMITTED)
+    succession: Succession | None = field(default=None, metadata=OMITTED)
 
     @property
     def automatic(self) -> datetime | None:
@@ -65,7 +70,10 @@ class StoredRotation:
 
 @frozen
 class StoredAuthority:
-    """An authority in the store. Its repr shows no key."""
+    """An authority in the store. Its repr shows no key.
+
+    ``tls_since`` is when the TLS key began to sign, if it has replaced another one.
+    """
 
     kind: AuthorityKind
     created: datetime
@@ -76,6 +84,8 @@ class StoredAuthority:
     tls_rotation: StoredRotation | None = field(default=None, metadata=OMITTED)
     retired_ssh_keys: tuple[str, ...] = field(default=(), metadata=OMITTED)
     retired_pins: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    successions: tuple[Succession, ...] = field(default=(), metadata=OMITTED)
+    tls_since: datetime | None = field(default=None, metadata=OMITTED)
 
     def rotation(self, ca: RotatingCa) -> StoredRotation | None:
         """Return the rotation of one of its CAs, None in ``standby``."""
@@ -160,6 +170,15 @@ class Authorities:
             parse_line(k) for k in self._by_kind[AuthorityKind.HOST].trusted.signed_ever
         )
 
+    def successions(self, now: datetime) -> list[Succession]:
+        """Return what dropped TLS keys of the host CA say of those that replaced them."""
+        stored = self._by_kind[AuthorityKind.HOST].stored
+        rotation = stored.tls_rotation
+        kept = stored.successions
+        if rotation is not None and rotation.phase is Phase.UPDATE_SERVERS:
+            kept = () if rotation.succession is None else (*kept, rotation.succession)
+        return shown(kept, now)
+
     @classmethod
     async def load(
         cls,
@@ -235,10 +254,13 @@ class Authorities:
         phase: Phase,
         moment: datetime,
         grace: timedelta | None = None,
+        *,
+        compromised: bool = False,
     ) -> list[Put]:
         """Return the changes by which ``phase`` of these CAs begins at ``moment``.
 
-        With ``grace`` their rotation is an automatic one from then on, without it a manual one.
+        With ``grace`` their rotation is an automatic one from then on, without it a manual one. If
+        the old keys are ``compromised``, they say nothing of the new ones, also later.
 
         The caller commits them, and calls :meth:`refresh`; the commit fails with :class:`Conflict`
         if the authorities have changed meanwhile. Raises :class:`InvalidInput` if the phase cannot
@@ -250,13 +272,23 @@ class Authorities:
             rotation = stored.rotation(ca)
             check_step(ca, Phase.STANDBY if rotation is None else rotation.phase, phase)
             if rotation is None:
-                after = _with(stored, ca, self._begun(ca, phase, moment, grace))
-            elif phase is Phase.STANDBY:
-                after = _ended(stored, ca, rotation)
+                begun = self._begun(ca, phase, moment, grace)
+                after = _with(stored, ca, evolve(begun, compromised=compromised))
             else:
-                signed = moment if phase is Phase.UPDATE_CLIENTS else rotation.signed
-                begun = evolve(rotation, phase=phase, since=moment, signed=signed, grace=grace)
-                after = _with(stored, ca, begun)
+                if compromised:
+                    rotation = evolve(rotation, compromised=True)
+                said = self._succession(ca, stored, rotation, phase, moment)
+                if phase is Phase.STANDBY:
+                    after = _ended(stored, ca, rotation)
+                    if ca is RotatingCa.TLS_HOST and rotation.phase is not Phase.ROLLBACK:
+                        after = evolve(after, successions=added(stored.successions, said, moment))
+                else:
+                    signed = moment if phase is Phase.UPDATE_CLIENTS else rotation.signed
+                    begun = evolve(
+                        rotation, phase=phase, since=moment, signed=signed, grace=grace,
+                        succession=said,
+                    )  # fmt: skip
+                    after = _with(stored, ca, begun)
             changed[ca.kind] = after
         return self._puts(changed)
 
@@ -275,6 +307,23 @@ class Authorities:
             self._repository.put(kind.value, stored, self._by_kind[kind].revision)
             for kind, stored in changed.items()
         ]
+
+    def _succession(
+        self,
+        ca: RotatingCa,
+        stored: StoredAuthority,
+        rotation: StoredRotation,
+        phase: Phase,
+        moment: datetime,
+    ) -> Succession | None:
+        """Return what the old key says of the new one in ``phase``."""
+        wanted = phase in (Phase.UPDATE_SERVERS, Phase.STANDBY)
+        if not wanted or ca is not RotatingCa.TLS_HOST or rotation.compromised:
+            return None
+        return make_succession(
+            stored.tls_certificate, TlsKey.from_pem(stored.tls_key), rotation.certificate, moment,
+            self._entropy, LIFETIME if phase is Phase.STANDBY else None,
+        )  # fmt: skip
 
     def _begun(
         self, ca: RotatingCa, phase: Phase, moment: datetime, grace: timedelta | None
@@ -308,7 +357,10 @@ def _ended(stored: StoredAuthority, ca: RotatingCa, rotation: StoredRotation) ->
         leaving = rotation.certificate if rolled_back else stored.tls_certificate
         ended = evolve(ended, retired_pins=(*stored.retired_pins, pin(leaving)))
         if not rolled_back:
-            ended = evolve(ended, tls_key=rotation.key, tls_certificate=rotation.certificate)
+            ended = evolve(
+                ended, tls_key=rotation.key, tls_certificate=rotation.certificate,
+                tls_since=rotation.since,
+            )  # fmt: skip
         return ended
     leaving_key = PrivateKey.from_openssh(rotation.key if rolled_back else stored.ssh_key)
     retired = (*stored.retired_ssh_keys, leaving_key.public.line)

@@ -79,6 +79,11 @@ class Issuer:
         self._now = now
         self._entropy = entropy
 
+    def is_dropped(self, issued: datetime) -> bool:
+        """Whether a host's certificate that was ``issued`` then is of a dropped TLS key."""
+        since = self._authorities[AuthorityKind.HOST].stored.tls_since
+        return since is not None and issued < since
+
     def _session_id(self) -> str:
         return str(uuid.UUID(bytes=self._entropy(16), version=4))
 

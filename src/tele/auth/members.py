@@ -30,7 +30,7 @@ from tele.interfaces import Delete, IBackend, Put
 from tele.model.addresses import host_of, plain_address
 from tele.model.bounds import OMITTED
 from tele.model.identity import HostIdentity, HostRole
-from tele.model.lifetimes import HOST_LIFETIME
+from tele.model.lifetimes import HOST_LIFETIME, REJOIN_LIMIT
 from tele.model.presence import OFFLINE_AFTER
 from tele.model.revocation import HostRevocation, revoked_before
 
@@ -40,8 +40,6 @@ NAMES: Final = "/member-names/"
 ADOPTED: Final = "/cluster/member-names"
 ATTEMPTS: Final = 20
 EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-#: How long after the end of its certificate a member may rejoin by proof of its key.
-REJOIN_LIMIT: Final = timedelta(days=30)
 #: Revocations outlast the certificates that they revoke, also on clocks that differ.
 REVOKED_FOR: Final = HOST_LIFETIME + timedelta(hours=1)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -27,6 +27,7 @@ from tele.model.api.authorities import Rotations
 from tele.model.authority import AuthorityKind
 from tele.model.codec import format_time
 from tele.model.identity import HostRole
+from tele.model.lifetimes import REJOIN_LIMIT
 from tele.model.presence import Host, Status
 from tele.model.rotation import CaRotation, Hold, HostRotation, NextPhase, Phase, RotatingCa
 from tele.rbac.revoking import LONGEST_CERTIFICATE
@@ -36,6 +37,8 @@ HOLDS_SHOWN: Final = 50
 HOSTS_SHOWN: Final = 1000
 #: Hosts that are looked at in one turn of the reactor.
 STEP: Final = 500
+#: Phases in which auth's own certificate is of the new key, if it was not rolled back.
+_SIGNED_BY_NEW: Final = (Phase.UPDATE_SERVERS, Phase.STANDBY)
 _OLD_VERSION: Final = "it does not report its keys: upgrade it"
 #: A text of an announcement stands for one set of facts, of which a fleet has few.
 _TEXTS_LIMIT: Final = 1000
@@ -62,11 +65,16 @@ class RotationGate:
         rotation = self._authorities[ca.kind].stored.rotation(ca)
         return Phase.STANDBY if rotation is None else rotation.phase
 
-    async def look(self) -> Rotations:
-        """Return the phase of each CA, what holds the next ones up, and what hosts have."""
+    async def look(self, *, compromised: bool = False) -> Rotations:
+        """Return the phase of each CA, what holds the next ones up, and what hosts have.
+
+        If the old key is ``compromised``, hosts that were away do not trust auth by it.
+        """
         surveyed = await self._survey()
         moment = now(self._clock)
-        items = tuple(self._show(ca, surveyed, moment) for ca in RotatingCa)
+        items = tuple(
+            self._show(ca, surveyed, moment, compromised=compromised) for ca in RotatingCa
+        )
         rows = [
             HostRotation(
                 s.host.id, s.host.name, s.host.role, s.host.status,
@@ -94,9 +102,13 @@ class RotationGate:
                 surveyed.append(_Surveyed(host, behind))
         return surveyed
 
-    def _show(self, ca: RotatingCa, surveyed: list[_Surveyed], moment: datetime) -> CaRotation:
+    def _show(
+        self, ca: RotatingCa, surveyed: list[_Surveyed], moment: datetime, *, compromised: bool
+    ) -> CaRotation:
         authority = self._authorities[ca.kind]
         rotation = authority.stored.rotation(ca)
+        if rotation is not None and compromised:
+            rotation = evolve(rotation, compromised=True)
         trusted = authority.trusted
         keys = (
             trusted.pins
@@ -136,7 +148,7 @@ def _next_phase(
         if hold is None:
             continue
         waits = each.host.status is Status.ONLINE or each.host.sshd
-        loses = ca is RotatingCa.TLS_HOST and following is Phase.STANDBY
+        loses = _is_lost(ca, rotation, following)
         (holds if waits or loses else notices).append(hold)
     more = max(0, len(holds) - HOLDS_SHOWN)
     return NextPhase(following, tuple(holds[:HOLDS_SHOWN]), more, tuple(notices[:HOLDS_SHOWN]))
@@ -173,15 +185,23 @@ def _of_host(
         return None
     if host.status is Status.OFFLINE:
         reason = f"it is offline since {format_time(host.last_seen)}: {reason}"
-    if following is not Phase.STANDBY:
+    if _is_lost(ca, rotation, following):
+        cost = "it and auth refuse each other: it has to join again, with a new token"
+    elif following is not Phase.STANDBY:
         cost = "it may refuse certificates of the new key until it has read the present state"
     elif ca is RotatingCa.TLS_HOST:
-        cost = "it and auth refuse each other: it has to join again, with a new token"
+        cost = f"without a token it reconnects only within {REJOIN_LIMIT.days} days"
     elif ca in CERTIFYING:
         cost = "it is refused by clients until it has reached auth and renewed its certificate"
     else:
         cost = "it trusts the dropped key until it has read the present state"
     return Hold(host.name, reason, cost)
+
+
+def _is_lost(ca: RotatingCa, rotation: StoredRotation, following: Phase) -> bool:
+    """Whether a host that is behind and offline does not come back by itself."""
+    by_new = following in _SIGNED_BY_NEW and rotation.phase is not Phase.ROLLBACK
+    return ca is RotatingCa.TLS_HOST and rotation.compromised and by_new
 
 
 def _of_sshd(ca: RotatingCa, rotation: StoredRotation, following: Phase, host: Host) -> Hold | None:

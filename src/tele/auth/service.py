@@ -433,9 +433,11 @@ class AuthService(Service):
             PublicKeys(ssh.public.line, key.public_pem),
             named,
         )
-        self._identity = TlsIdentity(certificates.tls, key.to_pem())
-        self._parts.heads.signer = HeadSigner(ssh, certificates.ssh)
         moment = self._now()
+        # For hosts that were away when the CA's key was replaced.
+        path = [each.certificate for each in self._parts.authorities.successions(moment)]
+        self._identity = TlsIdentity("".join((certificates.tls, *path)), key.to_pem())
+        self._parts.heads.signer = HeadSigner(ssh, certificates.ssh)
         self._renew_at = moment + (certificates.expires - moment) * 2 / 3
         self._due = Expiry(self._reactor, self._renew_at)
 

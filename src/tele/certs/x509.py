@@ -255,20 +255,56 @@ def make_authority(
     """Return the self-signed CA certificate (PEM) of one kind of authority of a cluster."""
     name = _name(f"tele {kind.value} authority", cluster)
     public = key.signer().public_key()
-    certificate = (
+    builder = _authority(name, public, now, now + lifetime, entropy)
+    return _pem(builder.issuer_name(name).sign(key.signer(), hashes.SHA256()))
+
+
+def certify_successor(
+    old_certificate: str,
+    old_key: TlsKey,
+    new_certificate: str,
+    now: datetime,
+    ends: datetime,
+    entropy: Callable[[int], bytes],
+) -> str:
+    """Return a certificate (PEM) of the key of ``new_certificate``, signed by the CA that it
+    replaces: ``NewWithOld`` of RFC 4210, section 4.4.
+
+    It is valid until ``ends``, and no longer than the old CA. Both CAs have the same name, so it
+    counts as self-issued in a path (RFC 5280, section 6.1).
+    """
+    old = x509.load_pem_x509_certificate(old_certificate.encode("ascii"))
+    new = x509.load_pem_x509_certificate(new_certificate.encode("ascii"))
+    public = new.public_key()
+    if new.subject != old.subject or not isinstance(public, ec.EllipticCurvePublicKey):
+        raise InvalidInput("a CA is replaced by one of the same name, with an EC key")
+    builder = _authority(new.subject, public, now, min(ends, old.not_valid_after_utc), entropy)
+    signed = builder.issuer_name(old.subject).add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(old_key.signer().public_key()),
+        critical=False,
+    )
+    return _pem(signed.sign(old_key.signer(), hashes.SHA256()))
+
+
+def _authority(
+    name: x509.Name,
+    public: ec.EllipticCurvePublicKey,
+    now: datetime,
+    ends: datetime,
+    entropy: Callable[[int], bytes],
+) -> x509.CertificateBuilder:
+    """Return the certificate of a CA that has to be issued."""
+    return (
         x509.CertificateBuilder()
         .subject_name(name)
-        .issuer_name(name)
         .public_key(public)
         .serial_number(_serial(entropy))
         .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + lifetime)
+        .not_valid_after(ends)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(ca=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .sign(key.signer(), hashes.SHA256())
     )
-    return _pem(certificate)
 
 
 def issue_tls(

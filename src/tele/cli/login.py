@@ -206,17 +206,17 @@ def _first_contact(
     if host is None:
         raise TeleError(f"{address} has no host CA; is it a proxy of tele?")
     certificates = host.tls_certificates
-    if pins:
-        certificates = _pinned(certificates, pins)
+    if pins:  # the answer is verified; a pin of a key that was replaced lately means all of them
+        certificates = _pinned(certificates, pins) or certificates
     else:
         pins = _confirmed(address, info.cluster, certificates)
     return _Known(info.cluster, pins, certificates, host.ssh_public_keys)
 
 
 def _pinned(certificates: Sequence[str], pins: Sequence[str]) -> tuple[str, ...]:
-    from tele.certs.pins import check_pins
+    from tele.certs.pins import pin
 
-    return tuple(check_pins(certificates, pins))
+    return tuple(each for each in certificates if pin(each) in pins)
 
 
 def _confirmed(address: str, cluster: str, certificates: Sequence[str]) -> tuple[str, ...]:

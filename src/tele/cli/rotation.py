@@ -115,6 +115,12 @@ def watch_rotation(form: str, where: Where, *, watch: bool) -> None:
 @click.option("--phase", type=click.Choice(PHASES), help="The phase to begin.")
 @click.option("--rollback", is_flag=True, help="The same as --manual --phase rollback.")
 @click.option("--force", is_flag=True, help="Begin it although something holds it up.")
+@click.option(
+    "--compromised",
+    is_flag=True,
+    help="The old keys may have been stolen: hosts that were away do not trust the new key of"
+    " tls-host by what the old one says of it; they join again.",
+)
 @click.option("--yes", is_flag=True, help="With --force: do not ask.")
 @format_option("names")
 @where_options(local=True)
@@ -125,6 +131,7 @@ def rotate(
     phase: str | None,
     rollback: bool,
     force: bool,
+    compromised: bool,
     yes: bool,
     form: str,
     where: Where,
@@ -153,6 +160,7 @@ def rotate(
         tuple(RotatingCa(each) for each in cas),
         force,
         None if by_hand else _length(grace or "48h"),
+        compromised,
     )
     with open_authority(where) as authority:
         if force:

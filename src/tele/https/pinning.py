@@ -26,11 +26,15 @@ class UnverifiedCluster(ClusterInfo):
 
 def unverified(info: ClusterInfo) -> UnverifiedCluster:
     """Return ``info`` as what it is when there was no pin."""
-    return UnverifiedCluster(info.cluster, info.version, info.time, info.authorities, info.proxies)
+    return UnverifiedCluster(
+        info.cluster, info.version, info.time, info.authorities, info.proxies, info.former
+    )
 
 
 def pinned(address: str, info: ClusterInfo, pins: Sequence[str]) -> tuple[str, ...]:
     """Return those of the host authority's certificates (PEM) that ``pins`` mean.
+
+    A pin may be of a key that was replaced lately: auth shows a path from it in the handshake.
 
     Raises :class:`tele.errors.AccessDenied` (reason ``pin``) if there are none: this is
     another cluster, or a machine in the middle.
@@ -38,7 +42,7 @@ def pinned(address: str, info: ClusterInfo, pins: Sequence[str]) -> tuple[str, .
     authority = authority_of(info.authorities, AuthorityKind.HOST)
     offered = authority.tls_certificates if authority is not None else ()
     try:
-        return tuple(check_pins(offered, pins))
+        return tuple(check_pins((*offered, *info.former), pins))
     except ValueError:
         raise InvalidInput(f"{address} sent a CA certificate that cannot be read") from None
 

@@ -13,6 +13,8 @@ from typing import Final
 USER_LIFETIME: Final = timedelta(hours=12)
 #: Certificates of hosts, from the join, its renewal and ``tele ca sign-host``.
 HOST_LIFETIME: Final = timedelta(hours=24)
+#: For how long after the end of its certificate a host may come back without a token.
+REJOIN_LIMIT: Final = timedelta(days=30)
 #: Certificates of the authorities themselves.
 AUTHORITY_LIFETIME: Final = timedelta(days=3650)
 #: Join tokens.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, World, result
-from tele.auth.members import NAMES, REJOIN_LIMIT
+from tele.auth.members import NAMES
 from tele.auth.presence import RETURN_TIME, Hosts
 from tele.auth.repository import Repository
 from tele.certs.certificate import parse_certificate
@@ -25,7 +25,7 @@ from tele.model.api.hosts import ListHosts
 from tele.model.api.paging import ById, Paged
 from tele.model.codec import decode, format_time
 from tele.model.identity import Caller, HostRole
-from tele.model.lifetimes import HOST_LIFETIME
+from tele.model.lifetimes import HOST_LIFETIME, REJOIN_LIMIT
 from tele.model.presence import OFFLINE_AFTER, Presence, Status
 from tele.model.resources import Lock, LockSpec, LockTarget, Metadata
 

@@ -12,10 +12,12 @@ from cryptography import x509
 
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
 from tele.auth.authorities import Authorities, StoredAuthority
+from tele.auth.successions import LIMIT
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import parse_line
+from tele.certs.rejoin import sign_rejoin
 from tele.certs.rotation import Facts, facts_of, facts_wanted
-from tele.errors import AccessDenied, Conflict, InvalidInput
+from tele.errors import AccessDenied, Conflict, InvalidInput, Unavailable
 from tele.loop import now
 from tele.model.api import authorities as api
 from tele.model.api import members, table
@@ -24,7 +26,8 @@ from tele.model.api.operation import Nothing
 from tele.model.api.tokens import NewToken
 from tele.model.authority import AuthorityKind
 from tele.model.codec import decode, encode
-from tele.model.identity import HostRole
+from tele.model.identity import Caller, HostRole
+from tele.model.lifetimes import HOST_LIFETIME, REJOIN_LIMIT
 from tele.model.presence import OFFLINE_AFTER, Presence
 from tele.model.rotation import Phase, RotatingCa
 from tele.rbac.revoking import LONGEST_CERTIFICATE
@@ -171,7 +174,7 @@ def test_a_rollback_keeps_the_old_keys(world: World, depth: int) -> None:
 
 def test_a_phase_waits_for_all_hosts_that_are_online(world: World) -> None:
     """Who holds it up is named; one that is offline does so only where it would be lost."""
-    first, second = Node(world), Node(world, OTHER_ID, "web2")
+    first, _ = Node(world), Node(world, OTHER_ID, "web2")
     rotate(world, Phase.INIT)
     first.follow()
     with pytest.raises(Conflict, match="held up by web2: it does not trust the keys") as caught:
@@ -190,10 +193,77 @@ def test_a_phase_waits_for_all_hosts_that_are_online(world: World) -> None:
     first.follow()
     world.clock.advance(LONG)
     first.follow()
-    with pytest.raises(Conflict, match="held up by web2: it is offline since"):
-        rotate(world, Phase.STANDBY)
-    second.follow()
+    asked = api.Rotate(Phase.STANDBY, compromised=True)
+    with pytest.raises(Conflict, match="held up by web2: it is offline since") as caught:
+        world.do(table.ROTATE, asked)
+    notices = look(world, RotatingCa.TLS_HOST).next[0].notices
+    assert [(n.what, "only within 30 days" in n.cost) for n in notices] == [("web2", True)]
     rotate(world, Phase.STANDBY)
+
+
+def test_a_compromised_key_is_of_tls_host(world: World) -> None:
+    """For another CA, and for a rollback, it would mean nothing, and is refused; it is in the
+    event, and holds for the phases that follow.
+    """
+    for phase, cas in ((Phase.INIT, (RotatingCa.HOST,)), (Phase.ROLLBACK, (RotatingCa.TLS_HOST,))):
+        with pytest.raises(InvalidInput, match="compromised: "):
+            world.do(table.ROTATE, api.Rotate(phase, cas, compromised=True))
+    world.do(table.ROTATE, api.Rotate(Phase.INIT, (RotatingCa.TLS_HOST,), compromised=True))
+    assert world.events("ca.rotate")[-1].fields["compromised"] is True
+    through(world, phases=PROGRESS[1:])
+    assert not world.authorities.successions(now(world.clock))
+    rotate(world, Phase.STANDBY)
+    assert not world.authorities.successions(now(world.clock))
+
+
+def test_what_old_keys_say_ends(world: World) -> None:
+    """From the phase on in which the new key signs, a path leads from the old one to it; after a
+    month there is none, and never more than a few keys are on it.
+    """
+    assert not world.authorities.successions(now(world.clock))
+    through(world, phases=PROGRESS[:2])
+    assert not world.authorities.successions(now(world.clock))
+    (before,) = world.do(table.CLUSTER, Nothing()).authorities[0].tls_certificates[:1]
+    rotate(world, Phase.UPDATE_SERVERS, force=True)
+    assert [s.former for s in world.authorities.successions(now(world.clock))] == [before]
+    rotate(world, Phase.STANDBY, force=True)
+    assert world.do(table.CLUSTER, Nothing()).former == (before,)
+    for _ in range(LIMIT + 1):
+        rotate_all(world)
+    found = world.authorities.successions(now(world.clock))
+    assert len(found) == LIMIT
+    assert before not in [s.former for s in found]
+    world.clock.advance((HOST_LIFETIME + REJOIN_LIMIT).total_seconds() - 1)
+    assert world.authorities.successions(now(world.clock)) == found
+    world.clock.advance(1)
+    assert not world.authorities.successions(now(world.clock))
+
+
+def test_a_rolled_back_key_says_nothing(world: World) -> None:
+    """The new key of a rotation that was rolled back is trusted by nobody who was away."""
+    through(world)
+    assert world.authorities.successions(now(world.clock))
+    rotate(world, Phase.ROLLBACK)
+    assert not world.authorities.successions(now(world.clock))
+    rotate(world, Phase.STANDBY, force=True)
+    assert not world.authorities.successions(now(world.clock))
+
+
+def test_a_certificate_of_a_dropped_key_is_not_valid(world: World) -> None:
+    """Its host rejoins at once, although auth took it for online a moment ago; one whose
+    certificate is of the present key does not: it may be a copy of its disk.
+    """
+    node = Node(world)
+    proof = sign_rejoin(world.ssh, "c", HOST_ID, HostRole.NODE, node.keys.ssh, node.keys.tls)
+    request = members.RejoinRequest(HOST_ID, HostRole.NODE, node.keys, proof)
+    world.clock.advance(60)
+    for phase in (*PROGRESS, Phase.STANDBY):
+        with pytest.raises(Unavailable, match="is online"):
+            world.do(table.REJOIN, request, Caller(None, "192.0.2.1:1"))
+        rotate(world, phase, force=True)
+    world.do(table.REJOIN, request, Caller(None, "192.0.2.1:1"))
+    with pytest.raises(Unavailable, match="is online"):
+        world.do(table.REJOIN, request, Caller(None, "192.0.2.1:1"))
 
 
 def test_a_host_that_cannot_report_holds_up(world: World) -> None:

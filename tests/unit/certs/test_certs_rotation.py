@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from attrs import evolve, frozen
+from cryptography import x509
+from OpenSSL import crypto
 
 from tele.certs.keys import PrivateKey
 from tele.certs.pins import pin
@@ -21,9 +23,10 @@ from tele.certs.rotation import (
     read_facts,
     signing_key,
 )
-from tele.certs.x509 import TlsKey, make_authority
+from tele.certs.x509 import TlsKey, certify_successor, issue_tls, make_authority
 from tele.errors import InvalidInput
 from tele.model.authority import AuthorityKind, TrustedAuthority
+from tele.model.identity import HostIdentity, HostRole
 from tele.model.rotation import Phase, RotatingCa
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -125,8 +128,6 @@ class Keys:
 
 def test_a_host_reports_what_it_has() -> None:
     """It is behind while it lacks a key, or has a certificate of the one that signs no more."""
-    from cryptography import x509
-
     keys = Keys()
     old = x509.load_pem_x509_certificate(keys.certificates[0].encode())  # it has signed itself
     new = x509.load_pem_x509_certificate(keys.certificates[1].encode())
@@ -149,3 +150,55 @@ def test_a_host_reports_what_it_has() -> None:
 def test_other_reports_are_no_facts(text: str) -> None:
     """Hosts of older versions report nothing; a host may report anything."""
     assert read_facts(text) is None
+
+
+def _accepts(trusted: str, leaf: str, *path: str) -> bool:
+    """Whether OpenSSL finds a path from the CA ``trusted``."""
+    store = crypto.X509Store()
+    store.add_cert(crypto.X509.from_cryptography(x509.load_pem_x509_certificate(trusted.encode())))
+    store.set_time(NOW.replace(tzinfo=None))
+    sent = [
+        crypto.X509.from_cryptography(x509.load_pem_x509_certificate(pem.encode()))
+        for pem in (leaf, *path)
+    ]
+    try:
+        crypto.X509StoreContext(store, sent[0], sent[1:]).verify_certificate()
+    except crypto.X509StoreContextError:
+        return False
+    return True
+
+
+def test_a_path_leads_from_each_old_key_to_the_present_one() -> None:
+    """Over two rotations, and only forwards: the present key says nothing of an old one, and
+    without one of the two certificates there is no path.
+    """
+    keys = [TlsKey.generate() for _ in range(3)]
+    kind = AuthorityKind.HOST
+    cas = [make_authority("c", kind, key, NOW, os.urandom) for key in keys]
+    ends = NOW + timedelta(days=30)
+    first, second = (
+        certify_successor(cas[n], keys[n], cas[n + 1], NOW, ends, os.urandom) for n in (0, 1)
+    )
+    host = HostIdentity("11111111-1111-4111-8111-111111111111", "auth", "c", HostRole.AUTH, ends)
+    public = TlsKey.generate().public_pem
+    leaves = [
+        issue_tls(ca, key, public, host, NOW, os.urandom) for ca, key in zip(cas, keys, strict=True)
+    ]
+    assert _accepts(cas[0], leaves[2], second, first)
+    assert _accepts(cas[1], leaves[2], second, first)
+    assert _accepts(cas[2], leaves[2], second, first)
+    assert not _accepts(cas[0], leaves[2], second)
+    assert not _accepts(cas[0], leaves[2], first)
+    assert not _accepts(cas[0], leaves[2])
+    for old in leaves[:2]:
+        assert not _accepts(cas[2], old, second, first)
+
+
+def test_a_key_certifies_none_of_another_name() -> None:
+    """One of another cluster, or of users, is no successor."""
+    key, other = TlsKey.generate(), TlsKey.generate()
+    ours = make_authority("c", AuthorityKind.HOST, key, NOW, os.urandom)
+    for cluster, kind in (("d", AuthorityKind.HOST), ("c", AuthorityKind.USER)):
+        theirs = make_authority(cluster, kind, other, NOW, os.urandom)
+        with pytest.raises(InvalidInput, match="same name"):
+            certify_successor(ours, key, theirs, NOW, NOW + timedelta(days=1), os.urandom)

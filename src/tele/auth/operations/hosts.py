@@ -95,12 +95,14 @@ class HostOperations:
     async def cluster(self, request: Nothing, caller: Caller) -> api.ClusterInfo:
         """Return the public facts of the cluster."""
         proxies = self._hosts.all(HostRole.PROXY)
+        moment = now(self._clock)
         return api.ClusterInfo(
             self._cluster,
             VERSION,
-            now(self._clock),
+            moment,
             self._authorities.trusted,
             tuple(a for p in proxies if p.status is Status.ONLINE for a in p.addresses),
+            tuple(each.former for each in self._authorities.successions(moment)),
         )
 
     # -- hosts ------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from tele.auth.handlers import Handler, handler
 from tele.auth.issuing import Issuer, check_keys, is_host_name
 from tele.auth.join_methods import Admission, JoinMethods
 from tele.auth.journal import Journal
-from tele.auth.members import REJOIN_LIMIT, Member, Members, Overtaken, addresses_of
+from tele.auth.members import Member, Members, Overtaken, addresses_of
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
@@ -41,7 +41,7 @@ from tele.model.api.members import PublicKeys
 from tele.model.authority import Certificates
 from tele.model.codec import format_time
 from tele.model.identity import Caller
-from tele.model.lifetimes import HOST_LIFETIME
+from tele.model.lifetimes import HOST_LIFETIME, REJOIN_LIMIT
 
 ATTEMPTS: Final = 20
 
@@ -160,7 +160,8 @@ class JoinOperations:
         locked = self._state.policy.locks_host(member.host_id, now(self._clock))
         if locked is not None:
             raise AccessDenied(locked.message, locked.reason.value)
-        if self._members.may_be_online(member, now(self._clock)):
+        is_valid = not self._issuer.is_dropped(member.issued)
+        if is_valid and self._members.may_be_online(member, now(self._clock)):
             # It may be a copy of the host's disk.
             raise Unavailable(
                 f"{member.role.value} {member.name} ({member.host_id}) has a valid certificate and"

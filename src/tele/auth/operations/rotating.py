@@ -70,9 +70,14 @@ class RotatingOperations:
         if request.grace is not None:
             _check_grace(request.phase, request.grace)
         cas = self._meant(request)
+        if request.compromised:
+            _check_compromised(request.phase, cas)
         moment = now(self._clock)
-        changes = self._authorities.step(cas, request.phase, moment, request.grace)
-        before = {item.ca: item for item in (await self._gate.look()).items}
+        changes = self._authorities.step(
+            cas, request.phase, moment, request.grace, compromised=request.compromised
+        )
+        looked = await self._gate.look(compromised=request.compromised)
+        before = {item.ca: item for item in looked.items}
         held = {ca: _holds(before[ca], request.phase) for ca in cas}
         names = _names(held)
         if names and not request.force:
@@ -81,6 +86,7 @@ class RotatingOperations:
             self._journal.event(
                 "ca.rotate", caller, ca=ca.value, phase=request.phase.value,
                 before=before[ca].phase.value, forced=bool(names), held_by=names[:NAMED],
+                **({"compromised": True} if request.compromised else {}),
             )
             for ca in cas
         ]  # fmt: skip
@@ -173,6 +179,16 @@ def _awaited(
 def _following(phase: Phase) -> Phase:
     """Return the phase that an automatic rotation begins after ``phase``."""
     return next(each for each in TABLE[phase].following if each is not Phase.ROLLBACK)
+
+
+def _check_compromised(phase: Phase, cas: Sequence[RotatingCa]) -> None:
+    if RotatingCa.TLS_HOST not in cas:
+        raise InvalidInput(
+            "compromised: it is about the old key of the tls-host CA, which is not among"
+            f" {', '.join(ca.value for ca in cas)}"
+        )
+    if phase is Phase.ROLLBACK:
+        raise InvalidInput("compromised: a rollback keeps the old key; go on with the new one")
 
 
 def _check_grace(phase: Phase, grace: timedelta) -> None:

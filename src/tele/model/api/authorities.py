@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tele.model.api.operation import Nothing, Operation, Permitted, Users
 from tele.model.authority import TrustedAuthority
+from tele.model.bounds import OMITTED
 from tele.model.lifetimes import HOST_LIFETIME, USER_LIFETIME
 from tele.model.rotation import CaRotation, HostRotation, Phase, RotatingCa
 
@@ -69,13 +70,15 @@ class Rotate:
 
     With ``force`` also when something holds it up: see :class:`tele.model.rotation.Hold`. With
     ``grace``, for ``init``, auth begins the phases that follow, and ends after this time. Any call
-    for a CA that rotates by itself makes its rotation a manual one.
+    for a CA that rotates by itself makes its rotation a manual one. ``compromised``: the old
+    key of ``tls-host`` may have been stolen, so it does not certify the new one.
     """
 
     phase: Phase
     cas: tuple[RotatingCa, ...] = ()
     force: bool = False
     grace: timedelta | None = None
+    compromised: bool = field(default=False, metadata=OMITTED)
 
 
 @frozen

@@ -31,13 +31,18 @@ class Health:
 
 @frozen
 class ClusterInfo:
-    """What an unauthenticated client may know: it checks a pin against it."""
+    """What an unauthenticated client may know: it checks a pin against it.
+
+    ``former`` are certificates (PEM) of TLS keys of the host CA that were replaced lately, and that
+    have signed, directly or not, the one that signs now.
+    """
 
     cluster: str
     version: str
     time: datetime
     authorities: tuple[TrustedAuthority, ...]
     proxies: tuple[str, ...] = ()
+    former: tuple[str, ...] = field(default=(), metadata=OMITTED)
 
 
 @frozen
