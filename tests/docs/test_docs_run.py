@@ -29,6 +29,7 @@ PAGES_RUN = {
     "README.rst",
     "docs/howto/backup.rst",
     "docs/howto/rotate.rst",
+    "docs/howto/signing-keys.rst",
     "docs/howto/forwarding.rst",
     "docs/howto/test-access.rst",
     "docs/howto/offboarding.rst",
@@ -149,6 +150,10 @@ def test_a_cluster_on_this_machine(tmp_path: Path) -> None:
         _backup(it)
         for line in lines_of("docs/howto/rotate.rst"):
             it.run(line, "one")
+        it.words["/etc/tele/signing.key"] = "/home/signing.key"
+        it.words["/root/recovery.key"] = "/home/recovery.key"
+        for line in lines_of("docs/howto/signing-keys.rst"):
+            assert "x25519:" in it.run(line, "one")
 
 
 def _reference(it: World) -> None:
@@ -192,7 +197,7 @@ def _backup(it: World) -> None:
     taken, restored = (block for block in of_page("docs/howto/backup.rst") if block.commands)
     output = it.run("set -e; " + "; ".join(taken.commands), "one")
     assert "ok: " in output
-    it.run("tele down; cd /var/lib/tele; rm -r auth.sqlite* host_id recordings", "one")
+    it.run("tele down; cd /var/lib/tele; rm -r auth.sqlite* host_id signing.key recordings", "one")
     assert "ok: " in it.run("set -e; " + "; ".join(restored.commands), "one")
     it.run("tele up --detach", "one")
     assert "alice" in it.run("tele users ls --format names", "one").split()

@@ -42,13 +42,14 @@ CLUSTER = "lone"
 class LoneAuth:
     """Auth on ``folder/data`` (or ``data_dir``), without proxy and node.
 
-    ``environment`` is added to what it runs with.
+    ``environment`` is added to what it runs with, ``settings`` to its section of the configuration.
     """
 
     folder: Path
     data_dir: Path = Factory(lambda self: self.folder / "data", takes_self=True)
     port: int = field(factory=free_port)
     environment: Mapping[str, str] = {}
+    settings: str = ""
     process: subprocess.Popen[bytes] | None = None
     _names: dict[str, MemberIdentity] = field(factory=dict)
 
@@ -76,7 +77,8 @@ class LoneAuth:
         """Write its configuration."""
         self.config.write_text(
             f"version: v1\ndata_dir: {self.data_dir}\n"
-            f"auth: {{cluster_name: {CLUSTER}, listen: '127.0.0.1:{self.port}'}}\n"
+            f"auth: {{cluster_name: {CLUSTER}, listen: '127.0.0.1:{self.port}'"
+            f"{self.settings and ', '}{self.settings}}}\n"
         )
 
     def start(self) -> None:

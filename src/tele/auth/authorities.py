@@ -2,7 +2,7 @@
 
 Invariants:
 
-* A CA's private key is in auth's store and in this process, nowhere else; nothing here
+* A CA's private key is in auth's store, sealed, and in this process, nowhere else; nothing here
   shows one.
 * Each kind has its own SSH key (of the cluster's suite) and its own TLS key (ECDSA P-256).
 * Each of these keys rotates alone, by :data:`tele.certs.rotation.TABLE`. A new key is stored in the
@@ -21,6 +21,7 @@ from cryptography import x509
 
 from tele.auth.repository import Repository
 from tele.auth.successions import LIFETIME, Succession, added, make_succession, shown
+from tele.certs.key_sealing import KeySeal
 from tele.certs.keys import PrivateKey, fingerprint, parse_line
 from tele.certs.pins import pin
 from tele.certs.rotation import TABLE, Key, check_step, signing_key
@@ -70,7 +71,7 @@ class StoredRotation:
 
 @frozen
 class StoredAuthority:
-    """An authority in the store. Its repr shows no key.
+    """An authority in the store, where its keys are sealed. Its repr shows no key.
 
     ``tls_since`` is when the TLS key began to sign, if it has replaced another one.
     """
@@ -90,6 +91,21 @@ class StoredAuthority:
     def rotation(self, ca: RotatingCa) -> StoredRotation | None:
         """Return the rotation of one of its CAs, None in ``standby``."""
         return self.tls_rotation if ca.is_tls else self.ssh_rotation
+
+    def with_keys(self, change: Callable[[str, bytes], bytes]) -> StoredAuthority:
+        """Return it with ``change(purpose, key)`` of each key: sealed, or opened."""
+
+        def changed(purpose: str, rotation: StoredRotation | None) -> StoredRotation | None:
+            return rotation and evolve(rotation, key=change(purpose, rotation.key))
+
+        ssh, tls = f"{self.kind.value}/ssh", f"{self.kind.value}/tls"
+        return evolve(
+            self,
+            ssh_key=change(ssh, self.ssh_key),
+            tls_key=change(tls, self.tls_key),
+            ssh_rotation=changed(ssh, self.ssh_rotation),
+            tls_rotation=changed(tls, self.tls_rotation),
+        )
 
 
 @frozen
@@ -136,12 +152,15 @@ class Authorities:
         cluster: str,
         entropy: Callable[[int], bytes],
         loaded: dict[AuthorityKind, Authority],
+        seal: KeySeal,
     ) -> None:
         self._backend = backend
         self._repository = Repository(backend, PREFIX, StoredAuthority)
         self._cluster = cluster
         self._entropy = entropy
         self._by_kind = loaded
+        #: Seals what is stored; also for other secrets of the cluster.
+        self.seal = seal
         self._observers: list[Callable[[], None]] = []
         self._stop_watching: Callable[[], None] | None = None
 
@@ -187,28 +206,32 @@ class Authorities:
         now: datetime,
         entropy: Callable[[int], bytes],
         suite: SignatureSuite | None = None,
+        seal: KeySeal | None = None,
     ) -> Authorities:
         """Read the authorities; make and store those that do not exist yet.
 
+        ``seal`` seals their keys in the store; None: they are in clear there.
         ``suite`` None is Ed25519 for new authorities and any suite for existing ones. Raises
         :class:`InvalidInput` if existing ones have another suite.
         """
         repository = Repository(backend, PREFIX, StoredAuthority)
+        seal = seal or KeySeal()
         loaded = {}
         for kind in _KINDS:
             entry = await repository.get(kind.value)
             if entry is None:
                 made = _make(cluster, kind, suite or SignatureSuite.ED25519, now, entropy)
                 try:
-                    await backend.commit(repository.put(kind.value, made, if_revision=0))
+                    sealed = made.with_keys(seal.seal)
+                    await backend.commit(repository.put(kind.value, sealed, if_revision=0))
                 except Conflict:
                     log.debug("another auth on this store was first: its key is used")
                 entry = await repository.get(kind.value)
                 if entry is None:
                     raise Unavailable(f"the {kind.value} authority is gone from the store")
-            loaded[kind] = ready = _ready(entry.value, entry.revision)
+            loaded[kind] = ready = _ready(entry.value, entry.revision, seal)
             _check_suite(ready, suite)
-        return cls(backend, cluster, entropy, loaded)
+        return cls(backend, cluster, entropy, loaded, seal)
 
     async def follow(self) -> None:
         """Follow the store from now on: another auth may rotate. Ends with :meth:`stop`."""
@@ -244,7 +267,7 @@ class Authorities:
     def _take(self, stored: StoredAuthority, revision: int) -> None:
         if revision <= self._by_kind[stored.kind].revision:
             return
-        self._by_kind[stored.kind] = _ready(stored, revision)
+        self._by_kind[stored.kind] = _ready(stored, revision, self.seal)
         for observer in self._observers:
             observer()
 
@@ -304,7 +327,9 @@ class Authorities:
 
     def _puts(self, changed: Mapping[AuthorityKind, StoredAuthority]) -> list[Put]:
         return [
-            self._repository.put(kind.value, stored, self._by_kind[kind].revision)
+            self._repository.put(
+                kind.value, stored.with_keys(self.seal.seal), self._by_kind[kind].revision
+            )
             for kind, stored in changed.items()
         ]
 
@@ -397,8 +422,9 @@ def _make(
     )
 
 
-def _ready(stored: StoredAuthority, revision: int) -> Authority:
+def _ready(stored: StoredAuthority, revision: int, seal: KeySeal) -> Authority:
     try:
+        stored = stored.with_keys(seal.open)
         ssh = _in_order(
             stored.kind,
             PrivateKey.from_openssh(stored.ssh_key),

@@ -8,7 +8,6 @@ Invariants:
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -18,7 +17,6 @@ from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -34,6 +32,7 @@ from tele.auth.invitations import Invitations
 from tele.auth.issued import IssuedCertificates
 from tele.auth.issuing import Issuer
 from tele.auth.limits import RecordingLimits
+from tele.auth.listening import listen
 from tele.auth.live_sessions import LiveSessions
 from tele.auth.local import ADMIN_ROLES, LOCAL, LOCAL_ADMIN, Collaborators, LocalAuthority
 from tele.auth.members import Members
@@ -50,6 +49,7 @@ from tele.auth.recordings import Recordings, uploading_archive
 from tele.auth.retention import Retention, RetentionRules
 from tele.auth.sealed_texts import SealedTexts
 from tele.auth.session_ends import END_AFTER, SessionEnds
+from tele.auth.signing_keys import SigningKeys, open_seal
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
 from tele.auth.users import Users
@@ -87,7 +87,8 @@ class AuthService(Service):
     released when everything is closed. ``session_end_after`` is how long a node may be offline
     before auth ends its sessions, ``recording_limits`` how much of the archive recordings may take,
     ``retention`` which of them auth removes itself, ``encryption`` for whom they are sealed,
-    ``search`` where their text can be searched.
+    ``search`` where their text can be searched, ``signing_keys`` by whose key those of the CAs are
+    sealed in the store; None: they are in clear there.
     ``ready`` fires with the port when auth serves, or fails with a :class:`TeleError`. ``suite`` is
     that of a new cluster's CAs, and required of existing ones. ``recording`` holds until the
     resource of the cluster is written. Raises :class:`InvalidInput` if it is not supported.
@@ -114,6 +115,7 @@ class AuthService(Service):
         recording_limits: RecordingLimits | None = None,
         retention: RetentionRules | None = None,
         encryption: RecordingEncryption | None = None,
+        signing_keys: SigningKeys | None = None,
         search: ISearchIndex | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -144,6 +146,7 @@ class AuthService(Service):
         self._retention: Retention | None = None
         self._sealed_texts: SealedTexts | None = None
         self._keys = RecordingKeys(backend, host_id, encryption)
+        self._signing_keys = signing_keys
         self._entropy = entropy
         self._parts: Collaborators | None = None
         self._server: ApiServer | None = None
@@ -243,7 +246,7 @@ class AuthService(Service):
         )
         if not self.running:
             raise Unavailable("auth was stopped while it was starting")
-        port = self._listen_on(server)
+        port = listen(server, self._listen, self._local_socket, self._local_identity)
         address = Address(self._listen[0], port)
         log.info("auth listening", cluster=self._cluster, address=str(address))
         return port
@@ -277,32 +280,11 @@ class AuthService(Service):
         if prefix == RECIPIENTS:
             self._keys.wrap_for(lambda: state.recipients)
 
-    def _listen_on(self, server: ApiServer) -> int:
-        host, port = self._listen
-        try:
-            port = server.listen(host, port)
-        except CannotListenError as error:
-            cause = error.socketError
-            taken = isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
-            hint = ": is another auth running?" if taken else ""
-            text = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
-            raise Unavailable(
-                f"auth cannot listen on {Address(host, port)}: {text}{hint}"
-            ) from None
-        if self._local_socket is not None:
-            try:
-                server.listen_local(str(self._local_socket), self._local_identity)
-            except CannotListenError as error:
-                raise Unavailable(
-                    f"auth cannot listen on {self._local_socket}: {error.socketError}: is another"
-                    " auth running with this data_dir?"
-                ) from None
-        return port
-
     async def _compose(self) -> Collaborators:
         backend, clock = self._backend, self._reactor
+        seal = await open_seal(backend, self._cluster, self._signing_keys, self._entropy)
         authorities = await Authorities.load(
-            backend, self._cluster, self._now(), self._entropy, self._suite
+            backend, self._cluster, self._now(), self._entropy, self._suite, seal
         )
         disk = DiskWatch(backend, self._archive, clock)
         hosts = Hosts(backend, clock, disk_full=lambda: disk.is_full)

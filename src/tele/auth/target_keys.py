@@ -20,12 +20,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from tele.certs.key_sealing import KeySeal
 from tele.certs.keys import PrivateKey
 from tele.certs.suites import SignatureSuite
-from tele.errors import Conflict, Unavailable
+from tele.errors import Conflict, InvalidInput, Unavailable
 from tele.interfaces import IBackend, Put
 
 STORED: Final = "/target-key-secret"
+#: For what the secret is sealed in the store.
+PURPOSE: Final = "target-keys"
 SECRET_SIZE: Final = 32
 _CONTEXT: Final = b"tele-target-key@tele"
 
@@ -38,18 +41,25 @@ class TargetKeys:
         self._entropy = entropy
         self._secret = b""
 
-    async def key(self, proxy_id: str, host_id: str, suite: SignatureSuite) -> PrivateKey:
-        """Return the key with which a proxy answers for a host."""
-        secret = self._secret = self._secret or await self._read()
+    async def key(
+        self, proxy_id: str, host_id: str, suite: SignatureSuite, seal: KeySeal
+    ) -> PrivateKey:
+        """Return the key with which a proxy answers for a host; ``seal`` is that of the store."""
+        secret = self._secret = self._secret or await self._read(seal)
         parts = (_CONTEXT, suite.value.encode(), proxy_id.encode(), host_id.encode())
         return PrivateKey.derived(suite.key_type, hmac.digest(secret, b"\n".join(parts), "sha512"))
 
-    async def _read(self) -> bytes:
+    async def _read(self, seal: KeySeal) -> bytes:
         item = await self._backend.get(STORED)
         if item is None:
+            made = seal.seal(PURPOSE, self._entropy(SECRET_SIZE))
             with suppress(Conflict):  # another auth on this store was first: its secret is used
-                await self._backend.commit(Put(STORED, self._entropy(SECRET_SIZE), 0))
+                await self._backend.commit(Put(STORED, made, 0))
             item = await self._backend.get(STORED)
-        if item is None or len(item.value) != SECRET_SIZE:
+        try:
+            secret = b"" if item is None else seal.open(PURPOSE, item.value)
+        except InvalidInput as error:
+            raise Unavailable(f"{STORED} in the store cannot be read: {error}") from None
+        if len(secret) != SECRET_SIZE:
             raise Unavailable(f"{STORED} in the store is damaged")
-        return item.value
+        return secret

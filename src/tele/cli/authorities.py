@@ -31,6 +31,7 @@ _COLUMNS = (
     lazy={
         "status": Lazy("tele.cli.authorities:status", "Show the authorities and their pins."),
         "rotate": Lazy("tele.cli.rotation:rotate", "Replace the keys of the CAs."),
+        "keygen": Lazy("tele.cli.ca_keygen:keygen", "Make a key that seals the CAs' keys."),
         "export": Lazy("tele.cli.authorities:export", "Print public keys, for other programs."),
         "sign-user": Lazy("tele.cli.authorities:sign_user", "Sign a public key, for automation."),
         "sign-host": Lazy("tele.cli.authorities:sign_host", "Sign the host key of an sshd."),

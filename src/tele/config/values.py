@@ -30,6 +30,7 @@ from tele.config.scalars import LogForm as LogForm
 from tele.config.scalars import Network as Network
 from tele.config.scalars import Pins as Pins
 from tele.config.scalars import ProxyProtocol as ProxyProtocol
+from tele.config.signing_keys import SigningKeysConfig
 from tele.errors import quoted
 from tele.model.access import GatewayPorts
 from tele.model.addresses import Address as Address
@@ -242,6 +243,10 @@ class AuthConfig:
         "clients in FIPS mode. Chosen when the cluster is made. Default: ``ed25519`` for a new "
         "cluster, otherwise what it has.",
         None,
+    )
+    signing_keys: SigningKeysConfig = field(
+        default=SigningKeysConfig(),
+        metadata={"meaning": "By which key those of the CAs are sealed in the store."},
     )
     session_recording: RecordingSettings | None = field(
         default=None,

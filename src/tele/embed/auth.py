@@ -18,6 +18,7 @@ from tele.data_dir import DataDirLock
 from tele.durable_files import write_file
 from tele.embed.addresses import host_name
 from tele.embed.plugins import choose
+from tele.embed.signing_key import signing_keys
 from tele.interfaces import (
     IArchiveFactory,
     IAuditSinkFactory,
@@ -38,6 +39,8 @@ _SOCKET_PATH_LIMIT = 107
 LOCAL_SOCKET = "auth.sock"
 #: Auth's private key that opens recordings, in data_dir.
 RECORDING_KEY = "recordings.key"
+#: The store, in data_dir, if the configuration names no other.
+STORE_FILE = "auth.sqlite"
 #: The text of recordings, in data_dir.
 SEARCH_FILE = "recordings-text.sqlite"
 
@@ -86,6 +89,13 @@ def _encryption(config: RecordingEncryptionConfig, folder: Path) -> RecordingEnc
     return RecordingEncryption(config.enabled, private, recovery, config.searchable)
 
 
+def _store_file(config: AuthConfig, folder: Path) -> Path | None:
+    """Return the SQLite file of the store, None if it is another store."""
+    if config.store.kind != "sqlite":
+        return None
+    return folder / (config.store.arguments or STORE_FILE)
+
+
 def _search(config: AuthConfig, folder: Path, reactor: IReactorTime) -> ISearchIndex | None:
     """Return where the text of recordings is searched.
 
@@ -129,6 +139,7 @@ def _locked(
             config.recordings_retention.max_age, config.recordings_retention.max_size.bytes
         ),
         encryption=_encryption(config.recording_encryption, folder),
+        signing_keys=signing_keys(config.signing_keys, folder, _store_file(config, folder)),
         sinks=sinks,
         join_methods=methods,
         suite=config.signature_algorithm_suite,

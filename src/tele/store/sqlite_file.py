@@ -82,6 +82,8 @@ def open_file(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA busy_timeout = 10000")
         connection.execute("PRAGMA synchronous = FULL")
+        # What was replaced does not stay readable in the file: a key that is sealed now.
+        connection.execute("PRAGMA secure_delete = ON")
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise sqlite3.OperationalError(

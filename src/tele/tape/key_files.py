@@ -1,7 +1,7 @@
-"""How are keys written that open recordings: in files, and in the configuration?
+"""How are keys written that open recordings, or signing keys: in files, and in the configuration?
 
-A private key is one line, ``tele-recording-key-1:`` and base64 of 32 bytes; a public one
-``x25519:`` and base64 of 32 bytes.
+A private key is one line, ``tele-recording-key-1:`` or ``tele-signing-key-1:`` and base64 of 32
+bytes; a public one ``x25519:`` and base64 of 32 bytes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from typing import Final
 from tele.errors import InvalidInput, quoted
 from tele.tape.sealing import KEY_SIZE, check_recipient
 
-_PRIVATE: Final = "tele-recording-key-1:"
+RECORDING_KEY: Final = "tele-recording-key-1:"
+SIGNING_KEY: Final = "tele-signing-key-1:"
+_MADE_BY: Final = {RECORDING_KEY: "tele recordings keygen", SIGNING_KEY: "tele ca keygen"}
 _PUBLIC: Final = "x25519:"
 
 
-def private_text(private: bytes) -> str:
-    """Return the content of the file of a private key."""
-    return f"{_PRIVATE}{base64.b64encode(private).decode('ascii')}\n"
+def private_text(private: bytes, begin: str = RECORDING_KEY) -> str:
+    """Return the content of the file of a private key, which begins with ``begin``."""
+    return f"{begin}{base64.b64encode(private).decode('ascii')}\n"
 
 
 def public_text(public: bytes) -> str:
@@ -27,11 +29,11 @@ def public_text(public: bytes) -> str:
     return f"{_PUBLIC}{base64.b64encode(public).decode('ascii')}"
 
 
-def read_private(data: bytes) -> bytes:
+def read_private(data: bytes, begin: str = RECORDING_KEY) -> bytes:
     """Read a private key. Raises :class:`InvalidInput`, which has nothing of it."""
-    key = _decoded(data.decode("ascii", "replace").strip(), _PRIVATE)
+    key = _decoded(data.decode("ascii", "replace").strip(), begin)
     if key is None:
-        raise InvalidInput("not a private key of `tele recordings keygen`")
+        raise InvalidInput(f"not a private key of `{_MADE_BY[begin]}`")
     return key
 
 

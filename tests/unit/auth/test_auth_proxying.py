@@ -19,6 +19,7 @@ from tele.certs.certificate import Certificate, parse_certificate
 from tele.certs.check import check_host, check_member, check_user
 from tele.certs.device import check_device, prove_device
 from tele.certs.issue import UserCertificateRequest, issue_user
+from tele.certs.key_sealing import KeySeal
 from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.suites import SignatureSuite
 from tele.certs.x509 import TlsKey
@@ -507,7 +508,7 @@ def test_keys_of_both_suites_are_made(world: World) -> None:
     made = set()
     for keys in (TargetKeys(world.backend), TargetKeys(MemoryBackend(world.clock))):
         for suite in SignatureSuite:
-            key = result(keys.key(PROXY_ID, HOST_ID, suite))
+            key = result(keys.key(PROXY_ID, HOST_ID, suite, KeySeal()))
             assert key.public.type.decode() == suite.key_type
             key.public.verify(key.sign(b"data"), b"data", {key.public.type})
             made.add(key.public.blob)

@@ -110,7 +110,9 @@ class ProxyingOperations:
                     "auth makes keys for hosts only with session_recording.proxy_plain_keys",
                     Reason.NODE.value,
                 )
-            key = await self._sessions.keys.key(proxy_id, host.id, self._authorities.suite)
+            key = await self._sessions.keys.key(
+                proxy_id, host.id, self._authorities.suite, self._authorities.seal
+            )
             line, made = key.public.line, key.to_openssh()
         certificate, expires = self._issuer.target(host, proxy_id, line)
         await self._journal.emit(
@@ -190,8 +192,8 @@ class ProxyingOperations:
         """Return the plain key that clients may have seen; empty if they have to see another."""
         if not self._recording.proxy_plain_keys:
             return b""
-        suite = self._authorities.suite
-        key = await self._sessions.keys.key(proxy.host_id, request.host_id, suite)
+        suite, seal = self._authorities.suite, self._authorities.seal
+        key = await self._sessions.keys.key(proxy.host_id, request.host_id, suite, seal)
         return key.public.blob
 
     def _proven(
