@@ -102,8 +102,8 @@ def write_in_clear(auth: LoneAuth) -> None:
 
 
 def test_the_store_of_an_older_version(auth: LoneAuth) -> None:
-    """Its keys are sealed at the first start; nothing of them stays in its file; a line says what a
-    backup needs now.
+    """Its keys are sealed at the first start; nothing of them stays in its files after the second;
+    a line says what a backup needs now.
     """
     auth.start()
     before = pins(auth)
@@ -114,4 +114,5 @@ def test_the_store_of_an_older_version(auth: LoneAuth) -> None:
     assert pins(auth) == before
     assert "signing keys are sealed now: back up the key" in auth.log.read_text()
     auth.stop()
+    auth.start()
     assert IN_CLEAR not in store_of(auth)

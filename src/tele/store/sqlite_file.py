@@ -82,7 +82,8 @@ def open_file(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA busy_timeout = 10000")
         connection.execute("PRAGMA synchronous = FULL")
-        # What was replaced does not stay readable in the file: a key that is sealed now.
+        # What was replaced does not stay readable: neither in the file, nor in its log after the
+        # next start. It may be a key that is sealed now.
         connection.execute("PRAGMA secure_delete = ON")
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
@@ -90,6 +91,9 @@ def open_file(path: Path) -> sqlite3.Connection:
                 f"its journal is {mode}: the file system has no shared memory, use a local disk"
             )
         connection.executescript(SCHEMA)
+        connection.execute("PRAGMA busy_timeout = 0")  # another process may be reading
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        connection.execute("PRAGMA busy_timeout = 10000")
     except sqlite3.Error as error:
         connection.close()
         if is_full(error):

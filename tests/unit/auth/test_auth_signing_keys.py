@@ -1,4 +1,4 @@
-"""The CAs' keys are sealed in the store: whoever has only the store signs nothing."""
+"""The CAs' keys are sealed in the store: who has only the store signs nothing."""
 
 from __future__ import annotations
 
