@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -161,3 +164,92 @@ def test_display(cluster: SmallCluster, monkeypatch: pytest.MonkeyPatch) -> None
         with own_authority():
             done = cluster.ssh("alice", node, "echo ${DISPLAY:+given}", options=("-Y",))
         assert done.stdout == (b"given\n" if given else b"\n"), done
+
+
+class Holder:
+    """A server that keeps the connections of its clients."""
+
+    def __init__(self, server: socket.socket) -> None:
+        self._server = server
+        self.taken: list[socket.socket] = []
+
+    def take(self, cluster: SmallCluster) -> socket.socket:
+        """Return the next client, which sent a byte."""
+        self._server.settimeout(0)
+
+        def came() -> bool:
+            try:
+                self.taken.append(self._server.accept()[0])
+            except BlockingIOError:
+                return False
+            return True
+
+        cluster.reactor.until(came)
+        return self.taken[-1]
+
+
+@contextmanager
+def holder(address: str | tuple[str, int] = ("127.0.0.1", 0)) -> Iterator[tuple[Holder, int]]:
+    """Yield a server, and its port."""
+    with socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET) as server:
+        server.bind(address)
+        server.listen()
+        made = Holder(server)
+        try:
+            yield made, 0 if isinstance(address, str) else server.getsockname()[1]
+        finally:
+            for each in made.taken:
+                each.close()
+
+
+def has_ended(taken: socket.socket) -> bool:
+    """Whether the other end has closed a connection."""
+    taken.settimeout(0)
+    try:
+        return taken.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def test_what_is_open_ends_with_its_permission(cluster: SmallCluster, short: Path) -> None:
+    """A role that gives less closes what is open and not given any more: to a port, to a socket and
+    to the client, and the audit says why; what it still gives goes on (attack).
+    """
+    node = cluster.node()
+    path, mine = str(short / "there"), str(short / "mine")
+    every = ForwardRules(local=("*:*",), remote=("*:*",), streamlocal=("/**",))
+    set_role(cluster, node, {"forward": every})
+    ports = [free_port() for _ in range(3)]
+    with holder() as (kept, good), holder() as (lost, bad), holder(path) as (local, _):
+        words = cluster.ssh_words(
+            "alice", node, "-N", "-L", f"{ports[0]}:127.0.0.1:{good}",
+            "-L", f"{ports[1]}:127.0.0.1:{bad}", "-L", f"{mine}:{path}",
+            "-R", f"{ports[2]}:127.0.0.1:{good}", "127.0.0.1",
+        )  # fmt: skip
+        with running(*words), contextlib.ExitStack() as clients:
+            cluster.wait_event("forward", 1)
+
+            def visit(where: str | int) -> None:
+                family = socket.AF_UNIX if isinstance(where, str) else socket.AF_INET
+                client = clients.enter_context(socket.socket(family))
+                client.connect(where if isinstance(where, str) else ("127.0.0.1", where))
+
+            visit(ports[0])
+            stays = kept.take(cluster)
+            visit(ports[2])
+            from_node = kept.take(cluster)
+            visit(ports[1])
+            to_port = lost.take(cluster)
+            visit(mine)
+            to_path = local.take(cluster)
+            cluster.wait_event("forward", 5)
+            less = ForwardRules(local=(f"127.0.0.0/8:{good}",))
+            set_role(cluster, node, {"forward": less})
+            for ending in (to_port, to_path, from_node):
+                cluster.reactor.until(lambda ending=ending: has_ended(ending))
+            assert not has_ended(stays)
+            ends = cluster.wait_event("forward.end", 4)
+    kinds = {event.fields["kind"] for event in ends if "a role has changed" in event.error}
+    assert kinds == {"direct-tcpip", "direct-streamlocal", "forwarded-tcpip"}

@@ -174,6 +174,42 @@ def test_the_target_is_lost(remote: Remote) -> None:
     assert len(remote.named("forward.end")) == 2
 
 
+def test_what_is_open_ends_with_its_permission(remote: Remote) -> None:
+    """A changed grant closes what it does not give, both ways and also for a client that keeps the
+    channel; what it gives goes on, and the audit says why (attack).
+    """
+    client = Accepts(remote)
+    kept = remote.open(
+        Line(b"direct-tcpip"), string(b"web.example") + DB[len(string(b"db.example")) :]
+    )
+    ended = remote.open(Line(b"direct-tcpip"), DB)
+    path = remote.open(Line(LOCAL_CHANNEL), SOCKET)
+    ask(remote, b"tcpip-forward", string(b"localhost") + uint32(0))
+    data = string(b"localhost") + uint32(4711) + string(b"192.0.2.9") + uint32(999)
+    came = comes(remote, PORT_CHANNEL, data)
+    ((_, _, taken),) = client.taken
+    (_, to_web), (_, to_db), (_, to_path) = remote.there.connected
+    to_db.hoards = True
+    ended.write(bytes(3 * MIB))
+    remote.settle()
+    before = len(to_db.got)
+    remote.permit(
+        **ALL, forward=ForwardRules(local=("web.example:5432",), remote=(), streamlocal=())
+    )
+    remote.forwards.restrict()
+    to_db.hoards = False
+    ended.write(b"more")
+    remote.settle()
+    assert [line.events for line in (ended, path, taken)] == [["open", "closed"]] * 3
+    assert [each.events[-1] for each in (to_db, to_path, came)] == ["closed"] * 3
+    assert len(to_db.got) <= before + WINDOW
+    kept.write(b"question")
+    remote.settle()
+    assert (kept.events, to_web.got) == (["open"], b"question")
+    errors = [event.get("error", "") for event in remote.named("forward.end")]
+    assert len([error for error in errors if "a role has changed" in error]) == 3
+
+
 # -- to the client's side -------------------------------------------------------------
 def test_a_port_of_the_target(remote: Remote) -> None:
     """The target listens; its connections reach the client with the host that it named."""

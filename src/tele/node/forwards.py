@@ -5,7 +5,8 @@ Invariants:
 * Each kind and each destination needs a permission of the grant; without it nothing is made or
   listened on. It is decided where a name has become addresses and a path has led to a socket.
 * Paths are the user's business, in a process that is the user; ports below 1024 are root's.
-* What listens ends with the connection, and nothing is made for one that is gone.
+* What listens ends with the connection, and nothing is made for one that is gone. What a changed
+  grant does not give ends: what listens, and what is open.
 * So many connections of a user are forwarded at once, over all their connections; more wait.
 * Every socket counts for the user before it is made, and until it is closed.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import os
 import socket as sockets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from attrs import define, field, frozen
@@ -133,6 +134,7 @@ class Forwards:
         #: The rules of paths that listeners were made with.
         self._rules: dict[object, bytes] = {}
         self._listeners = Listeners(reactor, connection, self._account.take)
+        self._connection = connection
         self._agent_path: bytes | None = None
         self._agent_asked = False
         self._closed = False
@@ -149,15 +151,20 @@ class Forwards:
         self._listeners.close()
 
     def restrict(self) -> None:
-        """The grant has changed: end listeners that it does not permit, and apply its limit of
-        forwarded connections.
+        """The grant has changed: end listeners and connections that it does not permit, and apply
+        its limit of forwarded connections.
         """
         self._slots.check()
+        self._records.restrict(self._channels())
         for key in self._listeners.all:
             if not self._allowed.listens(key, self._rules.get(key, b"")):
                 self._listeners.remove(key)
                 if key == AGENT:
                     self._agent_path, self._agent_asked = None, False
+
+    def _channels(self) -> Mapping[int, Any]:
+        connection = self._connection()
+        return {} if connection is None else connection.channels
 
     # -- direct-tcpip, direct-streamlocal ---------------------------------------------
     def connect(
@@ -170,10 +177,17 @@ class Forwards:
         self, request: ForwardRequest | LocalRequest, factory: IProtocolFactory
     ) -> Any:
         if isinstance(request, LocalRequest):
-            record = self._records.begin("direct-streamlocal", target=_shown(request.path))
+            path, rules = request.path, self._allowed.path_rules
+            record = self._records.begin(
+                "direct-streamlocal",
+                lambda: self._allowed.keeps_path(path, rules),
+                target=_shown(path),
+            )
         else:
+            host, port = request.host, request.port
             record = self._records.begin(
                 "direct-tcpip",
+                lambda: self._allowed.keeps(host, port),
                 target=str(Address(request.host, request.port)),
                 originator=str(Address(*request.originator)),
             )
@@ -186,6 +200,8 @@ class Forwards:
                 protocol = await self._connect_local(request, factory)
             else:
                 protocol = await self._connect_port(request, factory)
+                address = protocol.transport.getPeer().host
+                record.permitted = lambda: self._allowed.keeps(host, port, address)
         except Exception as error:
             record.refused(error)
             raise
@@ -254,7 +270,11 @@ class Forwards:
 
         def watch(peer: Peer) -> Any:
             return self._records.begin(
-                "forwarded-tcpip", accepted=True, bound=bound, originator=str(Address(*peer))
+                "forwarded-tcpip",
+                lambda: self._allowed.listens(real),
+                accepted=True,
+                bound=bound,
+                originator=str(Address(*peer)),
             )
 
         kind = ChannelType(PORT_CHANNEL, lambda peer: port_channel(real, peer), watch)
@@ -275,7 +295,12 @@ class Forwards:
         self._rules[request] = used[-1]
 
         def watch(_: Peer) -> Any:
-            return self._records.begin("forwarded-streamlocal", accepted=True, bound=path)
+            return self._records.begin(
+                "forwarded-streamlocal",
+                lambda: self._allowed.keeps_path(request.path, used[-1]),
+                accepted=True,
+                bound=path,
+            )
 
         kind = ChannelType(PATH_CHANNEL, lambda _: path_channel(request), watch)
         self._add(request, [made.socket], kind, "forward", fields, lease, made.close)
@@ -303,7 +328,12 @@ class Forwards:
         fields["bound"] = _shown(made.path)
 
         def watch(_: Peer) -> Any:
-            return self._records.begin(AGENT, accepted=True, bound=fields["bound"])
+            return self._records.begin(
+                AGENT,
+                lambda: self._allowed.listens(AGENT),
+                accepted=True,
+                bound=fields["bound"],
+            )
 
         kind = ChannelType(AGENT_CHANNEL, lambda _: b"", watch)
         self._add(AGENT, [made.socket], kind, "agent", fields, lease, made.close)
@@ -326,7 +356,11 @@ class Forwards:
 
         def watch(peer: Peer) -> Any:
             return self._records.begin(
-                "x11", accepted=True, bound=bound, originator=str(Address(*peer))
+                "x11",
+                lambda: self._allowed.listens(bound),
+                accepted=True,
+                bound=bound,
+                originator=str(Address(*peer)),
             )
 
         def describe(peer: Peer) -> bytes:

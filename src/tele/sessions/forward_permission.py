@@ -145,6 +145,29 @@ class ForwardPermission:
         """Raise it unless a display may."""
         self._permit(self.context.grant.x11_forwarding, "X11 forwarding")
 
+    def keeps(self, host: str, port: int, address: str = "") -> bool:
+        """Whether a connection to ``host`` that was allowed still is; ``address`` is where it goes,
+        empty if that is not seen here.
+        """
+        grant = self.context.grant
+        allow, deny = grant.local_forwards, _denied(grant.denied_forwards.local)
+        if not grant.port_forwarding:
+            return False
+        if not address:
+            lead = may_lead if self.sight.names else allows_unresolved
+            return lead(allow, deny, host, port)
+        seen = plain_address(address)
+        return seen is not None and allows(allow, deny, host, seen, port)
+
+    @property
+    def path_rules(self) -> bytes:
+        """The rules for paths of sockets that hold now, as :meth:`path` returns them."""
+        return _path_rules(self.context.grant)
+
+    def keeps_path(self, path: bytes, rules: bytes) -> bool:
+        """Whether a connection to a socket still is, that was made with ``rules``."""
+        return self.context.grant.port_forwarding and self.listens(PathRequest(path), rules)
+
     def listens(self, key: object, rules: bytes = b"") -> bool:
         """Whether what listens under ``key`` still may; a path was made with ``rules``."""
         grant = self.context.grant

@@ -2,6 +2,7 @@
 
 Invariants:
 
+* A connection that a changed grant does not give any more ends, also one that is being made.
 * Each forward and each connection of it is an event at its beginning and at its end, and
   frames on the recording: what and where to, and how much it carried; never what it carried.
 * Connections that others than the client made (``-R``, agents, displays), refused ones and
@@ -11,10 +12,10 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IReactorTime
 
 from tele.admission.rate_limiter import RateLimiter, ReportLimiter
@@ -31,6 +32,8 @@ ACCEPTED_PER_SECOND: Final = 20.0
 #: Listeners that were opened, or refused, in one go, and how many more each second.
 LISTENERS_BURST: Final = 200.0
 LISTENERS_PER_SECOND: Final = 20.0
+#: Why a connection ends that the grant does not give any more.
+WITHDRAWN: Final = "it is not allowed any more: a role has changed"
 
 
 class ForwardRecords(ConnectionRecords):
@@ -46,6 +49,8 @@ class ForwardRecords(ConnectionRecords):
         super().__init__(clock, context, audit, tape)
         self._accepted = ReportLimiter(RateLimiter(ACCEPTED_BURST, ACCEPTED_PER_SECOND))
         self._listeners = ReportLimiter(RateLimiter(LISTENERS_BURST, LISTENERS_PER_SECOND))
+        #: Connections that are open, or being made.
+        self._open: dict[ForwardRecord, None] = {}
         #: Listeners that were left out, and listen still.
         self._left_out: list[tuple[str, dict[str, Any]]] = []
 
@@ -75,9 +80,31 @@ class ForwardRecords(ConnectionRecords):
         self.note(0, FrameKind.FORWARD, action="close", **fields)
         self.emit(f"{event}.end", **fields)
 
-    def begin(self, kind: str, *, accepted: bool = False, **fields: str) -> ForwardRecord:
-        """Return the record of one connection; ``accepted`` if others than the client made it."""
-        return ForwardRecord(self, kind, fields, accepted)
+    def begin(
+        self,
+        kind: str,
+        permitted: Callable[[], bool],
+        *,
+        accepted: bool = False,
+        **fields: str,
+    ) -> ForwardRecord:
+        """Return the record of one connection; ``accepted`` if others than the client made it.
+
+        ``permitted()`` is whether the grant gives it now.
+        """
+        record = ForwardRecord(self, kind, fields, accepted, permitted)
+        self._open[record] = None
+        return record
+
+    def restrict(self, channels: Mapping[int, Any]) -> None:
+        """The grant has changed: end the connections that it does not give, by our ``channels``."""
+        for record in list(self._open):
+            if not record.permitted():
+                record.withdraw(channels)
+
+    def ended(self, record: ForwardRecord) -> None:
+        """A connection was closed, or not opened."""
+        self._open.pop(record, None)
 
     def connected(self, accepted: bool, **fields: Any) -> dict[str, Any] | None:
         """A connection was made, or refused; return the fields of its event, or None."""
@@ -92,9 +119,17 @@ class ForwardRecord:
     """Records one connection (:class:`tele.conch.connection.relay.RelayObserver`)."""
 
     def __init__(
-        self, records: ForwardRecords, kind: str, fields: dict[str, str], accepted: bool
+        self,
+        records: ForwardRecords,
+        kind: str,
+        fields: dict[str, str],
+        accepted: bool,
+        permitted: Callable[[], bool],
     ) -> None:
         self._records = records
+        #: Whether the grant of now gives it. Whoever knows more than at the beginning replaces it.
+        self.permitted = permitted
+        self._why = ""
         self._fields = {"kind": kind, **{name: cut(text) for name, text in fields.items()}}
         self._accepted = accepted
         self._number = 0
@@ -112,7 +147,16 @@ class ForwardRecord:
             self._records.note(
                 self._number, FrameKind.OPEN, kind="forward", forward=self._fields["kind"], **fields
             )
+        if self._why:
+            return fail(AccessDenied(self._why, "forwarding"))
         return self._records.hold()
+
+    def withdraw(self, channels: Mapping[int, Any]) -> None:
+        """The grant does not give it any more: end it, or have it end when it is opened."""
+        self._why = WITHDRAWN
+        channel = channels.get(self._number - 1)
+        if channel is not None:
+            channel.withdraw()
 
     def refused(self, reason: Any) -> None:
         """It was not opened. ``reason`` is an exception, or the reply of the client.
@@ -124,13 +168,18 @@ class ForwardRecord:
         if shown is not None:
             fields = {**shown, "error": text[:512]}
             self._records.note(0, FrameKind.FORWARD, action="refuse", **fields)
-        self.on_end()
+        self._end()
 
     def closed(self, sent: int, received: int) -> None:
         """It was closed, after so many bytes to the target and from it."""
         if self._reported:
-            self._records.note(self._number, FrameKind.CLOSE, sent=sent, received=received)
-            self._records.emit("forward.end", sent=sent, received=received, **self._fields)
+            why = {"error": self._why} if self._why else {}
+            self._records.note(self._number, FrameKind.CLOSE, sent=sent, received=received, **why)
+            self._records.emit("forward.end", sent=sent, received=received, **self._fields, **why)
+        self._end()
+
+    def _end(self) -> None:
+        self._records.ended(self)
         self.on_end()
 
 

@@ -112,7 +112,9 @@ class RemoteForwards:
             slots, context.grant.identity.user, lambda: context.grant.max_forwards
         )
         self._requested = Requested(target.name)
-        self._channels = TargetChannels(reactor, records, self._requested, connection)
+        self._channels = TargetChannels(
+            reactor, records, self._requested, connection, self._allowed.listens
+        )
         self._displays_made = 0
         self._closed = False
         #: The client has asked for its agent to be forwarded, whether that is permitted or not.
@@ -151,10 +153,12 @@ class RemoteForwards:
             self._records.stopped_listening("forward", **fields)
 
     def restrict(self) -> None:
-        """The grant has changed: end listeners that it does not permit, and apply its limit of
-        forwarded connections.
+        """The grant has changed: end listeners and connections that it does not permit, and apply
+        its limit of forwarded connections.
         """
         self._slots.check()
+        connection = self._connection()
+        self._records.restrict({} if connection is None else connection.channels)
         for request in list(self._requested.listening):
             if not self._allowed.listens(request):
                 self.cancel(request)
@@ -172,11 +176,18 @@ class RemoteForwards:
         self, request: ForwardRequest | LocalRequest, window: int, max_packet: int
     ) -> SplicedChannel:
         if isinstance(request, LocalRequest):
-            record = self._records.begin("direct-streamlocal", target=shown_path(request.path))
+            path, rules = request.path, self._allowed.path_rules
+            record = self._records.begin(
+                "direct-streamlocal",
+                lambda: self._allowed.keeps_path(path, rules),
+                target=shown_path(path),
+            )
             kind, extra = LOCAL_CHANNEL, string(request.path) + string(b"") + uint32(0)
         else:
+            host, port = request.host, request.port
             record = self._records.begin(
                 "direct-tcpip",
+                lambda: self._allowed.keeps(host, port),
                 target=str(Address(request.host, request.port)),
                 originator=str(Address(*request.originator)),
             )

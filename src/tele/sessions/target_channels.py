@@ -73,7 +73,8 @@ class Requested:
 class TargetChannels:
     """Accepts channels of a target (``ChannelAcceptor``), and opens them to the client.
 
-    ``connection()`` is the client's connection.
+    ``connection()`` is the client's connection; ``permitted(key)`` is whether the grant gives now
+    what listens under a key, see :mod:`tele.sessions.forward_permission`.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class TargetChannels:
         records: ForwardRecords,
         requested: Requested,
         connection: Callable[[], Any],
+        permitted: Callable[[object], bool],
     ) -> None:
+        self._permitted = permitted
         self._reactor = reactor
         self._records = records
         self._requested = requested
@@ -161,7 +164,11 @@ class TargetChannels:
             return None
         bound = str(Address(host, port))
         record = self._records.begin(
-            "forwarded-tcpip", accepted=True, bound=bound, originator=str(Address(*originator))
+            "forwarded-tcpip",
+            lambda: self._permitted(request),
+            accepted=True,
+            bound=bound,
+            originator=str(Address(*originator)),
         )
         return record, port_channel(request, originator)
 
@@ -171,13 +178,18 @@ class TargetChannels:
         if request not in self._requested.listening:
             return None
         bound = shown_path(request.path)
-        record = self._records.begin("forwarded-streamlocal", accepted=True, bound=bound)
+        record = self._records.begin(
+            "forwarded-streamlocal", lambda: self._permitted(request), accepted=True, bound=bound
+        )
         return record, path_channel(request)
 
     def _from_agent(self) -> Found:
         if self._requested.agent is None:
             return None
-        return self._records.begin(AGENT, accepted=True, bound=self._requested.target), b""
+        bound = self._requested.target
+        return self._records.begin(
+            AGENT, lambda: self._permitted(AGENT), accepted=True, bound=bound
+        ), b""
 
     def _from_display(self, reader: Reader) -> Found:
         originator = _originator(reader)
@@ -188,7 +200,11 @@ class TargetChannels:
             return None
         usable[0].accepted = True
         record = self._records.begin(
-            "x11", accepted=True, bound=self._requested.target, originator=str(Address(*originator))
+            "x11",
+            lambda: self._permitted("x11"),
+            accepted=True,
+            bound=self._requested.target,
+            originator=str(Address(*originator)),
         )
         return record, string(originator[0].encode()) + uint32(originator[1])
 

@@ -9,9 +9,14 @@ import pytest
 from twisted.internet.task import Clock
 
 from session_world import FakeAudit, context
-from tele.errors import TeleError
+from tele.errors import AccessDenied, TeleError
 from tele.model.frame import FrameKind
 from tele.sessions.forward_record import ACCEPTED_BURST, LISTENERS_BURST, ForwardRecords
+
+
+def yes() -> bool:
+    """Every connection is permitted."""
+    return True
 
 
 def test_connections_of_others_do_not_fill_the_audit() -> None:
@@ -21,17 +26,17 @@ def test_connections_of_others_do_not_fill_the_audit() -> None:
     audit: Any = emitted
     records = ForwardRecords(clock, context(), audit, None)
     for number in range(10_000):
-        record = records.begin("forwarded-tcpip", accepted=True, bound="127.0.0.1:1")
+        record = records.begin("forwarded-tcpip", yes, accepted=True, bound="127.0.0.1:1")
         record.opened(number)
         record.closed(1, 2)
     assert len([n for n, _ in emitted.events if n == "forward"]) == ACCEPTED_BURST
     assert len([n for n, _ in emitted.events if n == "forward.end"]) == ACCEPTED_BURST
     clock.advance(10)
-    records.begin("forwarded-tcpip", accepted=True).refused(TeleError("gone"))
+    records.begin("forwarded-tcpip", yes, accepted=True).refused(TeleError("gone"))
     assert emitted.events[-1][1]["others_not_listed"] == 10_000 - ACCEPTED_BURST
     # What the client opens itself is always an event.
     for number in range(1000):
-        records.begin("direct-tcpip").opened(number)
+        records.begin("direct-tcpip", yes).opened(number)
     assert [f["kind"] for _, f in emitted.events].count("direct-tcpip") == 1000
 
 
@@ -42,7 +47,7 @@ def test_channels_that_are_refused_do_not_fill_the_recording() -> None:
     tape: Any = SimpleNamespace(note=lambda *_, **fields: frames.append(fields))
     records = ForwardRecords(Clock(), context(), audit, tape)
     for _ in range(10_000):
-        record = records.begin("forwarded-tcpip", accepted=True, bound="localhost:2222")
+        record = records.begin("forwarded-tcpip", yes, accepted=True, bound="localhost:2222")
         record.refused(TeleError("128 are forwarded already"))
     assert 0 < len(frames) <= ACCEPTED_BURST
     assert frames[0]["error"] == "128 are forwarded already"
@@ -68,17 +73,17 @@ def test_connections_of_others_do_not_fill_the_recording(kind: str) -> None:
     """
     records, audit, frames, clock = kept()
     for number in range(10_000):
-        record = records.begin(kind, accepted=True, bound="localhost:2222")
+        record = records.begin(kind, yes, accepted=True, bound="localhost:2222")
         record.opened(number)
         record.closed(1, 2)
     assert len(frames) == len(audit.events) == 2 * ACCEPTED_BURST
     clock.advance(1)
-    records.begin(kind, accepted=True).opened(1)
+    records.begin(kind, yes, accepted=True).opened(1)
     left_out = 10_000 - ACCEPTED_BURST
     assert frames[-1]["others_not_listed"] == left_out
     assert audit.events[-1][1]["others_not_listed"] == left_out
     for number in range(1000):
-        records.begin("direct-tcpip").opened(number)
+        records.begin("direct-tcpip", yes).opened(number)
     assert [f["frame"] for f in frames[-1000:]] == [FrameKind.OPEN] * 1000
 
 
@@ -100,3 +105,22 @@ def test_listeners_do_not_fill_the_audit() -> None:
     clock.advance(1)
     records.listening("agent", kind="auth-agent", error="not allowed")
     assert audit.events[-1][1]["others_not_listed"] == 20_000 - LISTENERS_BURST
+
+
+def test_a_connection_that_is_being_made_ends_when_it_is_opened() -> None:
+    """The grant changes while a target is connected to: nothing passes then, and the audit says
+    why (attack).
+    """
+    records, audit, _, _ = kept()
+    allowed = [True]
+    record = records.begin("direct-tcpip", lambda: allowed[0], target="db1:5432")
+    records.restrict({})
+    allowed[0] = False
+    records.restrict({})
+    wait = record.opened(3)
+    assert wait is not None
+    refused: list[Any] = []
+    wait.addErrback(refused.append)
+    assert isinstance(refused[0].value, AccessDenied)
+    record.closed(0, 0)
+    assert "a role has changed" in audit.events[-1][1]["error"]

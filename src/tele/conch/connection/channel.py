@@ -361,6 +361,11 @@ class Channel(SSHChannel):
         self._close_wanted = True
         self._finish()
 
+    def withdraw(self) -> None:
+        """Close now: nothing passes any more, neither what is queued nor what is received."""
+        self._forget_queue()
+        self.loseConnection()
+
     def _finish(self) -> None:
         if self._queue or not self.is_open:
             return

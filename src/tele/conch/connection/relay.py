@@ -268,7 +268,15 @@ class RelayChannel(Channel):
         """The connection ends."""
         if self.is_open:
             log.info("forward closed", error=failure.getErrorMessage())
-            self.loseConnection()
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """See :class:`Channel`: the stream is aborted."""
+        stream = self._stream
+        if not stream.lost:
+            stream.lost = True  # nothing is written to it from now on
+            stream.transport.abortConnection()
+        super().withdraw()
 
     def openFailed(self, reason: Any) -> None:
         """The peer refused the channel, or the connection was lost."""

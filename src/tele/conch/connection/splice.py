@@ -89,7 +89,14 @@ class SplicedChannel(Channel):
         """The connection ends."""
         if self.is_open:
             log.info("forward closed", error=failure.getErrorMessage())
-            self.loseConnection()
+            self.withdraw()
+
+    def withdraw(self) -> None:
+        """See :class:`Channel`: both halves close."""
+        for half in (self, self.other):
+            if half.id is not None:
+                Channel.withdraw(half)
+            half._waits = True
 
     def queue_sent(self, count: int) -> None:
         """What was queued here came from the other half's peer: give credit."""
