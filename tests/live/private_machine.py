@@ -38,6 +38,7 @@ root=$1; shift
 mount --bind "$root/etc" /etc
 mount --bind "$root/run" /run
 mount --bind "$root/log" /var/log
+if [ -d "$root/spool" ]; then mount --bind "$root/spool" /var/spool; fi
 if [ -d "$root/home" ]; then mount --bind "$root/home" /home; fi
 if [ -d "$root/small" ]; then mount -t tmpfs -o size=128k,mode=755 small /home; fi
 exec "$@"

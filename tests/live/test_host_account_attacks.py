@@ -138,7 +138,7 @@ def test_a_login_that_is_no_plain_name(common: Accounts, login: str) -> None:
     common.refused(login, groups=["audio"], sudoers=[ID])
 
 
-@pytest.mark.parametrize("login", ["docker", "sudo", "wheel", "shadow", "systemd-net"])
+@pytest.mark.parametrize("login", ["docker", "sudo", "wheel", "admin", "shadow", "systemd-net"])
 def test_a_login_named_like_a_system_account_or_group(common: Accounts, login: str) -> None:
     """It would have the rights of that group, or be taken by a package later (attack)."""
     common.refused(login)
@@ -149,6 +149,18 @@ def test_a_login_named_like_a_group(accounts: Accounts) -> None:
     accounts.machine.inside("groupadd", "admins")
     accounts.before = accounts.files()
     assert "there is a group 'admins'" in accounts.refused("admins")
+
+
+def test_a_login_named_like_a_group_of_sudoers(accounts: Accounts) -> None:
+    """Sudoers may name a group that is not there: an account's own group does not become it, and a
+    name that begins or ends like it is another (attack).
+    """
+    sudoers = accounts.root / "etc/sudoers.d/site"
+    sudoers.write_text("# %other ALL=(ALL) ALL\nUser_Alias OPS = root, %crew\nOPS ALL=(ALL) ALL\n")
+    accounts.before = accounts.files()
+    assert "sudoers of this machine names a group 'crew'" in accounts.refused("crew")
+    for login in ("crew2", "cre", "other"):
+        accounts.made(login)
 
 
 def test_an_account_of_the_system_is_not_changed(accounts: Accounts) -> None:
@@ -234,6 +246,43 @@ def test_a_number_is_given_to_no_other_login(accounts: Accounts) -> None:
     assert "whose files may be left" in answer["message"]
     accounts.made()
     assert accounts.line("passwd")[2] == number
+
+
+def test_jobs_of_a_dropped_account_end_with_it(root: Path) -> None:
+    """Who leaves jobs of cron or at does not run commands as the next user of the login, and those
+    of others stay (attack).
+    """
+    tabs, jobs = root / "spool/cron/crontabs", root / "spool/cron/atjobs"
+    for folder in (tabs, jobs):
+        folder.mkdir(parents=True)
+    with accounts_of(root) as accounts:
+        accounts.made()
+        uid = int(accounts.line("passwd")[2])
+        for path, owner in (
+            (tabs / LOGIN, uid), (tabs / "other", uid + 1),
+            (jobs / "a0001", uid), (jobs / "a0002", uid + 1),
+        ):  # fmt: skip
+            path.write_text("* * * * * sudo id\n")
+            os.chown(path, owner, owner)
+        assert accounts.ask("release")["removed"]
+        assert [each.name for each in (*tabs.iterdir(), *jobs.iterdir())] == ["other", "a0002"]
+
+
+def test_jobs_of_an_account_that_is_busy_end(root: Path) -> None:
+    """While a process keeps the account, no job begins another one (attack)."""
+    tabs = root / "spool/cron/crontabs"
+    tabs.mkdir(parents=True)
+    with accounts_of(root) as accounts:
+        accounts.made()
+        uid = int(accounts.line("passwd")[2])
+        (tabs / LOGIN).write_text("* * * * * sleep 61\n")
+        with subprocess.Popen(["sleep", "600"], user=uid, group=uid, extra_groups=[]) as sleeper:
+            try:
+                assert accounts.ask("release")["busy"]
+            finally:
+                sleeper.kill()
+        assert not (tabs / LOGIN).exists()
+        assert accounts.ask("release")["removed"]
 
 
 def test_an_account_that_was_made_anew_by_hand_is_left_alone(accounts: Accounts) -> None:

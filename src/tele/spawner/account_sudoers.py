@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from typing import Final
 
 from tele.spawner.account_homes import check_folder
@@ -20,6 +21,7 @@ from tele.spawner.account_tools import find_tool, run_tool
 from tele.spawner.accounts import Refused, read_file
 from tele.spawner.host_account import sudoers_name, sudoers_text
 
+FILE: Final = "/etc/sudoers"
 FOLDER: Final = "/etc/sudoers.d"
 
 
@@ -70,6 +72,16 @@ def remove_sudoers(name: str) -> bool:
         return False
     sync_folder(FOLDER)
     return True
+
+
+def names_group(name: str) -> bool:
+    """Whether sudoers of this machine gives something to members of a group ``name``."""
+    folder = os.listdir(FOLDER) if os.path.isdir(FOLDER) else []
+    pattern = rf"(?m)^[^#\n]*%:?{re.escape(name)}(?![\w.-])"
+    return any(
+        re.search(pattern, (read_file(path) or b"").decode("utf-8", "replace")) is not None
+        for path in (FILE, *(os.path.join(FOLDER, each) for each in folder))
+    )
 
 
 def remove_all_sudoers(ledger: str) -> None:

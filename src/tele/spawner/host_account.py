@@ -32,7 +32,8 @@ SYSTEM_NAMES: Final = frozenset({
     "src", "sasl", "crontab", "input", "kvm", "render", "sgx", "ssh", "sshd", "messagebus",
     "polkitd", "uuidd", "tcpdump", "docker", "lxd", "libvirt", "halt", "shutdown", "ftp", "http",
     "dbus", "rpc", "ntp", "chrony", "postgres", "mysql", "redis", "mongodb", "nginx", "apache",
-    "etcd", "ceph", "haproxy", "named", "bind",
+    "etcd", "ceph", "haproxy", "named", "bind", "admin", "lpadmin", "incus", "incus-admin", "lxc",
+    "microk8s", "podman", "vboxusers", "wireshark", "pcap", "sambashare", "tss", "nfsnobody",
 })  # fmt: skip
 MAX_GROUPS: Final = 64
 MAX_SUDOERS: Final = 128

@@ -29,8 +29,14 @@ from tele.spawner.account_homes import (
     settings_of,
 )
 from tele.spawner.account_ledger import Entry, Ledger, LedgerFile, new_mark
-from tele.spawner.account_sudoers import remove_all_sudoers, remove_sudoers, set_sudoers
+from tele.spawner.account_sudoers import (
+    names_group,
+    remove_all_sudoers,
+    remove_sudoers,
+    set_sudoers,
+)
 from tele.spawner.account_tools import check_unlocked, must, run_tool
+from tele.spawner.account_traces import remove_jobs, remove_traces
 from tele.spawner.accounts import Refused, read_file
 from tele.spawner.host_account import (
     Wanted,
@@ -49,9 +55,6 @@ NO_SUCH: Final = 6
 TRIES: Final = 3
 #: Logins in one list of an answer.
 MOST: Final = 3000
-MAILS: Final = ("/var/mail", "/var/spool/mail")
-#: What sudo remembers of an account.
-SUDO_FILES: Final = ("/run/sudo/ts", "/var/lib/sudo/ts", "/var/lib/sudo/lectured")
 
 
 class Switches(NamedTuple):
@@ -229,6 +232,11 @@ class HostAccounts:
                 f"there is a group {login!r} on this machine: an account with its name would have"
                 " its rights"
             )
+        if named is None and names_group(login):
+            raise Refused(
+                f"sudoers of this machine names a group {login!r}: an account with its name would"
+                " have its rights"
+            )
         if wanted.gid is None:
             if named is not None:
                 return named.gr_gid
@@ -262,13 +270,14 @@ class HostAccounts:
         """Remove all of an account; False if processes of it run."""
         entry, account = ledger.accounts[login], _account(login)
         if account is not None and entry.is_of(account):
+            remove_jobs(login, entry.uid)
             check_unlocked()
             done = run_tool("userdel", login)
             if done.status == LOGGED_IN:
                 return False
             if done.status != NO_SUCH:
                 must(done, f"the account {login!r} cannot be removed")
-            _remove_traces(login, entry.uid)
+            remove_traces(login, entry.uid)
         remove_home(entry, login, ledger.id)
         self._forget(ledger, login)
         return True
@@ -335,15 +344,6 @@ class HostAccounts:
             for login in [login for login, entry in ledger.accounts.items() if entry.drop]:
                 with contextlib.suppress(Refused, OSError):
                     self._drop(ledger, login)
-
-
-def _remove_traces(login: str, uid: int) -> None:
-    """Remove what other programs keep of an account that is gone: mail, and what sudo knows."""
-    for folder in (*MAILS, *SUDO_FILES):
-        path = os.path.join(folder, login)
-        with contextlib.suppress(OSError):
-            if folder in SUDO_FILES or os.lstat(path).st_uid == uid:
-                os.unlink(path)
 
 
 def _account(login: str) -> pwd.struct_passwd | None:
