@@ -127,7 +127,7 @@ class ForwardRecord:
         permitted: Callable[[], bool],
     ) -> None:
         self._records = records
-        #: Whether the grant of now gives it. Whoever knows more than at the beginning replaces it.
+        #: Whether the grant of now gives it. It is replaced when more is known.
         self.permitted = permitted
         self._why = ""
         self._fields = {"kind": kind, **{name: cut(text) for name, text in fields.items()}}

@@ -1,4 +1,4 @@
-"""What do other programs keep of an account, which would serve whoever has its name or number next?
+"""What do other programs keep of an account, which would serve the next user of its name or number?
 
 Invariants:
 
