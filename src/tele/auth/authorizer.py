@@ -4,6 +4,8 @@ Invariants:
 
 * Every call is checked here, wherever it comes from: kind of caller, expiry and cluster of the
   certificate, locks, membership, and the rules of a user's roles.
+* An operation that looks at each object is called with a rule whose condition may be true, and asks
+  about the object itself; everywhere else such a rule allows nothing.
 * Roles, locks and membership are those in the store now, not those at the time of issue of the
   certificate.
 * The administrator of auth's own machine may do everything: they can read and write the store
@@ -12,8 +14,9 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
@@ -24,14 +27,23 @@ from tele.auth.users import Users
 from tele.errors import AccessDenied, NotLoggedIn
 from tele.https.callers import admit
 from tele.loop import now
-from tele.model.access import Reason
+from tele.model.access import Denied, Reason
 from tele.model.api import operation as kinds
 from tele.model.api.operation import Operation, Permitted
 from tele.model.identity import Caller, HostIdentity, HostRole, UserIdentity
+from tele.model.resources import Role, User
+from tele.model.session import Recording, Session
 from tele.rbac.decision import permits, refusal
+from tele.rbac.rules import facts_of
 
 #: The user name of the administrator of auth's own machine; no user can have this name.
 LOCAL_ADMIN: Final = "@local"
+#: Tells why an operation on an object is denied, or None.
+Judge: TypeAlias = Callable[[User | Session | Recording], Denied | None]
+
+
+def _allowed(_: object) -> None:
+    """Everything is allowed."""
 
 
 class Authorizer:
@@ -45,6 +57,11 @@ class Authorizer:
         self._members = members
         self._users = users
         self._clock = clock
+
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """The roles of now, by name."""
+        return self._state.roles
 
     async def check(self, operation: Operation[Any, Any], caller: Caller) -> None:
         """Raise :class:`NotLoggedIn` or :class:`AccessDenied` unless ``caller`` may call it."""
@@ -82,7 +99,14 @@ class Authorizer:
             return
         rules = [who for who in operation.who if isinstance(who, Permitted)]
         denials = [
-            refusal(roles, self._state.roles, rule.resource, rule.verb, now(self._clock))
+            refusal(
+                roles,
+                self._state.roles,
+                rule.resource,
+                rule.verb,
+                now(self._clock),
+                possibly=rule.each,
+            )
             for rule in rules
         ]
         if None not in denials:
@@ -109,6 +133,47 @@ class Authorizer:
             return True
         held = await self.roles_of(identity)
         return permits(held, self._state.roles, resource, verb, now(self._clock))
+
+    async def judge(self, caller: Caller, resource: str, verb: str) -> Judge:
+        """Return what tells whether the calling user has a rule that allows this on an object; it
+        returns why not, or None.
+        """
+        identity = user_caller(caller)
+        if identity.user == LOCAL_ADMIN:
+            return _allowed
+        held = await self.roles_of(identity)
+        user = await self._users.find_user(identity.user)
+        who = {
+            "user.name": identity.user,
+            "user.roles": held,
+            "user.traits": {} if user is None else user.spec.traits,
+        }
+        roles, moment = self._state.roles, now(self._clock)
+
+        def judge(thing: User | Session | Recording) -> Denied | None:
+            return refusal(held, roles, resource, verb, moment, {**who, **facts_of(thing)})
+
+        return judge
+
+    async def judge_if_any(self, caller: Caller, resource: str, verb: str) -> Judge | None:
+        """Return :meth:`judge`, or None if no object passes it."""
+        identity = user_caller(caller)
+        if identity.user != LOCAL_ADMIN:
+            held = await self.roles_of(identity)
+            denied = refusal(
+                held, self._state.roles, resource, verb, now(self._clock), possibly=True
+            )
+            if denied is not None:
+                return None
+        return await self.judge(caller, resource, verb)
+
+    async def need(
+        self, caller: Caller, resource: str, verb: str, thing: User | Session | Recording
+    ) -> None:
+        """Raise :class:`AccessDenied` unless a rule of the caller allows this on an object."""
+        denied = (await self.judge(caller, resource, verb))(thing)
+        if denied is not None:
+            raise AccessDenied(f"denied: {denied.message}", Reason.RULE.value)
 
     async def visible_user(self, caller: Caller, resource: str, verb: str) -> str | None:
         """Return the user whose resources the caller sees: themselves, or None for all users."""

@@ -88,10 +88,21 @@ def _place(rows: Repository[Recording], request: ListRecordings) -> _Place:
     return place
 
 
+def every(_: Recording) -> bool:
+    """Every recording is shown."""
+    return True
+
+
 async def search(
-    backend: IBackend, rows: Repository[Recording], request: ListRecordings
+    backend: IBackend,
+    rows: Repository[Recording],
+    request: ListRecordings,
+    shown: Callable[[Recording], bool] = every,
 ) -> RecordingList:
-    """Return a page. Raises :class:`InvalidInput` for a filter that no recording can match."""
+    """Return a page of recordings that are ``shown``.
+
+    Raises :class:`InvalidInput` for a filter that no recording can match.
+    """
     place = _place(rows, request)
     # Where few keys match, steps are longer than the page.
     sparse = request.node or (request.id and place.reverse)
@@ -103,7 +114,7 @@ async def search(
         read = await _rows(backend, rows, items, place, request)
         for item, row in zip(items, read, strict=True):
             looked += 1
-            if row is not None and matches(row, request):
+            if row is not None and matches(row, request) and shown(row):
                 found.append(row)
             if len(found) == request.limit or looked == SCAN_LIMIT:
                 more = item is not items[-1] or len(items) == step

@@ -34,7 +34,7 @@ from tele.auth.proxied_sessions import ProxiedSessions
 from tele.auth.recording_claims import BEHIND, TEXT_LIMIT, is_id
 from tele.auth.recording_indexes import RecordingIndexes
 from tele.auth.recording_keys import RecordingKeys
-from tele.auth.recording_search import INDEX, OF_USER, received_at, search, stamp_of
+from tele.auth.recording_search import INDEX, OF_USER, every, received_at, search, stamp_of
 from tele.auth.recording_texts import RecordingTexts
 from tele.auth.repository import Repository
 from tele.auth.running_sessions import Running, RunningSessions
@@ -156,9 +156,11 @@ class Recordings:
             raise NotFound(f"no recording {quoted(recording_id)}; tele recordings ls shows them")
         return row
 
-    async def list(self, request: ListRecordings) -> RecordingList:
+    async def list(
+        self, request: ListRecordings, shown: Callable[[Recording], bool] = every
+    ) -> RecordingList:
         """Return a page; see :func:`tele.auth.recording_search.search`."""
-        return await search(self._backend, self.rows, request)
+        return await search(self._backend, self.rows, request, shown)
 
     async def running(self, user: str | None = None) -> Sequence[Running]:
         """Return sessions that have not ended, oldest first; of one ``user`` if given."""

@@ -49,10 +49,13 @@ class Rule:
 
     Resources are the kinds below and ``node``, ``token``, ``recording``, ``session``, ``event``,
     ``authority``; ``*`` is all of them. A rule with a part that has no effect is refused.
+
+    ``where`` is a condition on the object and the caller (:mod:`tele.rbac.rules`); empty is none.
     """
 
     resources: tuple[str, ...]
     verbs: tuple[str, ...]
+    where: str = field(default="", metadata=OMITTED)
 
 
 @frozen

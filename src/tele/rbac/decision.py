@@ -38,7 +38,6 @@ from tele.model.resources import (
     RecordingSettings,
     Role,
     RoleOptions,
-    Rule,
     SessionRecording,
 )
 from tele.rbac import labels as conditions
@@ -47,6 +46,8 @@ from tele.rbac.forwards import any_port, denied_by, given_by
 from tele.rbac.host_users import host_user
 from tele.rbac.logins import denied as denied_login
 from tele.rbac.logins import expand
+from tele.rbac.predicates import Facts
+from tele.rbac.rules import has_rule
 from tele.rbac.transfers import denied_files, files_of
 from tele.rbac.windows import within
 
@@ -337,19 +338,31 @@ def refusal(
     resource: str,
     verb: str,
     now: datetime | None = None,
+    facts: Facts | None = None,
+    *,
+    possibly: bool = False,
 ) -> Denied | None:
-    """Return why :func:`permits` is false, or None."""
+    """Return why :func:`permits` is false, or None.
+
+    With ``facts`` it is about one object (:mod:`tele.rbac.rules`). ``possibly``: whether there may
+    be an object for which it is allowed.
+    """
     names = list(held)
     what = f"{verb} {'an' if resource[:1] in 'aeio' else 'a'} {resource}"  # a user, an event
     mine = [roles[name] for name in names if name in roles and _in_force(roles[name], now)]
     for role in mine:
-        if _has_rule(role.spec.deny.rules, resource, verb):
+        if has_rule(role.spec.deny.rules, resource, verb, facts, unknown=not possibly):
             return Denied(Reason.RULE, f"role {role.metadata.name} denies to {what}")
-    allowing = [role for role in mine if _has_rule(role.spec.allow.rules, resource, verb)]
+    allowing = [
+        role
+        for role in mine
+        if has_rule(role.spec.allow.rules, resource, verb, facts, unknown=possibly)
+    ]
     if any(now is None or _in_time(role, now) for role in allowing):
         return None
     named = ", ".join(names) or "none"
-    return Denied(Reason.RULE, f"no role ({named}) has a rule that allows to {what}")
+    here = "" if facts is None else ", or none whose condition (where) is true here"
+    return Denied(Reason.RULE, f"no role ({named}) has a rule that allows to {what}{here}")
 
 
 def locked(locks: Iterable[Lock], identity: UserIdentity, now: datetime) -> Lock | None:
@@ -381,14 +394,6 @@ def explain(lock: Lock, user: str) -> str:
 def host_locked(locks: Iterable[Lock], host_id: str, now: datetime) -> Lock | None:
     """Return a lock in force on a host, or None."""
     return next((k for k in locks if _lasts(k, now) and k.spec.target.host_id == host_id), None)
-
-
-def _has_rule(rules: Iterable[Rule], resource: str, verb: str) -> bool:
-    return any(_covers(r.resources, resource) and _covers(r.verbs, verb) for r in rules)
-
-
-def _covers(listed: tuple[str, ...], wanted: str) -> bool:
-    return "*" in listed or wanted in listed
 
 
 def _in_force(role: Role, now: datetime | None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -17,11 +17,13 @@ from tele.model.resources import (
     Rule,
     keepalive_problem,
 )
+from tele.rbac.decision import permits, refusal
 from tele.rbac.forced import trouble_with
 from tele.rbac.forwards import check_forwards
 from tele.rbac.host_users import check_host_users
 from tele.rbac.labels import check_labels
 from tele.rbac.logins import check_logins
+from tele.rbac.rules import check_where
 from tele.rbac.transfers import check_transfers
 from tele.rbac.windows import check_windows
 
@@ -104,6 +106,7 @@ def check_role(role: Role) -> None:
         _check_names(rule.resources, RESOURCES, "resource")
         _check_names(rule.verbs, VERBS, "verb")
         _check_effect(rule)
+        check_where(rule)
     if role.spec.options.max_session_ttl <= timedelta(0):
         raise InvalidInput("options: max_session_ttl has to be positive")
     try:
@@ -126,6 +129,16 @@ def check_role(role: Role) -> None:
     trouble = trouble_with(role.spec.options.force_command)
     if trouble is not None:
         raise InvalidInput(f"options: {trouble}")
+
+
+def exceeds(held: Iterable[str], others: Iterable[str], roles: Mapping[str, Role]) -> bool:
+    """Whether users with the roles ``held`` may do something through the API that those with the
+    roles ``others`` may not: who took over such a user would gain it.
+    """
+    return any(
+        refusal(held, roles, *each, possibly=True) is None and not permits(others, roles, *each)
+        for each in PERMISSIONS
+    )
 
 
 def _check_effect(rule: Rule) -> None:

@@ -4,7 +4,9 @@ Invariants:
 
 * The caller was authorized before (:mod:`tele.auth.authorizer`); every change is an event.
 * A user is removed with the tokens that they made, which could join hosts.
-* Giving roles needs the verb ``update`` on users, also where creating the user needs less.
+* Giving roles needs the verb ``update`` on users, also where creating the user needs less. A rule
+  with a condition gives neither roles nor traits, and changes no user with rules that the caller
+  has not.
 * Only an administrator can leave the cluster without an administrator.
 """
 
@@ -39,8 +41,9 @@ from tele.model.api.tokens import NewToken, TokenAdded, TokenList
 from tele.model.authority import AuthorityKind
 from tele.model.codec import format_time
 from tele.model.identity import Caller
-from tele.model.resources import Role, User
+from tele.model.resources import Role, User, UserSpec
 from tele.rbac.logins import check_traits
+from tele.rbac.presets import exceeds
 
 
 @frozen
@@ -101,18 +104,23 @@ class Administration:
         """Return a page of users, by name."""
         limit = request.limit
         found = tuple(await self._users.users(limit, request.after))
-        return api.UserList(found, found[-1].metadata.name if len(found) == limit else "")
+        judge = await self._authorizer.judge(caller, "user", "list")
+        shown = tuple(each for each in found if judge(each) is None)
+        return api.UserList(shown, found[-1].metadata.name if len(found) == limit else "")
 
     async def get_user(self, request: ByName, caller: Caller) -> User:
         """Return one user."""
-        return await self._users.user(request.name)
+        user = await self._users.user(request.name)
+        await self._authorizer.need(caller, "user", "read", user)
+        return user
 
     async def add_user(self, request: api.NewUser, caller: Caller) -> api.UserPassword:
         """Create a user with a password, or with an invitation."""
         name = request.user.metadata.name
         opened = self._opened(name, request.password, request.invite)
         check_traits(request.user.spec.traits)
-        await self._check_giving(caller, request.user.spec.roles, ())
+        await self._authorizer.need(caller, "user", "create", request.user)
+        await self._check_giving(caller, UserSpec(request.user.spec.roles), UserSpec())
         if user_caller(caller).user == LOCAL_ADMIN:
             # The administrator of auth's machine needs the preset roles to make another one.
             for role in request.user.spec.roles:
@@ -143,7 +151,11 @@ class Administration:
         check_traits(request.user.spec.traits)
         before = await self._users.find_user(request.name)
         had = () if before is None else before.spec.roles
-        await self._check_giving(caller, request.user.spec.roles, had)
+        for each in (before, request.user):
+            if each is not None:
+                await self._check_user(caller, "update", each)
+        spec = UserSpec() if before is None else before.spec
+        await self._check_giving(caller, request.user.spec, spec)
         force = await self._authorizer.forces(caller, request.force)
         user, new = await self._users.put_user(request.name, request.user, force)
         await self._journal.emit(
@@ -155,18 +167,35 @@ class Administration:
         )
         return user
 
-    async def _check_giving(
-        self, caller: Caller, after: tuple[str, ...], before: tuple[str, ...]
-    ) -> None:
-        if set(after) != set(before) and not await self._authorizer.may(caller, "user", "update"):
+    async def _check_giving(self, caller: Caller, after: UserSpec, before: UserSpec) -> None:
+        """Raise :class:`AccessDenied` unless the caller may change these roles and traits."""
+        same = set(after.roles) == set(before.roles) and after.traits == before.traits
+        if not same and not await self._authorizer.may(caller, "user", "update"):
             raise AccessDenied(
-                "denied: giving roles needs a rule for the verb update on user",
+                "denied: giving roles or traits needs a rule without a condition (where) for the"
+                " verb update on user",
+                Reason.RULE.value,
+            )
+
+    async def _check_user(self, caller: Caller, verb: str, user: User) -> None:
+        """Raise :class:`AccessDenied` unless the caller may ``verb`` this user: by a condition none
+        whom it would be a gain to be.
+        """
+        await self._authorizer.need(caller, "user", verb, user)
+        if await self._authorizer.may(caller, "user", verb):
+            return
+        held = await self._authorizer.roles_of(user_caller(caller))
+        if exceeds(user.spec.roles, held, self._authorizer.roles):
+            raise AccessDenied(
+                f"denied: {user.metadata.name} has rules that you have not; to {verb} such a user"
+                " needs a rule without a condition (where)",
                 Reason.RULE.value,
             )
 
     async def reset_user(self, request: api.ResetUser, caller: Caller) -> api.UserPassword:
         """Give a user a new password, or an invitation; resets the failed attempts."""
         opened = self._opened(request.name, request.password, request.invite)
+        await self._check_user(caller, "update", await self._users.user(request.name))
         user, made = await self._users.reset_user(request.name, request.password, opened.change)
         if opened.change is None:
             await self._journal.emit("user.password", caller, name=request.name)
@@ -199,6 +228,7 @@ class Administration:
         """Remove a user with their password and their tokens, and end their sessions."""
         name = request.name
         force = await self._authorizer.forces(caller, request.force)
+        await self._check_user(caller, "delete", await self._users.user(name))
         tokens = await self._tokens.made_by(name)
         await self._users.delete_user(name, force, tuple(tokens.values()))
         sessions = tuple(each.session for each in await self._live.of_user(name))

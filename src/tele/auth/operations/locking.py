@@ -120,6 +120,8 @@ class Locking:
     async def kill_session(self, request: KillSession, caller: Caller) -> Lock:
         """End a session that runs."""
         session = await self._live.get(request.id)
+        if not await self._authorizer.may(caller, "lock", "create"):
+            await self._authorizer.need(caller, "session", "delete", session)
         metadata = Metadata(
             f"session-{session.id}",
             description=f"{session.login}@{session.node}, of {session.user}",

@@ -27,7 +27,7 @@ from tele.auth.recording_claims import is_id
 from tele.auth.recording_search import received_at
 from tele.auth.running_sessions import Running
 from tele.auth.session_ends import SessionEnds
-from tele.auth.users import LONG_AGO, Users
+from tele.auth.users import Users
 from tele.certs.check import LATEST
 from tele.errors import InvalidInput, NotFound, quoted
 from tele.model.api import sessions as api
@@ -101,27 +101,21 @@ class SessionOperations:
 
     async def list_sessions(self, request: Paged, caller: Caller) -> api.SessionList:
         """Return a page of sessions that have not ended, oldest first."""
-        user = await self._authorizer.visible_user(caller, "session", "list")
-        since = LONG_AGO if user is None else await self._authorizer.since(caller)
-        live = self._live
-        running = await (live.all() if user is None else live.of_user(user))
+        running = await self._visible(caller)
         begin = bisect_right(running, request.after, key=attrgetter("mark"))
         page: list[Running] = []
         for each in islice(running, begin, None):
-            if received_at(each.session) >= since:
-                if len(page) == request.limit:
-                    return api.SessionList(self._with_status(page), page[-1].mark)
-                page.append(each)
+            if len(page) == request.limit:
+                return api.SessionList(self._with_status(page), page[-1].mark)
+            page.append(each)
         return api.SessionList(self._with_status(page))
 
     async def get_session(self, request: ById, caller: Caller) -> api.SessionDetails:
         """Return what is known of one session that has not ended."""
-        user = await self._authorizer.visible_user(caller, "session", "list")
-        since = LONG_AGO if user is None else await self._authorizer.since(caller)
         live = self._live
-        for each in await (live.all() if user is None else live.of_user(user)):
+        for each in await self._visible(caller):
             session = each.session
-            if session.id == request.id and received_at(session) >= since:
+            if session.id == request.id:
                 return api.SessionDetails(
                     self._status_of(session),
                     "ssh",
@@ -132,6 +126,21 @@ class SessionOperations:
         raise NotFound(
             f"no such session runs: {quoted(request.id)}; tele sessions ls shows those that do"
         )
+
+    async def _visible(self, caller: Caller) -> list[Running]:
+        """Return the sessions that the caller may see, oldest first."""
+        user = await self._authorizer.visible_user(caller, "session", "list")
+        if user is None:
+            return await self._live.all()
+        since = await self._authorizer.since(caller)
+        judge = await self._authorizer.judge_if_any(caller, "session", "list")
+        running = await (self._live.of_user(user) if judge is None else self._live.all())
+        return [
+            each
+            for each in running
+            if (each.session.user == user and received_at(each.session) >= since)
+            or (judge is not None and judge(each.session) is None)
+        ]
 
     def _with_status(self, page: list[Running]) -> tuple[Session, ...]:
         """Return the sessions; the status of those on offline nodes is unknown."""

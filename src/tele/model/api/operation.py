@@ -42,10 +42,15 @@ class Users:
 
 @frozen
 class Permitted:
-    """A user whose roles have a rule for this resource and verb."""
+    """A user whose roles have a rule for this resource and verb.
+
+    ``each``: the operation itself asks about each object, so that a rule with a condition is enough
+    to call it.
+    """
 
     resource: str
     verb: str
+    each: bool = False
 
 
 Who = Anyone | Hosts | Users | Permitted

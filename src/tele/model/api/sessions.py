@@ -108,7 +108,7 @@ KILL_SESSION = Operation(
     "/v1/sessions/{id}/kill",
     KillSession,
     Lock,
-    (Permitted("session", "delete"), Permitted("lock", "create")),
+    (Permitted("session", "delete", each=True), Permitted("lock", "create")),
     "End a session that runs",
 )
 

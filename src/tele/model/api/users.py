@@ -162,7 +162,7 @@ LIST_USERS = Operation(
     "/v1/users",
     Paged,
     UserList,
-    (Permitted("user", "list"),),
+    (Permitted("user", "list", each=True),),
     "Users",
     cost=10,
 )
@@ -173,7 +173,7 @@ GET_USER = Operation(
     "/v1/users/{name}",
     ByName,
     User,
-    (Permitted("user", "read"),),
+    (Permitted("user", "read", each=True),),
     "One user",
 )
 
@@ -183,7 +183,7 @@ ADD_USER = Operation(
     "/v1/users",
     NewUser,
     UserPassword,
-    (Permitted("user", "create"),),
+    (Permitted("user", "create", each=True),),
     "Create a user",
     cost=5,
 )
@@ -194,7 +194,7 @@ PUT_USER = Operation(
     "/v1/users/{name}",
     PutUser,
     User,
-    (Permitted("user", "update"),),
+    (Permitted("user", "update", each=True),),
     "Create or replace a user",
 )
 
@@ -204,7 +204,7 @@ RESET_USER = Operation(
     "/v1/users/{name}/password",
     ResetUser,
     UserPassword,
-    (Permitted("user", "update"),),
+    (Permitted("user", "update", each=True),),
     "Give a user a new password",
     cost=5,
 )
@@ -215,6 +215,6 @@ DELETE_USER = Operation(
     "/v1/users/{name}",
     DeleteUser,
     UserDeleted,
-    (Permitted("user", "delete"),),
+    (Permitted("user", "delete", each=True),),
     "Remove a user, and end what they have running",
 )
