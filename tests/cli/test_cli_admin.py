@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import select
 import shutil
 import socket
@@ -43,11 +44,25 @@ def test_tokens(cluster: Cluster) -> None:
 
 
 def test_users(cluster: Cluster) -> None:
-    """A user without a given password gets one, shown once on standard output alone."""
+    """A user without a given password gets an invitation, or one that is generated; what is shown
+    once is on standard output alone.
+    """
     tele = cluster.tele
-    done = tele.run("users", "add", "carol", "--login", "carol,www", "--role", "access")
-    assert len(done.stdout.strip()) >= 16
-    assert done.stdout.strip() not in done.stderr
+    for words, name, shown in (
+        ((), "ivan", r"ivan:[a-z2-7]{32}"),
+        (("--invite-ttl", "1h"), "ines", r"ines:[a-z2-7]{32}"),
+        (("--password",), "carol", r"[a-z2-7]{16,}"),
+    ):
+        account = ("--login", "carol,www", "--role", "access")
+        done = tele.run("users", "add", name, *account, *words)
+        assert re.fullmatch(shown, done.stdout.strip())
+        assert done.stdout.strip() not in done.stderr
+    made = json.loads(tele.run("users", "add", "iris", "--format", "json").stdout)
+    assert (made["password"], made["invitation"][:5]) == (None, "iris:")
+    for words in (("--invite",), ("--password-file", "-"), ("--invite-ttl", "1h")):
+        assert "--" in tele.fails(2, "users", "add", "igor", "--password", *words, stdin="")
+    for name in ("ivan", "ines", "iris"):
+        tele.run("users", "rm", name)
     (row,) = [u for u in tele.json("users", "ls") if u["metadata"]["name"] == "carol"]
     assert row["spec"]["traits"]["logins"] == ["carol", "www"]
     again = json.loads(tele.run("users", "reset", "carol", "--format", "json").stdout)
@@ -59,8 +74,8 @@ def test_users(cluster: Cluster) -> None:
     for content, why in ((b"\xff\xfe", "is not text"), (b"\nx", "is empty")):
         (tele.folder / "password").touch(0o600)
         (tele.folder / "password").write_bytes(content)
-        words = ("users", "add", "dora", "--password-file", tele.folder / "password")
-        assert why in tele.fails(2, *words)
+        file = tele.folder / "password"
+        assert why in tele.fails(2, "users", "add", "dora", "--password-file", file)
 
 
 def test_users_are_updated(cluster: Cluster) -> None:

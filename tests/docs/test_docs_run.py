@@ -44,25 +44,35 @@ PAGES_RUN = {
 }
 
 
+#: What users choose.
+PASSWORD = "correct horse battery staple"
+
+
 @define
 class World:
     """The machines of a story, and what users learned on them so far."""
 
     machines: dict[str, Machine]
     passwords: dict[str, str] = field(factory=dict)
+    invitations: list[str] = field(factory=list)
     words: dict[str, str] = field(factory=dict)
 
     def run(self, line: str, at: str, account: str = "root", stdin: str = "") -> str:
-        """Type one line of a page, and note the password, token or pin that it prints."""
+        """Type one line of a page, and note the invitation, token or pin that it prints."""
         typed = line
         for word, value in self.words.items():
             typed = typed.replace(word, value)
         if found := re.match(r"tele login .*--user (\S+)", typed):
             typed += " --password-file -"
             stdin = self.passwords[found[1]] + "\n"
+        elif found := re.match(r"tele login .*--invite(?=\s|$)", typed):
+            code = self.invitations.pop()
+            typed = f"{found[0]} {code} --password-file -"
+            self.passwords[code.partition(":")[0]] = PASSWORD
+            stdin = PASSWORD + "\n"
         output = self.machines[at].run(typed, account, stdin)
-        if found := re.search(r"the password of (\S+), shown this once:\n(\S+)", output):
-            self.passwords[found[1]] = found[2]
+        if found := re.search(r"the invitation of .*; shown this once\n(\S+)", output):
+            self.invitations.append(found[1])
         if typed.startswith("tele tokens add"):
             (token,) = re.findall(r"\b[a-z2-7]{32}\b", output)
             for machine in self.machines.values():
@@ -142,7 +152,7 @@ def test_a_cluster_on_this_machine(tmp_path: Path) -> None:
         it.run(line, "one")
         it.run("tele users add alice --role access --login alice", "one")
         it.run("tele ca status", "one")
-        line = "tele login --proxy 10.0.0.1:3080 --user alice --ca-pin sha256:..."
+        line = "tele login --proxy 10.0.0.1:3080 --ca-pin sha256:... --invite"
         it.run(line, "other", "alice")
         assert it.run("tele ssh one 'id -un; hostname'", "other", "alice") == "alice\none\n"
         _reference(it)
@@ -282,7 +292,7 @@ def test_services_and_tunnels(tmp_path: Path) -> None:
             "tele users add alice --role access --login root --config /etc/tele/auth.yaml", "auth"
         )
         it.run(
-            "tele login --proxy proxy.example.com:3080 --user alice --ca-pin sha256:...",
+            "tele login --proxy proxy.example.com:3080 --ca-pin sha256:... --invite",
             "laptop",
             "alice",
         )

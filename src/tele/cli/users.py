@@ -132,9 +132,21 @@ def first_contact(where: Where, pin: str = "PIN") -> str:
 @click.argument("name")
 @click.option("--role", "roles", multiple=True, default=("access",), show_default=True)
 @click.option("--login", "logins", multiple=True, help="OS accounts, comma separated.")
-@_password_file
-@_invite
-@_invite_ttl
+@click.option(
+    "--password", "generate", is_flag=True, help="Print a generated password, no invitation."
+)
+@click.option(
+    "--password-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="A file whose first line is the password; - is standard input. There is no invitation.",
+)
+@click.option("--invite", is_flag=True, help="Print a one-time invitation: the default.")
+@click.option(
+    "--invite-ttl",
+    metavar="TIME",
+    callback=_read_ttl,
+    help=f"How long the invitation is valid.  [default: {format_duration(INVITATION_LIFETIME)}]",
+)
 @ttl_option("until the user is removed")
 @end_option("the user")
 @format_option()
@@ -143,6 +155,7 @@ def add(
     name: str,
     roles: tuple[str, ...],
     logins: tuple[str, ...],
+    generate: bool,
     password_file: Path | None,
     invite: bool,
     invite_ttl: timedelta | None,
@@ -151,14 +164,19 @@ def add(
     form: str,
     where: Where,
 ) -> None:
-    """Create a user, with a password or an invitation.
+    """Create a user, and print a one-time invitation.
 
     With the invitation the user sets a password and is logged in: tele login --invite.
     """
     from tele.model.api.users import ADD_USER, NewUser
     from tele.model.resources import Metadata, User, UserSpec
 
-    invited = _invited(invite, invite_ttl, password_file)
+    if generate and password_file is not None:
+        raise InvalidInput("--password and --password-file exclude each other; give one of them")
+    if generate and invite:
+        raise InvalidInput("--invite and --password exclude each other; give one of them")
+    by_password = generate or password_file is not None
+    invited = _invited(invite or not by_password, invite_ttl, password_file)
     password = _password(password_file)
     traits = {"logins": split_words(logins)} if logins else {}
     try:
