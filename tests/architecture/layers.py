@@ -54,6 +54,7 @@ LAYERS: Final[Mapping[str, int]] = {
     "config": 14,
     "plugins": 14,
     "testing": 14,
+    "backups": 14,
     "embed": 15,
     "tap": 16,
     "cli": 16,

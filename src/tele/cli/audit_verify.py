@@ -92,7 +92,7 @@ def verify(
             verdict = check(authority.perform, start, [*marks, *since(signed, start)])
     elif start is None:
         signed = signed_marks(found, None, ca, where)
-        verdict = _check_store(store, [*marks, *signed])
+        verdict = verified_store(store, [*marks, *signed])
     else:
         raise InvalidInput("--store checks the whole audit: leave --after out")
     if not verdict.events and not verdict.problem:
@@ -142,7 +142,8 @@ def check(
     return chain.end(last)
 
 
-def _check_store(path: Path, marks: Sequence[Mark]) -> Verification:
+def verified_store(path: Path, marks: Sequence[Mark] = ()) -> Verification:
+    """Check the audit in the SQLite file ``path``; raises :class:`TeleError` if it is none."""
     from twisted.internet.defer import Deferred
 
     from tele.audit.reading import verify as verify_store

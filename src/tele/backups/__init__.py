@@ -1,0 +1,1 @@
+"""Backups of auth: one sealed file of what cannot be made again."""
