@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import test_cluster_openssh
-from three_processes import BIN, Cluster, free_port, make_cluster, wait_for
+from three_processes import Cluster, free_port, make_cluster, wait_for
 
 CERTIFICATE = "ecdsa-sha2-nistp256-cert-v01@openssh.com"
 #: What an OpenSSH in FIPS mode would keep to.
@@ -199,22 +199,3 @@ def test_a_plain_sshd_of_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
     finally:
         sshd.terminate()
         sshd.wait(20)
-
-
-def test_another_suite_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    """An existing cluster keeps its suite: auth does not start, and the error names the value."""
-    text = (cluster.folder / "auth.yaml").read_text()
-    wrong = cluster.folder / "wrong.yaml"
-    wrong.write_text(text.replace("suite: ecdsa", "suite: ed25519"))
-    cluster.kill("auth")
-    try:
-        done = subprocess.run(
-            [str(BIN / "twistd"), "-n", "--pidfile=", "tele-auth", "--config", str(wrong)],
-            cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
-        )  # fmt: skip
-        assert done.returncode != 0
-        said = done.stderr + done.stdout
-        assert b"has the suite ecdsa, not ed25519" in said
-        assert b"set signature_algorithm_suite to ecdsa" in said
-    finally:
-        cluster.start("auth")

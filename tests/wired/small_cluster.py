@@ -23,6 +23,7 @@ from tele.auth.presence import Announcement, Hosts
 from tele.auth.service import AuthService
 from tele.certs.check import LATEST
 from tele.certs.keys import PrivateKey
+from tele.certs.suites import SignatureSuite
 from tele.certs.x509 import TlsKey
 from tele.conch.server.settings import ServerSettings
 from tele.config.values import Address, JoinConfig, NodeConfig, Pins
@@ -135,6 +136,8 @@ class SmallCluster:
     source: str = "127.0.0.1"
     #: Where auth, nodes and proxies listen.
     interface: str = "127.0.0.1"
+    #: The configured suite.
+    suite: SignatureSuite | None = None
 
     # -- auth -------------------------------------------------------------------------
     def start_auth(self) -> None:
@@ -147,6 +150,7 @@ class SmallCluster:
             host_id="11111111-1111-4111-8111-111111111111",
             name="auth",
             listen=(self.interface, self.port),
+            suite=self.suite,
         )
         self.auth.startService()
         self.port = self.reactor.wait(self.auth.ready)

@@ -7,7 +7,8 @@ Invariants:
 * Each kind has its own SSH key (of the cluster's suite) and its own TLS key (ECDSA P-256).
 * Each of these keys rotates alone, by :data:`tele.certs.rotation.TABLE`. A new key is stored in the
   commit of its phase; all auths on one store follow that.
-* The suite of a cluster is chosen when its CAs are made; another one is refused later.
+* A CA has the suite that was configured when its key was made. Another one holds from its next
+  rotation on: the new key is of that suite.
 """
 
 from __future__ import annotations
@@ -153,6 +154,7 @@ class Authorities:
         entropy: Callable[[int], bytes],
         loaded: dict[AuthorityKind, Authority],
         seal: KeySeal,
+        wanted: SignatureSuite | None = None,
     ) -> None:
         self._backend = backend
         self._repository = Repository(backend, PREFIX, StoredAuthority)
@@ -161,6 +163,7 @@ class Authorities:
         self._by_kind = loaded
         #: Seals what is stored; also for other secrets of the cluster.
         self.seal = seal
+        self._wanted = wanted
         self._observers: list[Callable[[], None]] = []
         self._stop_watching: Callable[[], None] | None = None
 
@@ -211,8 +214,8 @@ class Authorities:
         """Read the authorities; make and store those that do not exist yet.
 
         ``seal`` seals their keys in the store; None: they are in clear there.
-        ``suite`` None is Ed25519 for new authorities and any suite for existing ones. Raises
-        :class:`InvalidInput` if existing ones have another suite.
+        ``suite`` is that of new authorities, and of keys that a rotation makes; None is Ed25519
+        for new authorities, and the suite that it has for each existing one.
         """
         repository = Repository(backend, PREFIX, StoredAuthority)
         seal = seal or KeySeal()
@@ -230,8 +233,8 @@ class Authorities:
                 if entry is None:
                     raise Unavailable(f"the {kind.value} authority is gone from the store")
             loaded[kind] = ready = _ready(entry.value, entry.revision, seal)
-            _check_suite(ready, suite)
-        return cls(backend, cluster, entropy, loaded, seal)
+            _say_suite(ready, suite)
+        return cls(backend, cluster, entropy, loaded, seal, suite)
 
     async def follow(self) -> None:
         """Follow the store from now on: another auth may rotate. Ends with :meth:`stop`."""
@@ -354,7 +357,8 @@ class Authorities:
         self, ca: RotatingCa, phase: Phase, moment: datetime, grace: timedelta | None
     ) -> StoredRotation:
         if not ca.is_tls:
-            key_file = self.suite.generate().to_openssh()
+            present = suite_of(self._by_kind[ca.kind].trusted.ssh_public_keys)
+            key_file = (self._wanted or present).generate().to_openssh()
             return StoredRotation(phase, moment, moment, key_file, grace=grace)
         key = TlsKey.generate()
         certificate = make_authority(self._cluster, ca.kind, key, moment, self._entropy)
@@ -395,14 +399,14 @@ def _ended(stored: StoredAuthority, ca: RotatingCa, rotation: StoredRotation) ->
     return ended
 
 
-def _check_suite(authority: Authority, wanted: SignatureSuite | None) -> None:
-    present = suite_of((authority.ssh.public.line,))
-    if wanted not in (None, present):
-        raise InvalidInput(
-            f"the {authority.kind.value} CA of this cluster has the suite {present.value}, not"
-            f" {wanted.value}: the suite is chosen when a cluster is created; set"
-            f" signature_algorithm_suite to {present.value}, or leave it out"
-        )
+def _say_suite(authority: Authority, wanted: SignatureSuite | None) -> None:
+    """Log that a CA has another suite than the configuration wants, unless it rotates to that."""
+    keys = authority.trusted.ssh_public_keys
+    if wanted is not None and wanted not in {suite_of((key,)) for key in keys}:
+        log.warn(
+            "a CA gets the configured signature suite by its next rotation: tele ca rotate",
+            ca=authority.kind.value, suite=suite_of(keys).value, configured=wanted.value,
+        )  # fmt: skip
 
 
 def _make(

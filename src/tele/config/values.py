@@ -240,8 +240,8 @@ class AuthConfig:
     )
     signature_algorithm_suite: SignatureSuite | None = key(
         "The algorithm of the SSH keys of the CAs, hosts and users. ``ecdsa`` (NIST P-256) is for "
-        "clients in FIPS mode. Chosen when the cluster is made. Default: ``ed25519`` for a new "
-        "cluster, otherwise what it has.",
+        "clients in FIPS mode. A cluster that has another one gets it by ``tele ca rotate``. "
+        "Default: ``ed25519`` for a new cluster, otherwise what it has.",
         None,
     )
     signing_keys: SigningKeysConfig = field(

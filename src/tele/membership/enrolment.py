@@ -23,7 +23,13 @@ from tele.log import make_logger
 from tele.loop import backoff, now
 from tele.membership.announcing import are_outdated, hosts_of
 from tele.membership.calls import Calls, pause_after
-from tele.membership.identity import MemberIdentity, assemble, is_superseded, tls_authorities
+from tele.membership.identity import (
+    MemberIdentity,
+    assemble,
+    host_suite,
+    is_superseded,
+    tls_authorities,
+)
 from tele.membership.joining import Applicant, JoinSettings, Network, join, rejoin
 from tele.membership.renewal import RenewalTimer
 from tele.model.api.members import RENEW, RenewRequest
@@ -208,10 +214,11 @@ class Enrolment:
 
     async def _renew(self, old: MemberIdentity) -> None:
         presence = self._presence()
-        request = RenewRequest(presence.name, old.keys.public, hosts_of(presence))
+        keys = old.keys.of_suite(host_suite(self._authorities()))
+        request = RenewRequest(presence.name, keys.public, hosts_of(presence))
         certificates = await self._calls.perform("renew", RENEW, request)
         self._asked = frozenset(request.addresses)
-        new = assemble(old.keys, certificates, old.host.role, old.host.host_id)
+        new = assemble(keys, certificates, old.host.role, old.host.host_id)
         if new.host.cluster != old.host.cluster:
             raise TeleError("auth answered with certificates of another cluster")
         _log.info("certificates renewed", expires=new.expires)

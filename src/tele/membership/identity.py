@@ -42,6 +42,12 @@ class HostKeyPair:
         """Make both."""
         return cls(suite.generate(), TlsKey.generate())
 
+    def of_suite(self, suite: SignatureSuite) -> HostKeyPair:
+        """Return these keys, with a new SSH key if theirs is of another suite."""
+        if self.ssh.public.type.decode("ascii") == suite.key_type:
+            return self
+        return HostKeyPair(suite.generate(), self.tls)
+
     @property
     def public(self) -> PublicKeys:
         """The public halves, for auth."""
