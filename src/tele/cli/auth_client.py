@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import click
 
 from tele.cli.home import CertificateSummary, Files, Home, Profile, logged_in
+from tele.cli.trust_age import refresh_soon
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, Unreachable
 from tele.private_files import check_secret
 
@@ -207,6 +208,7 @@ def open_authority(where: Where = Where()) -> Iterator[Authority]:  # noqa: B008
         profile.proxy, identity, trusted_hosts(files), f"auth.{profile.cluster}"
     ) as remote:
         yield remote
+    refresh_soon(home, profile)
 
 
 def running_socket(config: Path) -> Path | None:

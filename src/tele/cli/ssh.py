@@ -29,6 +29,7 @@ from tele.cli.openssh import (
     this_program,
     write_openssh_files,
 )
+from tele.cli.trust_age import refresh_soon
 from tele.errors import InvalidInput, quoted
 
 #: Options of ssh(1) and scp(1) that take an argument.
@@ -206,6 +207,7 @@ def _ready(
     home = Home.find()
     profile, summary = valid_profile(home, cluster, proxy, user)
     warn_clock_behind(summary)
+    refresh_soon(home, profile)
     return program, profile, ["-F", str(write_openssh_files(home, profile))], summary
 
 
