@@ -14,7 +14,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -34,14 +34,18 @@ NOT_UPLOADED = 8
 
 
 class RunningSession:
-    """A recorded terminal that counts aloud: ``<mark> 1``, ``<mark> 2``, ..."""
+    """A recorded terminal that counts aloud: ``<mark> 1``, ``<mark> 2``, ...
 
-    def __init__(self, cluster: Cluster, mark: str) -> None:
+    ``words`` are arguments of ssh, without them the cluster's node is meant.
+    """
+
+    def __init__(self, cluster: Cluster, mark: str, words: Sequence[str] = ()) -> None:
         self.mark = mark
+        words = words or ("-F", str(cluster.ssh_config), cluster.host)
         self._shown: list[tuple[float, int]] = []
         script = f"stty -echo; n=0; while n=$((n+1)); do echo {mark} $n; sleep 0.2; done"
         self._client = subprocess.Popen(
-            ["ssh", "-tt", "-F", str(cluster.ssh_config), cluster.host, script],
+            ["ssh", "-tt", *words, script],
             env=cluster.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -61,6 +65,11 @@ class RunningSession:
     def has_begun(self) -> bool:
         """Whether it has shown anything."""
         return bool(self._shown)
+
+    @property
+    def number(self) -> int:
+        """The last number that it has shown, or 0."""
+        return self._shown[-1][1] if self._shown else 0
 
     @property
     def has_ended(self) -> bool:

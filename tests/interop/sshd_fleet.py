@@ -134,7 +134,7 @@ def keys(cluster: Cluster, folder: Path, *, principal: str = NAME, sign: bool = 
 
 
 @contextmanager
-def running_sshd(folder: Path, port: int, *lines: str) -> Iterator[None]:
+def running_sshd(folder: Path, port: int, *lines: str) -> Iterator[subprocess.Popen[bytes]]:
     """An sshd with the keys in ``folder``; ``lines`` are more of its configuration."""
     assert SSHD is not None
     config = _CONFIG.format(port=port, folder=folder) + "".join(f"{line}\n" for line in lines)
@@ -148,7 +148,7 @@ def running_sshd(folder: Path, port: int, *lines: str) -> Iterator[None]:
     try:
         log_file = folder / "log"
         wait_for(lambda: "Server listening" in log_file.read_text(), "sshd")
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait()

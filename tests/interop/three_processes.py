@@ -141,7 +141,7 @@ class Cluster:
         return f"web1.{self.name}"
 
     def start(self, part: str) -> None:
-        """Start one part again, or for the first time."""
+        """Start one part again, or for the first time; digits make another one of a kind."""
         log = (self.folder / f"{part}.log").open("ab")
         guard = {"PYTHONPATH": str(GUARD), "LOOP_GUARD": str(self.folder / f"{part}.blocking")}
         self.processes[part] = subprocess.Popen(
@@ -150,7 +150,7 @@ class Cluster:
                 str(BIN / "twistd"),
                 "-n",
                 "--pidfile=",
-                f"tele-{part}",
+                f"tele-{part.rstrip('0123456789')}",
                 "--config",
                 str(self.folder / f"{part}.yaml"),
             ],

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from tele.cli.auth_client import trusted_hosts
 from tele.cli.home import Files, Home, Profile
 from tele.cli.openssh import write_openssh_files
+from tele.cli.output import plain, print_notice
 from tele.errors import TeleError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 def refresh(home: Home, profile: Profile) -> None:
     """Ask auth for the authorities, and write what has changed. Raises :class:`TeleError`."""
-    from tele.cli.output import plain
     from tele.https.blocking import BlockingAuthority
     from tele.model.api.members import CLUSTER
     from tele.model.api.operation import Nothing
@@ -78,7 +78,7 @@ def main(path: str, cluster: str, user: str) -> int:
             return 1
         refresh(home, profile)
     except (TeleError, OSError) as error:
-        print(error, file=sys.stderr)
+        print_notice(str(error))
         return 1
     return 0
 
