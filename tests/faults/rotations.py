@@ -70,10 +70,12 @@ class Rotating:
         """What makes ``tele`` call auth as its owner."""
         return ("--config", str(self.cluster.folder / "auth.yaml"))
 
-    @property
-    def routes(self) -> dict[str, Route]:
-        """All of them, by name."""
-        first, second = ("-F", str(self.cluster.ssh_config)), ("-F", str(self.second.ssh_config))
+    def routes(self, old: Path | None = None) -> dict[str, Route]:
+        """Return all, by name; with the login to hosts that is kept in the folder ``old``."""
+        first, second = (
+            ("-F", str(each.ssh_config if old is None else old / each.home))
+            for each in (self.cluster, self.second)
+        )
         name = self.cluster.name
         found = {
             "tunnel": Route((*first, f"web2.{name}"), frozenset(("proxy", "node2"))),
@@ -96,7 +98,7 @@ class Rotating:
     # -- sessions and logins ------------------------------------------------------------
     def begin_sessions(self) -> None:
         """Begin those that do not run."""
-        for name, route in self.routes.items():
+        for name, route in self.routes().items():
             if name not in self.sessions:
                 self.sessions[name] = RunningSession(self.cluster, f"mark-{name}", route.words)
         until(self._have_begun, "a session on each route")
@@ -108,7 +110,7 @@ class Rotating:
 
     def check_sessions(self, killed: str) -> None:
         """Fail unless each session counts on that did not go through the part ``killed``."""
-        for name in [n for n, route in self.routes.items() if killed in route.parts]:
+        for name in [n for n, route in self.routes().items() if killed in route.parts]:
             self.sessions.pop(name).hang_up()
         before = {name: session.number for name, session in self.sessions.items()}
 
@@ -120,10 +122,10 @@ class Rotating:
         until(count_on, "all sessions to count on")
         self.count["sessions"] += len(before)
 
-    def log_in_to_hosts(self, *old: str) -> None:
-        """Fail unless a login by each route succeeds at once; ``old`` are options for one."""
-        for name, route in self.routes.items():
-            done = self._ssh(*old, *route.words, "echo on")
+    def log_in_to_hosts(self, old: Path | None = None) -> None:
+        """Fail unless a login by each route succeeds at once."""
+        for name, route in self.routes(old).items():
+            done = self._ssh(*route.words, "echo on")
             assert done.stdout == b"on\n", f"{name}: {done.stderr!r}\n{self.cluster.logs()}"
             self.count["logins"] += 1
 
@@ -140,15 +142,16 @@ class Rotating:
             log_in(each, part)
 
     @contextmanager
-    def old_login(self) -> Iterator[tuple[str, ...]]:
-        """Options of ssh for the certificate that the user has now, and has replaced later."""
+    def old_login(self) -> Iterator[Path]:
+        """A folder with the login of now, and configurations of ssh for it."""
         folder = self.cluster.folder / "old"
         shutil.copytree(self.cluster.folder / self.cluster.home / self.cluster.name, folder)
+        for each in (self.cluster, self.second):
+            mine = each.folder / each.home / each.name / "alice"
+            text = each.ssh_config.read_text().replace(str(mine), str(folder / "alice"))
+            (folder / each.home).write_text(text)
         try:
-            yield (
-                "-o", "IdentityAgent=none", "-o", f"IdentityFile={folder}/alice",
-                "-o", f"CertificateFile={folder}/alice-cert.pub",
-            )  # fmt: skip
+            yield folder
         finally:
             shutil.rmtree(folder)
 
@@ -189,7 +192,7 @@ class Rotating:
             self.cluster.tele("ca", "sign-host", str(folder / "host.pub"), *signed)
             self.sshd_process.send_signal(signal.SIGHUP)
 
-    def go_through(self, phase: str, killed: str, old: tuple[str, ...]) -> None:
+    def go_through(self, phase: str, killed: str, old: Path) -> None:
         """Begin ``phase``, kill a part in it, and check what has to hold."""
         self.begin_sessions()
         self.begin(phase)
@@ -204,7 +207,7 @@ class Rotating:
         until(self._reachable, "all hosts to be reachable")
         self.log_in_to_hosts()
         if phase != "standby":
-            self.log_in_to_hosts(*old)
+            self.log_in_to_hosts(old)
         say(f"{phase}: {killed} was killed; {dict(self.count)}")
 
     def _reachable(self) -> bool:
@@ -215,10 +218,10 @@ class Rotating:
             for node in json.loads(listed.stdout)
         )
 
-    def refused(self, old: tuple[str, ...]) -> None:
+    def refused(self, old: Path) -> None:
         """Fail unless each host refuses a certificate of a dropped key."""
-        for name, route in self.routes.items():
-            done = self._ssh(*old, *route.words, "echo on")
+        for name, route in self.routes(old).items():
+            done = self._ssh(*route.words, "echo on")
             assert done.stdout == b"", f"{name} accepted a certificate of a dropped key"
             assert b"Permission denied" in done.stderr, done.stderr
             self.count["refusals"] += 1

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 from attrs import Factory, frozen
@@ -26,7 +26,6 @@ from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
 from tele.auth.authorizer import LOCAL_ADMIN as LOCAL_ADMIN
 from tele.auth.authorizer import Authorizer
-from tele.auth.automatic_rotation import AutomaticRotation
 from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.connection_claims import ConnectionClaims
 from tele.auth.disk import DiskWatch
@@ -61,6 +60,7 @@ from tele.auth.passwords import Passwords
 from tele.auth.presence import Hosts
 from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings
+from tele.auth.regular_work import Lease, RegularWork
 from tele.auth.retention import Retention, RetentionRules
 from tele.auth.rotation import RotationGate
 from tele.auth.session_ends import SessionEnds
@@ -78,6 +78,10 @@ from tele.model.api.users import LOGIN
 from tele.model.authority import Certificates
 from tele.model.identity import Caller, HostIdentity
 from tele.model.lifetimes import USER_LIFETIME
+
+#: How often the phases of automatic rotations are looked at.
+ROTATION_SECONDS: Final = 60.0
+ROTATION_LEASE: Final = "/cluster/rotation"
 
 
 @frozen
@@ -136,7 +140,7 @@ class LocalAuthority:
         rotating = RotatingOperations(
             clock, parts.authorities, RotationGate(clock, parts.authorities, parts.hosts), journal
         )
-        self.rotation = AutomaticRotation(clock, rotating.advance)
+        self._rotating = rotating
         resources = (
             self._certificates,
             JoinOperations(
@@ -256,11 +260,21 @@ class LocalAuthority:
         await self._journal.emit(name, caller, **fields)
 
     # -- in this process only ---------------------------------------------------------
-    def retention(
+    def regular_work(
         self, rules: Callable[[], RetentionRules], backend: IBackend, owner: str
-    ) -> Retention:
-        """Return what removes recordings by ``rules()``; ``owner`` is the id of this auth."""
-        return Retention(rules, backend, self._clock, self._recordings, self._journal, owner)
+    ) -> tuple[RegularWork, RegularWork]:
+        """Return what auth does by itself; ``owner`` is the id of this auth.
+
+        It removes recordings by ``rules()``, and begins the phases of automatic rotations.
+        """
+        retention = Retention(rules, backend, self._clock, self._recordings, self._journal, owner)
+        lease = Lease(backend, ROTATION_LEASE, owner, 2 * ROTATION_SECONDS)
+        rotation = RegularWork(
+            self._clock, "rotation", ROTATION_SECONDS, lease,
+            lambda: self._rotating.has_automatic, self._rotating.advance,
+            delay=ROTATION_SECONDS,
+        )  # fmt: skip
+        return retention.work, rotation
 
     async def ensure_admin(self, user: str, logins: tuple[str, ...]) -> None:
         """Make ``user`` an administrator who may log in as ``logins``, without a password."""

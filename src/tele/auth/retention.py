@@ -5,12 +5,12 @@ Invariants:
 * A recording that is held, or still open, is never removed: a session that runs, or a node that is
   away, does not lose what it has not sent.
 * Age is auth's own: the time that passed since it learnt of a session, not what a node says. A
-  clock that is set forward removes nothing for a day.
+  clock that is set forward removes nothing for a day (:mod:`tele.auth.regular_work`).
 * Over the size the oldest go of the hosts that recorded most: a host that floods auth pushes out
   its own recordings, and no host keeps less than an equal share of the size for what others send,
   or do not close. What is held is taken from the size first.
 * Each removal is an event, with the rule.
-* One auth of a store does it at a time, in steps between which other calls run.
+* It is done in steps between which other calls run.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from datetime import timedelta
 from typing import Final
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from tele.auth.journal import Journal
 from tele.auth.recording_search import INDEX, received_at, stamp_of
 from tele.auth.recordings import Recordings
+from tele.auth.regular_work import Lease, RegularWork
 from tele.errors import Conflict, NotFound, TeleError, Unavailable
 from tele.interfaces import Delete, IBackend, Put
 from tele.log import make_logger
@@ -41,17 +41,13 @@ log = make_logger(__name__)
 LEASE: Final = "/recordings/retention"
 #: How often recordings are looked at.
 CHECK_SECONDS: Final = 600.0
-#: How long no other auth of this store does it.
-LEADS_FOR: Final = timedelta(seconds=2 * CHECK_SECONDS)
+#: For how many seconds no other auth of this store does it.
+LEADS_FOR: Final = 2 * CHECK_SECONDS
 #: Rows that are read with one call, and the wait after it.
 STEP: Final = 200
 _PAUSE: Final = 0.02
 #: Recordings that are removed in one round, for each rule.
 ROUND_LIMIT: Final = 2000
-#: How long nothing is removed after the clock was set forward.
-AFTER_STEP: Final = 86400.0
-#: A clock that was set forward by less changes nothing.
-STEP_IGNORED: Final = 3600.0
 
 
 @frozen
@@ -98,71 +94,17 @@ class Retention:
         self._clock = clock
         self._recordings = recordings
         self._journal = journal
-        self._owner = owner.encode()
-        self._timer: IDelayedCall | None = None
-        self._round: Deferred[None] | None = None
-        self._not_before = 0.0
+        self.work = RegularWork(
+            clock, "retention", CHECK_SECONDS, Lease(backend, LEASE, owner, LEADS_FOR),
+            lambda: rules().are_set, self._remove_by_rules,
+        )  # fmt: skip
 
-    def start(self) -> None:
-        """Look now, and then again and again."""
-        self._begin()
-
-    async def stop(self) -> None:
-        """End a round that runs."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._round is not None:
-            ended: Deferred[None] = Deferred()
-            self._round.addBoth(lambda _: ended.callback(None))
-            self._round.cancel()
-            await ended
-
-    def clock_was_set(self, seconds: float) -> None:
-        """The wall clock was set forward by ``seconds``: what is too old now may not be."""
-        if seconds > STEP_IGNORED:
-            self._not_before = self._clock.seconds() + AFTER_STEP
-            log.warn("retention waits since the clock was set forward", seconds=AFTER_STEP)
-
-    def _begin(self) -> None:
-        self._timer = self._clock.callLater(CHECK_SECONDS, self._begin)
-        if self._round is not None or self._clock.seconds() < self._not_before:
-            return
-        if not self._rules().are_set:
-            return
-        self._round = Deferred.fromCoroutine(self._look())
-        self._round.addBoth(self._ended)
-
-    def _ended(self, _: object) -> None:
-        self._round = None
-
-    async def _look(self) -> None:
-        try:
-            if not await self._lead():
-                return
-            rules = self._rules()
-            if rules.max_age:
-                await self._by_age(rules.max_age)
-            if rules.max_size:
-                await self._by_size(rules.max_size)
-        except CancelledError:
-            return
-        except Unavailable as error:
-            log.warn("retention could not remove recordings", reason=str(error))
-        except Exception:
-            log.failure("retention failed")
-
-    async def _lead(self) -> bool:
-        """Whether this auth does it, and not another one on this store."""
-        item = await self._backend.get(LEASE)
-        if item is not None and item.value != self._owner:
-            return False
-        revision = 0 if item is None else item.revision
-        try:
-            await self._backend.commit(Put(LEASE, self._owner, revision, LEADS_FOR))
-        except Conflict:
-            return False
-        return True
+    async def _remove_by_rules(self) -> None:
+        rules = self._rules()
+        if rules.max_age:
+            await self._by_age(rules.max_age)
+        if rules.max_size:
+            await self._by_size(rules.max_size)
 
     async def _by_age(self, max_age: timedelta) -> None:
         oldest = now(self._clock) - max_age

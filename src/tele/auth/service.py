@@ -46,7 +46,8 @@ from tele.auth.recording_sealing import RecordingSealing
 from tele.auth.recording_texts import RecordingTexts
 from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings, uploading_archive
-from tele.auth.retention import Retention, RetentionRules
+from tele.auth.regular_work import RegularWork
+from tele.auth.retention import RetentionRules
 from tele.auth.sealed_texts import SealedTexts
 from tele.auth.session_ends import END_AFTER, SessionEnds
 from tele.auth.signing_keys import SigningKeys, open_seal
@@ -143,7 +144,7 @@ class AuthService(Service):
         self._session_end_after = session_end_after
         self._recording_limits = recording_limits or RecordingLimits()
         self._retention_rules = retention or RetentionRules()
-        self._retention: Retention | None = None
+        self._regular_work: tuple[RegularWork, ...] = ()
         self._sealed_texts: SealedTexts | None = None
         self._keys = RecordingKeys(backend, host_id, encryption)
         self._signing_keys = signing_keys
@@ -226,11 +227,11 @@ class AuthService(Service):
         await self._start_archive(authority)
         if parts.recordings.indexes is not None:
             parts.recordings.indexes.start()
-        self._retention = authority.retention(
+        self._regular_work = authority.regular_work(
             lambda: self._retention_by(parts.state.settings), self._backend, self._host_id
         )
-        self._retention.start()
-        authority.rotation.start()
+        for work in self._regular_work:
+            work.start()
         self._renew()
         parts.heads.start()
         self._step_watch.start()
@@ -367,14 +368,12 @@ class AuthService(Service):
         if parts is not None:
             parts.disk.stop()
             parts.authorities.stop()
-            if self.authority is not None:
-                await self.authority.rotation.stop()
+            for work in self._regular_work:
+                await work.stop()
             await parts.heads.stop()
             await self._keys.stop()
             if self._sealed_texts is not None:
                 await self._sealed_texts.stop()
-            if self._retention is not None:
-                await self._retention.stop()
             if (uploading := uploading_archive(self._archive)) is not None:
                 await uploading.stop()
             await parts.ends.stop()
@@ -427,9 +426,8 @@ class AuthService(Service):
         """Emit an event, and issue a certificate that is valid by the new date, too."""
         if self.authority is None or self._parts is None:
             return
-        if self._retention is not None:
-            self._retention.clock_was_set(seconds)
-        self.authority.rotation.clock_was_set(seconds)
+        for work in self._regular_work:
+            work.clock_was_set(seconds)
         if seconds < 0:
             # By the new date the present certificate is not valid yet.
             self._renew_at = None

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from auth_world import HOST_ID, OTHER_ID, Tape, World, result
 from tele.auth.authorizer import LOCAL_ADMIN
 from tele.auth.holds import HOLDS, REMOVING
-from tele.auth.retention import CHECK_SECONDS, Retention, RetentionRules, equal_share
+from tele.auth.regular_work import RegularWork
+from tele.auth.retention import CHECK_SECONDS, RetentionRules, equal_share
 from tele.errors import AccessDenied, Conflict, InvalidInput, NotFound, Unavailable
 from tele.interfaces import Delete, Put
 from tele.loop import now
@@ -141,8 +142,8 @@ def test_who_may_hold_and_remove(world: World) -> None:
 
 
 # -- retention ------------------------------------------------------------------------
-def retention(world: World, rules: RetentionRules) -> Retention:
-    made = world.auth.retention(lambda: rules, world.backend, "auth-1")
+def retention(world: World, rules: RetentionRules) -> RegularWork:
+    made, _ = world.auth.regular_work(lambda: rules, world.backend, "auth-1")
     made.start()
     return made
 
@@ -250,7 +251,7 @@ def test_what_is_held_takes_room_of_all(world: World) -> None:
 def test_rules_that_change_hold_from_the_next_round_on(world: World) -> None:
     """Those of the cluster's settings: without a restart, and none removes nothing."""
     tape, now = stored(world), [RetentionRules()]
-    keeper = world.auth.retention(lambda: now[0], world.backend, "auth-1")
+    keeper, _ = world.auth.regular_work(lambda: now[0], world.backend, "auth-1")
     keeper.start()
     world.clock.advance(3600 * 20)
     run(world)
@@ -281,11 +282,11 @@ def test_another_auth_does_not_do_it_too(world: World) -> None:
     first = retention(world, RetentionRules(timedelta(days=10)))
     run(world)
     rules = RetentionRules(timedelta(days=10))
-    second = world.auth.retention(lambda: rules, world.backend, "auth-2")
-    assert result(second._lead()) is False
+    second, _ = world.auth.regular_work(lambda: rules, world.backend, "auth-2")
+    assert result(second.lease.take()) is False
     result(first.stop())
     world.clock.advance(3 * CHECK_SECONDS)
-    assert result(second._lead()) is True
+    assert result(second.lease.take()) is True
 
 
 def test_an_archive_that_is_away_is_waited_for(world: World) -> None:

@@ -12,6 +12,9 @@ from cryptography import x509
 
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
 from tele.auth.authorities import Authorities, StoredAuthority
+from tele.auth.local import ROTATION_LEASE
+from tele.auth.regular_work import RegularWork
+from tele.auth.retention import RetentionRules
 from tele.auth.successions import LIMIT
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import parse_line
@@ -400,10 +403,17 @@ def hours(world: World, count: int, *nodes: Node) -> list[Phase]:
 @pytest.fixture
 def automatic(world: World) -> Iterator[World]:
     """A world that looks at rotations by itself."""
-    world.auth.rotation.start()
+    work = at_work(world, "auth-1")
     yield world
-    result(world.auth.rotation.stop())
-    result(world.auth.rotation.stop())
+    result(work.stop())
+    result(work.stop())
+
+
+def at_work(world: World, owner: str) -> RegularWork:
+    """What begins phases in one auth of the store."""
+    _, work = world.auth.regular_work(RetentionRules, world.backend, owner)
+    work.start()
+    return work
 
 
 def test_an_automatic_rotation_ends_after_its_time(automatic: World) -> None:
@@ -464,12 +474,40 @@ def test_a_call_ends_an_automatic_rotation(automatic: World) -> None:
     assert set(hours(automatic, 60)) == {Phase.ROLLBACK}
 
 
-def test_a_clock_that_was_set_forward_begins_no_phase(automatic: World) -> None:
+def test_a_clock_that_was_set_forward_begins_no_phase(world: World) -> None:
     """By it certificates would seem to have expired that have not."""
-    automatic.do(table.ROTATE, api.Rotate(Phase.INIT, grace=timedelta(hours=48)))
-    automatic.clock.set_wall(90 * 3600)
-    automatic.auth.rotation.clock_was_set(90 * 3600)
-    assert set(hours(automatic, 23)) == {Phase.INIT}
+    work = at_work(world, "auth-1")
+    world.do(table.ROTATE, api.Rotate(Phase.INIT, grace=timedelta(hours=48)))
+    world.clock.set_wall(90 * 3600)
+    work.clock_was_set(90 * 3600)
+    assert set(hours(world, 23)) == {Phase.INIT}
+    result(work.stop())
+
+
+def leader(world: World) -> bytes:
+    """Which auth begins phases."""
+    item = result(world.backend.get(ROTATION_LEASE))
+    return b"" if item is None else item.value
+
+
+def test_one_auth_begins_the_phases(world: World) -> None:
+    """One of several on a store does, as long as it is there; then another one. While no CA rotates
+    by itself nobody has the lease.
+    """
+    first, other = at_work(world, "auth-1"), at_work(world, "auth-2")
+    hours(world, 2)
+    assert leader(world) == b""
+    world.do(table.ROTATE, api.Rotate(Phase.INIT, grace=timedelta(hours=48)))
+    hours(world, 49)
+    events = [e for e in world.events("ca.rotate") if e.fields.get("automatic")]
+    assert len(events) == 12
+    world.do(table.ROTATE, api.Rotate(Phase.INIT, grace=timedelta(hours=48)))
+    hours(world, 1)
+    assert leader(world) == b"auth-1"
+    result(first.stop())
+    world.clock.pump([30.0] * 8)
+    assert leader(world) == b"auth-2"
+    result(other.stop())
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,12 @@ class RotatingOperations:
         return await self._gate.look()
 
     # -- automatic rotations ------------------------------------------------------------
+    @property
+    def has_automatic(self) -> bool:
+        """Whether a CA rotates by itself."""
+        rotations = (self._authorities[ca.kind].stored.rotation(ca) for ca in RotatingCa)
+        return any(r is not None and r.automatic is not None for r in rotations)
+
     async def advance(self) -> None:
         """Begin the phases that are due of automatic rotations.
 
