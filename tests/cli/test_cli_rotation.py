@@ -50,7 +50,8 @@ def wait_for(folder: Path, pins: int, *, but: str = "") -> dict[str, Any]:
     while len(found := trusted(folder)["host"]["pins"]) != pins or but in found:
         assert time.monotonic() < end, found
         time.sleep(0.1)
-    return trusted(folder)["host"]
+    found_host: dict[str, Any] = trusted(folder)["host"]
+    return found_host
 
 
 def test_trust_follows_by_commands_and_by_ssh(cluster: Cluster, folder: Path) -> None:
