@@ -38,6 +38,15 @@ def trusted(folder: Path) -> dict[str, Any]:
     return {each["kind"]: each for each in authorities}
 
 
+def have_followed(cluster: Cluster) -> None:
+    """Wait until all hosts have certificates of the keys that sign."""
+    end = time.monotonic() + 90
+    words = ("nodes", "ls", "--rotation", "--config", cluster.folder / "tele.yaml")
+    while any(host.get("behind") for host in cluster.tele.json(*words)):
+        assert time.monotonic() < end
+        time.sleep(0.5)
+
+
 def is_old(folder: Path) -> None:
     """Let the authorities be as old as they are after some minutes."""
     before = time.time() - 3600
@@ -69,6 +78,7 @@ def test_trust_follows_by_commands_and_by_ssh(cluster: Cluster, folder: Path) ->
     assert [line.split()[-1] in known for line in found["ssh_public_keys"]] == [True, True]
     for phase in PHASES[1:]:
         rotate(cluster, phase)
+    have_followed(cluster)
     is_old(folder)
     cluster.tele.run("ls")
     found = wait_for(folder, 1, but=old)
