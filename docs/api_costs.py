@@ -26,6 +26,8 @@ WORK: dict[str, str] = {
     "open_recordings": "all sessions that run are read",
     "whoami": "one look-up",
     "list_hosts": "1,000 hosts are looked at for a page, each with 32 labels and one's roles",
+    "list_plain_keys": "for each proxy one look-up and one key",
+    "replace_plain_key": "one look-up, one commit; a line to each host",
     "add_host": "some ten look-ups, two commits",
     "report_host_probes": "500 hosts are looked up; one commit for each that is not as before",
     "delete_host": "some ten look-ups, three commits",

@@ -5,6 +5,7 @@
     python tests/interop/foreign_clients.py            # those that are installed
     python tests/interop/foreign_clients.py plink      # one of them
     python tests/interop/foreign_clients.py --mode proxy    # through a proxy that records
+    python tests/interop/foreign_clients.py --mode proxy --plain-keys    # with plain host keys
 
 prints a table for ``docs/reference/clients.rst``. Each client is given a certificate and the host
 authority as its own manual says. Debian has them as packages; paramiko, asyncssh,
@@ -12,12 +13,14 @@ ssh-python, ssh2-python and parallel-ssh are on PyPI.
 
 Through a proxy, a client with an SSH of its own connects to a port here, where the ProxyCommand of
 ``tele config`` runs, by the node's name: ``127.0.0.1 web1.interop`` has to be in /etc/hosts.
+Clients that know no host certificates are given the key that ``tele nodes keys`` prints.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import pwd
 import re
@@ -313,12 +316,15 @@ def _python(program: str) -> Callable[[World], None]:
 
 
 _PARAMIKO = """
-import paramiko
-from paramiko import Ed25519Key, SSHClient, RejectPolicy
+import os, paramiko
+from paramiko import Ed25519Key, SSHClient
 key = Ed25519Key.from_private_key_file("{folder}/k_ed25519")
 key.load_certificate("{folder}/k_ed25519-cert.pub")
 client = SSHClient()
-client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
+plain = os.path.exists("{folder}/known_hosts.plain")
+if plain:
+    client.load_host_keys("{folder}/known_hosts.plain")
+client.set_missing_host_key_policy(paramiko.RejectPolicy() if plain else paramiko.AutoAddPolicy())
 client.connect("{host}", {port}, "{login}", pkey=key, allow_agent=False, look_for_keys=False)
 assert client.exec_command("echo hello")[1].read() == b"hello\\n"
 client.open_sftp().put("{folder}/blob", "{target}")
@@ -336,6 +342,7 @@ async def main():
 asyncio.run(main())
 """
 _LIBSSH = """
+import os
 from ssh.session import Session
 from ssh import options
 session = Session()
@@ -343,7 +350,12 @@ session.options_set(options.HOST, "{host}")
 session.options_set(options.USER, "{login}")
 session.options_set(options.ADD_IDENTITY, "{folder}/k_rsa")
 session.options_set_port({port})
+plain = os.path.exists("{folder}/known_hosts.plain")
+if plain:
+    session.options_set(options.KNOWNHOSTS, "{folder}/known_hosts.plain")
 session.connect()
+if plain:
+    assert session.is_server_known() == 1, "another host key"
 session.userauth_publickey_auto("")
 channel = session.channel_new()
 channel.open_session()
@@ -358,11 +370,17 @@ while not channel.is_eof():
 channel.close()
 """
 _LIBSSH2 = """
-import socket
+import os, socket
 from ssh2.session import Session
 link = socket.create_connection(("{host}", {port}))
 session = Session()
 session.handshake(link)
+if os.path.exists("{folder}/known_hosts.plain"):
+    known, (key, kind) = session.knownhost_init(), session.hostkey()
+    known.readfile("{folder}/known_hosts.plain")
+    from ssh2.knownhost import LIBSSH2_KNOWNHOST_KEYENC_RAW, LIBSSH2_KNOWNHOST_TYPE_PLAIN
+    known.checkp(b"{host}", {port}, key,
+                 LIBSSH2_KNOWNHOST_TYPE_PLAIN | LIBSSH2_KNOWNHOST_KEYENC_RAW)
 session.userauth_publickey_fromfile(
     "{login}", "{folder}/k_rsa", "", "{folder}/k_rsa-cert.pub")
 files = session.sftp_init()
@@ -372,10 +390,32 @@ with files.open("{target}", LIBSSH2_FXF_CREAT | LIBSSH2_FXF_WRITE, 0o600) as fil
 """
 
 
+_PYLIBSSH = """
+import os
+from pylibsshext.session import Session
+session = Session()
+session.connect(host="{host}", port={port}, user="{login}", add_identity="{folder}/k_rsa",
+                knownhosts="{folder}/known_hosts.plain",
+                host_key_checking=os.path.exists("{folder}/known_hosts.plain"))
+channel = session.new_channel()
+assert channel.exec_command("echo hello").stdout == b"hello\\n"
+channel.close()
+files = session.sftp()
+files.put("{folder}/blob", "{target}")
+files.close()
+session.close()
+"""
+
+
 def _curl(world: World) -> None:
     target = world.target()
+    plain = Path(world.path("known_hosts.plain"))
+    known = world.folder / ".ssh"
+    known.mkdir(exist_ok=True)
+    if plain.exists():
+        shutil.copy(plain, known / "known_hosts")
     arguments = (
-        "--insecure",
+        *(() if plain.exists() else ("--insecure",)),
         "--key",
         world.path("k_rsa"),
         "--pubkey",
@@ -441,6 +481,7 @@ CLIENTS = (
     Client("asyncssh", _version("asyncssh"), _python(_ASYNCSSH), "own"),
     Client("ssh-python", _version("ssh-python"), _python(_LIBSSH), "libssh"),
     Client("ssh2-python", _version("ssh2-python"), _python(_LIBSSH2), "libssh2"),
+    Client("ansible-pylibssh", _version("ansible-pylibssh"), _python(_PYLIBSSH), "libssh"),
     Client("curl", ["curl", "--version"], _curl, "libssh2"),
     Client("Ruby net-ssh", ["ruby", "-e", "require 'net/ssh'; puts Net::SSH::Version::STRING"],
            _ruby, "own"),
@@ -489,8 +530,10 @@ def reached(cluster: Cluster, mode: str) -> Iterator[tuple[str, int]]:
         relays.shutdown()
 
 
-def make_world(folder: Path, cluster: Cluster, host: str, port: int) -> World:
-    """Make keys and certificates of each kind in ``folder``."""
+def make_world(
+    folder: Path, cluster: Cluster, host: str, port: int, *, plain_keys: bool = False
+) -> World:
+    """Make keys and certificates of each kind in ``folder``, and what clients trust."""
     world = World(cluster, folder, host, port)
     (folder / "blob").write_bytes(BLOB)
     for kind in ("ed25519", "ecdsa", "rsa"):
@@ -503,6 +546,11 @@ def make_world(folder: Path, cluster: Cluster, host: str, port: int) -> World:
     (folder / "known_hosts").write_text(f"@cert-authority * {authority}")
     # As Go reads it: a port that is not 22 is named.
     (folder / "known_hosts.port").write_text(f"@cert-authority [*]:{world.port} {authority}")
+    if plain_keys:
+        done = cluster.tele("nodes", "keys", host.partition(".")[0], "--format", "json")
+        (key,) = json.loads(done.stdout)["keys"]
+        line = f"[{host}]:{port} {key['key']}\n"
+        (folder / "known_hosts.plain").write_text(line)
     return world
 
 
@@ -530,13 +578,17 @@ def main() -> None:
     )
     parser.add_argument("clients", nargs="*", help="parts of names")
     parser.add_argument("--mode", default="node", help="how sessions are recorded")
+    parser.add_argument(
+        "--plain-keys", action="store_true", help="accept clients that know no host certificates"
+    )
     options = parser.parse_args()
+    recording = f"mode: {options.mode}, proxy_plain_keys: {str(options.plain_keys).lower()}"
     with tempfile.TemporaryDirectory(prefix="tele-clients.") as name:
         folder = Path(name)
-        cluster = make_cluster(folder, auth_settings=f"session_recording: {{mode: {options.mode}}}")
+        cluster = make_cluster(folder, auth_settings=f"session_recording: {{{recording}}}")
         try:
             with reached(cluster, options.mode) as (host, port):
-                world = make_world(folder, cluster, host, port)
+                world = make_world(folder, cluster, host, port, plain_keys=options.plain_keys)
                 for client, version, problem in results(world, options.clients):
                     print(f"{client.name:32}{version:16}{client.speaks:16}{problem or 'works'}")
         finally:

@@ -343,7 +343,8 @@ def test_auth_is_killed_in_the_middle(machine: Fleet) -> None:
 
 def test_a_client_that_knows_no_host_certificates(machine: Fleet) -> None:
     """Paramiko logs in where the cluster takes plain host keys, knows the key again, and is
-    recorded; before that it is refused.
+    recorded; before that it is refused. The key is the one that tele prints for known_hosts, also
+    after it was replaced.
     """
     program = (
         "import paramiko, sys\n"
@@ -377,6 +378,23 @@ def test_a_client_that_knows_no_host_certificates(machine: Fleet) -> None:
         cluster.kill("proxy")
         cluster.start("proxy")
         wait_for(lambda: run() == first, "the same key after a restart", 90)
+        assert _is_printed(machine, first)
+        refused = cluster.tele("nodes", "keys", NAME, "--replace", "proxy", check=False)
+        assert (refused.returncode, b"--reason" in refused.stderr) == (2, True)
+        (key,) = json.loads(cluster.tele("nodes", "keys", NAME, "--format", "json").stdout)["keys"]
+        cluster.tele("nodes", "keys", NAME, "--replace", key["proxy"], "--reason", "a test")
+        assert not _is_printed(machine, first)
+        wait_for(lambda: _is_printed(machine, run()), "the new key to be used", 60)
     finally:
         machine.record(mode="proxy")
     wait_for(lambda: run() == b"", "plain keys to be refused again", 60)
+    refused = cluster.tele("nodes", "keys", NAME, check=False)
+    assert b"proxy_plain_keys" in refused.stderr
+
+
+def _is_printed(machine: Fleet, shown: bytes) -> bool:
+    """Whether paramiko has logged in, with the host key that ``tele nodes keys`` prints."""
+    printed = machine.cluster.tele("nodes", "keys", NAME).stdout
+    assert printed.startswith(f"{NAME},{machine.host},".encode())
+    key = shown.split()[-1:]
+    return key == printed.split()[2:3] != []

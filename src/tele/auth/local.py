@@ -51,6 +51,7 @@ from tele.auth.operations.invitations import InvitationOperations
 from tele.auth.operations.joining import JoinOperations
 from tele.auth.operations.keeping import KeepingOperations
 from tele.auth.operations.locking import Locking
+from tele.auth.operations.plain_keys import PlainKeyOperations
 from tele.auth.operations.proxying import ProxyingOperations
 from tele.auth.operations.recordings import RecordingOperations
 from tele.auth.operations.rotating import RotatingOperations
@@ -174,6 +175,10 @@ class LocalAuthority:
             ProxyingOperations(
                 parts.cluster, clock, parts.authorities, parts.issuer, parts.members, parts.hosts,
                 parts.state, parts.recordings.proxied, parts.ends, quotas, journal,
+            ),
+            PlainKeyOperations(
+                parts.cluster, clock, parts.authorities, parts.hosts, parts.state,
+                parts.recordings.proxied.keys, authorizer, journal,
             ),
             rotating,
             KeepingOperations(clock, parts.recordings, parts.hosts, journal),

@@ -235,6 +235,11 @@ class Hosts:
         announcement = self._announced[role].get(host_id)
         return None if announcement is None else self._show(role, announcement)
 
+    def named(self, role: HostRole, name: str) -> Host | None:
+        """Return the host of a role that has this name, or None."""
+        found = next(self.after(role, f"{name}/"), None)
+        return found if found is not None and found.name == name else None
+
     def features(self, role: HostRole, host_id: str) -> tuple[str, ...]:
         """Return what a host has announced that it can do. Nothing of it is in lists."""
         announcement = self._announced[role].get(host_id)

@@ -12,6 +12,7 @@ from tele.auth.authorities import Authorities
 from tele.auth.presence import Hosts
 from tele.auth.recording_keys import RECIPIENTS, Recipient
 from tele.auth.repository import Repository
+from tele.auth.target_keys import REPLACED, ReplacedKey
 from tele.interfaces import Change, IBackend
 from tele.model.api.hosts import HostChanges
 from tele.model.api.members import ClusterState, Proxy
@@ -68,6 +69,7 @@ class State:
         self.revoked_hosts: dict[str, HostRevocation] = {}
         self.revoked_users: dict[str, UserRevocation] = {}
         self._settings: dict[str, Cluster] = {}
+        self._replaced_keys: dict[str, ReplacedKey] = {}
         self._policy: Policy | None = None
         self._latest: ClusterState | None = None
         # By an object of its own, so that removing one of thousands is constant time.
@@ -83,6 +85,7 @@ class State:
         await self._keep(REVOKED_HOSTS, HostRevocation, self.revoked_hosts)
         await self._keep(REVOKED_USERS, UserRevocation, self.revoked_users)
         await self._keep(RECIPIENTS, Recipient, self.recipients)
+        await self._keep(REPLACED, ReplacedKey, self._replaced_keys)
         following = self._hosts.watch(HostRole.PROXY, self._proxies_changed)
         following.addErrback(lambda failure: failure.trap(CancelledError))
         self._stops.append(following.cancel)
@@ -160,6 +163,7 @@ class State:
             client_keepalive=self._client_keepalive,
             recording_keys=self._recording_keys(self.recipients),
             settings=self.settings.for_hosts,
+            replaced_plain_keys=sum(each.times for each in self._replaced_keys.values()),
         )
 
     def authorities_changed(self) -> None:

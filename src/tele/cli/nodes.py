@@ -127,6 +127,9 @@ def labelled_node(selector: str, where: Where) -> str:
     lazy={
         "ls": Lazy("tele.cli.nodes:nodes_ls", "List the nodes that you may log in to."),
         "add": Lazy("tele.cli.sshd_nodes:add", "Register a machine that runs OpenSSH's sshd."),
+        "keys": Lazy(
+            "tele.cli.plain_keys:keys", "Print host keys for clients without host certificates."
+        ),
         "rm": Lazy("tele.cli.nodes:rm", "Remove a node from the cluster."),
     },
 )

@@ -40,6 +40,7 @@ CODES: Final[Mapping[str, str]] = {
     "node.duplicate": "TN003W",
     "node.rejoin": "TN004I",
     "node.add": "TN005I",
+    "node.key_replace": "TN006I",
     "node.quota": "TN010W",
     "clock.step": "TN011W",
     "clock.skew": "TN012W",

@@ -59,7 +59,7 @@ class KeepingOperations:
 
     async def delete_recording(self, request: api.RemoveRecording, caller: Caller) -> Nothing:
         """Remove a recording, in the commit that appends the event of it."""
-        reason = _checked(request.reason)
+        reason = reason_of(request.reason)
         row = await self._recordings.get(request.id)
         if await state_of(row, self._recordings, self._hosts) is RecordingState.RUNNING:
             raise Conflict(
@@ -73,7 +73,7 @@ class KeepingOperations:
 
     async def hold_recording(self, request: api.HoldRecording, caller: Caller) -> Nothing:
         """Hold a recording."""
-        reason = _checked(request.reason)
+        reason = reason_of(request.reason)
         row = await self._recordings.get(request.id)
         by = user_caller(caller).user
         event = self._journal.event(
@@ -85,7 +85,7 @@ class KeepingOperations:
 
     async def release_recording(self, request: api.ReleaseRecording, caller: Caller) -> Nothing:
         """End a hold."""
-        reason = _checked(request.reason)
+        reason = reason_of(request.reason)
         row = await self._recordings.get(request.id)
         event = self._journal.event(
             "recording.release", caller, session_id=row.id, of_user=row.user, reason=reason
@@ -122,7 +122,8 @@ class KeepingOperations:
         return commit
 
 
-def _checked(reason: str) -> str:
+def reason_of(reason: str) -> str:
+    """Return a reason, without spaces around it. Raises :class:`InvalidInput`."""
     if not reason.strip():
         raise InvalidInput("a reason is needed; it is in the audit")
     if not reason.isprintable():

@@ -213,7 +213,7 @@ class ProxyingOperations:
             if not plain or proven.host_key != plain:
                 hosts = self._authorities[AuthorityKind.HOST].trusted
                 check_answers_for(
-                    _certificate_of_proxy(proven.host_key),
+                    _certificate_of_proxy(proven.host_key, bool(plain)),
                     {parse_line(key) for key in hosts.ssh_public_keys},
                     request.host_id,
                     proxy_id,
@@ -238,14 +238,22 @@ class ProxyingOperations:
         return certificate, checked
 
 
-def _certificate_of_proxy(host_key: bytes) -> Certificate:
+def _certificate_of_proxy(host_key: bytes, plain: bool) -> Certificate:
     """Return the certificate that a client has accepted. Raises :class:`BadCertificate`.
 
-    A plain key names no host, unless auth has made it (:mod:`tele.auth.target_keys`).
+    A plain key names no host, unless auth has made it (:mod:`tele.auth.target_keys`), which it does
+    if ``plain`` says so.
     """
     try:
         return parse_certificate(host_key)
     except BadCertificate:
+        if plain:
+            raise BadCertificate(
+                "the client has accepted a host key without a certificate that is not the one of"
+                " this proxy for this host, or was replaced a moment ago: try again; tele nodes"
+                " keys prints the right ones",
+                "proof",
+            ) from None
         raise BadCertificate(
             "the client has accepted a host key without a certificate, which does not show to which"
             " host it logged in: use one that supports host certificates (OpenSSH, PuTTY 0.78,"

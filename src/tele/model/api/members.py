@@ -124,7 +124,8 @@ class ClusterState:
 
     ``client_keepalive`` holds where no role says another: see
     :class:`tele.model.resources.RoleOptions`. ``recording_keys`` are the X25519 public keys that
-    recordings are sealed for; none: they are not sealed.
+    recordings are sealed for; none: they are not sealed. ``replaced_plain_keys`` is how often one
+    of the plain host keys of proxies was replaced.
     """
 
     cluster: str
@@ -140,6 +141,7 @@ class ClusterState:
     client_keepalive: timedelta | None = field(default=None, metadata=OMITTED)
     recording_keys: tuple[bytes, ...] = field(default=(), metadata=OMITTED)
     settings: HostSettings = field(default=HostSettings(), metadata=OMITTED)
+    replaced_plain_keys: int = field(default=0, metadata=OMITTED)
 
 
 @frozen

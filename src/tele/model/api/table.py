@@ -44,6 +44,8 @@ from tele.model.api.members import REJOIN as REJOIN
 from tele.model.api.members import RENEW as RENEW
 from tele.model.api.members import WATCH_STATE as WATCH_STATE
 from tele.model.api.operation import Operation
+from tele.model.api.plain_keys import LIST_PLAIN_KEYS as LIST_PLAIN_KEYS
+from tele.model.api.plain_keys import REPLACE_PLAIN_KEY as REPLACE_PLAIN_KEY
 from tele.model.api.proxying import CERTIFY_TARGET as CERTIFY_TARGET
 from tele.model.api.proxying import MINT_SESSION as MINT_SESSION
 from tele.model.api.recordings import FINISH_RECORDING as FINISH_RECORDING

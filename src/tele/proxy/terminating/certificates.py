@@ -9,6 +9,7 @@ Invariants:
   keys, one for each target, and the proxy makes them elsewhere.
 * A certificate is renewed before it expires, while the present one is used. Without auth it is used
   until it expires.
+* A key that auth has replaced is used for no new connection.
 * Many clients of a target at once wait for one certificate.
 """
 
@@ -59,6 +60,8 @@ class TargetKey:
 
     #: None: auth makes it.
     private: PrivateKey | None
+    #: What ``plain()`` returned when it was first used.
+    plain: int | None = None
     keys: HostKeys | None = None
     expires: datetime | None = None
     renew: datetime | None = None
@@ -76,9 +79,10 @@ class TargetKey:
 class TargetCertificates:
     """The host keys of targets.
 
-    ``generate()`` makes a private key of the type that the cluster's keys have; ``plain()`` is
-    whether auth makes the keys now. ``authorities()`` are the keys (blobs) of the host CA: first
-    the one that signs, then others that are trusted.
+    ``generate()`` makes a private key of the type that the cluster's keys have; ``plain()`` is None
+    unless auth makes the keys now: then a number that changes when one of them was replaced.
+    ``authorities()`` are the keys (blobs) of the host CA: first the one that signs, then others
+    that are trusted.
     """
 
     def __init__(
@@ -86,7 +90,7 @@ class TargetCertificates:
         clock: IReactorTime,
         issue: Issue,
         generate: Callable[[], PrivateKey],
-        plain: Callable[[], bool] = lambda: False,
+        plain: Callable[[], int | None] = lambda: None,
         authorities: Callable[[], Sequence[bytes]] = lambda: (),
     ) -> None:
         self._plain = plain
@@ -122,10 +126,10 @@ class TargetCertificates:
     def _find(self, host_id: str) -> TargetKey:
         """Return the key for a target, which is the one used last now."""
         key, plain = self._kept.pop(host_id, None), self._plain()
-        if key is None or (key.private is None) != plain:
+        if key is None or key.plain != plain:
             while len(self._kept) >= TARGETS_LIMIT:
                 del self._kept[next(iter(self._kept))]
-            made = key = TargetKey(None if plain else self._generate())
+            made = key = TargetKey(self._generate() if plain is None else None, plain)
             key.issuing = SingleFlight(lambda: self._renew(host_id, made))
         self._kept[host_id] = key
         return key

@@ -87,7 +87,7 @@ class Terminating:
             reactor,
             self._certify,
             self._new_key,
-            lambda: member.state.recording.proxy_plain_keys,
+            self._plain_keys,
             self._host_authorities,
         )
         self._servers = TargetServers(
@@ -168,6 +168,11 @@ class Terminating:
     # -- auth -------------------------------------------------------------------------
     def _new_key(self) -> PrivateKey:
         return host_suite(self._member.authorities).generate()
+
+    def _plain_keys(self) -> int | None:
+        """Return how often auth has replaced a plain host key; None: it makes none."""
+        state = self._member.state
+        return state.replaced_plain_keys if state.recording.proxy_plain_keys else None
 
     def _host_authorities(self) -> Sequence[bytes]:
         found = authority_of(self._member.authorities, AuthorityKind.HOST)

@@ -85,10 +85,10 @@ def test_a_certificate_serves_many_connections(
 
 def test_auth_makes_the_keys_where_clients_accept_plain_ones(authority: Authority) -> None:
     """The change holds from the next connection on, both ways; a key that auth does not send is an
-    error, and no other one is used.
+    error, and no other one is used. So does a key that replaces one.
     """
     made = PrivateKey.generate()
-    plain = True
+    plain: int | None = 0
 
     async def issue(host_id: str, line: str) -> IssuedCertificate:
         if line:
@@ -100,11 +100,13 @@ def test_auth_makes_the_keys_where_clients_accept_plain_ones(authority: Authorit
     assert key_of(targets).host_keys().private is made
     authority.clock.advance(3601)
     assert key_of(targets).host_keys().private is made
-    plain = False
+    plain = None
     own = key_of(targets).host_keys().private
     assert own is not made
-    plain = True
+    plain = 0
     assert key_of(targets).host_keys().private is made
+    before, made, plain = made, PrivateKey.generate(), 1
+    assert key_of(targets).host_keys().private is made is not before
     authority.other_key = PrivateKey.generate()
     (found,) = get(targets, "h-2")
     assert isinstance(found, Unavailable)
