@@ -193,8 +193,9 @@ class SearchedLine:
 class SearchQuery:
     """What is searched, in how many lines, after the mark of an earlier page.
 
-    ``user`` empty is of all users. ``isolated``: the answer, and the time that it takes, depend on
-    the text of that user alone. ``distinct``: at most one line of each recording.
+    ``user`` empty is of all users. ``isolated``: the answer, its mark (an id, a dot and a number
+    instead of a number), and the time that it takes, depend on the text of that user alone.
+    ``distinct``: at most one line of each recording.
     """
 
     text: str

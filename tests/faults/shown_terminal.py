@@ -1,7 +1,7 @@
 """A program that does what is hard to record, and a client with a terminal that follows it.
 
 The client's output is a pipe: what arrives there is what the terminal at the other end gave out,
-byte for byte.
+byte for byte, and what the node says on it when a busy auth lets output wait for seconds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import signal
 import struct
 import subprocess
@@ -17,6 +18,7 @@ import termios
 from hashlib import sha256
 from pathlib import Path
 
+from tele.recording.tee import RESUMED, WAITING
 from three_processes import Cluster
 
 #: Runs in the session. It begins each step when it reads a line, and tells when one is over.
@@ -58,6 +60,37 @@ end(b"resizes")
 STEPS = (b"begun", b"a long line", b"binary", b"invalid UTF-8", b"long")
 
 
+#: What is shown, and is no output of the program.
+NOTICES = tuple(f"\r\ntele: {text}\r\n".encode() for text in (WAITING, RESUMED))
+_NOTICE = re.compile(b"|".join(map(re.escape, NOTICES)))
+
+
+class WithoutNotices:
+    """Takes what a terminal shows, and returns what the program wrote."""
+
+    def __init__(self) -> None:
+        self._kept = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what is sure to be no part of a notice."""
+        data = _NOTICE.sub(b"", self._kept + data)
+        longest = max(map(len, NOTICES))
+        begun = next(
+            (
+                at
+                for at in range(max(0, len(data) - longest), len(data))
+                if any(notice.startswith(data[at:]) for notice in NOTICES)
+            ),
+            len(data),
+        )
+        self._kept = data[begun:]
+        return data[:begun]
+
+    def end(self) -> bytes:
+        """Return what is left."""
+        return self._kept
+
+
 class Following:
     """A client on a terminal, in which :data:`PROGRAM` runs; knows the digest of what it showed."""
 
@@ -74,6 +107,7 @@ class Following:
         )  # fmt: skip
         os.close(slave)
         self._digest = sha256()
+        self._written = WithoutNotices()
         self._last = b""
         self.shown = 0
 
@@ -83,13 +117,16 @@ class Following:
     def read_until(self, text: bytes) -> None:
         """Read what is shown until ``text`` was."""
         assert self._client.stdout is not None
-        while text not in self._last:
+        while text not in self._last + self._written.end():
             data = os.read(self._client.stdout.fileno(), 1 << 16)
             assert data, f"it ended before {text!r}: {self._last[-200:]!r}"
             self._note(data)
         self._last = self._last.partition(text)[2]
 
     def _note(self, data: bytes) -> None:
+        self._take(self._written.feed(data))
+
+    def _take(self, data: bytes) -> None:
         self.shown += len(data)
         self._digest.update(data)
         self._last = self._last[-200:] + data
@@ -110,6 +147,7 @@ class Following:
         assert self._client.stdout is not None
         while data := os.read(self._client.stdout.fileno(), 1 << 16):
             self._note(data)
+        self._take(self._written.end())
         assert self._client.wait(60) == 0
         return self._digest.hexdigest()
 

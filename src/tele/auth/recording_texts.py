@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Final
@@ -39,8 +40,8 @@ from tele.text import printable
 
 #: Characters of a line that a hit has, around the text.
 LINE: Final = 200
-#: Digits of the mark of a page: it is a number of SQLite.
-MARK_DIGITS: Final = 18
+#: The mark of a page: a number, with the id of a recording before it if the search is isolated.
+_MARK: Final = re.compile(r"(?:[0-9a-zA-Z-]{1,64}\.)?[0-9]{1,18}", re.ASCII)
 _KINDS: Final = {
     MarkKind.EXEC: FoundIn.EXEC,
     MarkKind.PROMPT: FoundIn.PROMPT,
@@ -154,8 +155,7 @@ def _query(
         raise InvalidInput(f"text: give at least {SHORTEST} characters")
     if "\0" in text:
         raise InvalidInput("text: no line has a NUL")
-    mark = request.after
-    if mark and not (mark.isascii() and mark.isdecimal() and len(mark) <= MARK_DIGITS):
+    if request.after and not _MARK.fullmatch(request.after):
         raise InvalidInput("after: not the mark of an earlier page")
     if own is not None and since is not None and request.since is not None:
         since = max(since, request.since)

@@ -41,6 +41,10 @@ CPU_PER_CHUNK: Final = {"ghostty": 4, "own": 40}
 #: And at most: a few kilobytes may unpack to hours of work, and other recordings wait meanwhile.
 CPU_LIMIT: Final = {"ghostty": 900, "own": 7200}
 _LINE_LIMIT: Final = 1000
+#: A line counts with so many bytes more, as in :class:`tele.snapshots.program.Lines`.
+_LINE_COST: Final = 32
+#: Times and channels are numbers of SQLite.
+_NUMBER_LIMIT: Final = 1 << 53
 #: Seconds within which the program ends, once it is told to.
 _END_SECONDS: Final = 5.0
 #: Runs the program with the paths of this one: isolated, Python ignores ``PYTHONPATH``.
@@ -216,13 +220,25 @@ def _read_lines(packed: bytes) -> list[Line]:
         if not 0 <= size <= limit:
             raise BadRecording("the text of the index is too long")
         raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=max(size, 1))
-        return [_read_line(each) for each in raw.split(b"\n") if each]
+        if raw.count(b"\n") > TEXT_LIMIT // _LINE_COST:
+            raise BadRecording("the index has more lines than any index")
+        lines, left = [], TEXT_LIMIT
+        for each in raw.split(b"\n"):
+            if each:
+                at, channel, text = _read_line(each)
+                left -= len(text) + _LINE_COST
+                if left < 0:
+                    raise BadRecording("the text of the index is too long")
+                lines.append(Line(at, channel, printable(text[:_LINE_LIMIT])))
+        return lines
     except (zstandard.ZstdError, ValueError, RecursionError) as error:
         raise BadRecording(f"the text of the index cannot be read: {error}") from None
 
 
-def _read_line(line: bytes) -> Line:
+def _read_line(line: bytes) -> tuple[int, int, str]:
     at, channel, text = json.loads(line)
     if type(at) is not int or type(channel) is not int or not isinstance(text, str):
         raise ValueError("a line of another form")
-    return Line(at, channel, printable(text[:_LINE_LIMIT]))
+    if not (min(at, channel) >= 0 and max(at, channel) < _NUMBER_LIMIT):
+        raise ValueError("a line with a number that is out of range")
+    return at, channel, text

@@ -4,6 +4,8 @@ Invariants:
 
 * Memory is bounded: :data:`TERMINALS` terminals at once, tables, states and text within limits.
   What is over a limit is left out, and the index is still right.
+* What a user shows or opens hides nothing else: marks of each kind have a limit of their own, and
+  what channels show that have no terminal is searched, too.
 * A keyframe is taken between two frames, where no control sequence is open.
 * States together are no longer than twice the output and :data:`STATES_FREE`, nor than
   :data:`STATES_LIMIT`, whatever is drawn.
@@ -26,11 +28,16 @@ from tele.tape.index import KEYFRAME_TIME, MARK_LIMIT, MarkKind
 from tele.tape.layout import Chunk
 from tele.tape.placed import placed_frames
 
-#: Channels that have a terminal at once; others are in the tables, without keyframes and text.
+#: Channels that have a terminal at once; others are in the tables, without keyframes. What these
+#: show is gathered until it is so long, or all of it is, and then drawn for its text alone.
 TERMINALS: Final = 16
+PIECE: Final = 32 * 1024
+GATHERED: Final = 8 * 1024 * 1024
 CHANNELS: Final = 10_000
 RESIZES: Final = 100_000
+#: Marks of each kind, and bytes of their texts.
 MARKS: Final = 50_000
+MARK_TEXTS: Final = 8 * 1024 * 1024
 #: Characters that two marks of one text have in common: the longest text that is searched.
 OVERLAP: Final = 200
 KEYFRAMES: Final = 500_000
@@ -58,6 +65,17 @@ class _Shown:
 
 
 @define
+class _Gathered:
+    """What a channel without a terminal showed: since when, in nanoseconds, and on which size."""
+
+    columns: int
+    rows: int
+    newline: bool
+    since: int = 0
+    data: bytearray = field(factory=bytearray)
+
+
+@define
 class IndexBuilder:
     """Takes the chunks of one recording in order; :meth:`pack` returns the index.
 
@@ -67,11 +85,16 @@ class IndexBuilder:
     make: MakeTerminal
     text: Callable[[int, int, str], None]
     _shown: dict[int, _Shown] = field(factory=dict, init=False)
+    _others: dict[int, _Gathered] = field(factory=dict, init=False)
+    _gathered: int = field(default=0, init=False)
     _chunks: list[tape.ChunkPlace] = field(factory=list, init=False)
     _channels: dict[int, tape.Channel] = field(factory=dict, init=False)
     _keyframes: list[tape.Keyframe] = field(factory=list, init=False)
     _resizes: list[tape.Resize] = field(factory=list, init=False)
     _marks: list[tape.Mark] = field(factory=list, init=False)
+    #: How many there are of a kind, and the bytes of their texts.
+    _numbers: dict[MarkKind, int] = field(factory=dict, init=False)
+    _texts: dict[MarkKind, int] = field(factory=dict, init=False)
     _states: list[bytes] = field(factory=list, init=False)
     _states_size: int = field(default=0, init=False)
     _raw: int = field(default=0, init=False)
@@ -101,7 +124,7 @@ class IndexBuilder:
 
     def pack(self) -> bytes:
         """Return the index."""
-        for channel in list(self._shown):
+        for channel in [*self._shown, *self._others]:
             self._close(channel)
         made = tape.Index(
             self._whole, self._time, self._raw, self._output, self._digest, tuple(self._chunks),
@@ -142,7 +165,11 @@ class IndexBuilder:
             self._mark(frame.channel, MarkKind.EXEC, str(fields.get("command", "")))
         elif kind == "subsystem":
             self._mark(frame.channel, MarkKind.EXEC, f"subsystem {fields.get('command', '')}")
-        if forward or frame.channel in self._shown or len(self._shown) >= TERMINALS:
+        if forward or frame.channel in self._shown or frame.channel in self._others:
+            return
+        if len(self._shown) >= TERMINALS:
+            if len(self._others) < CHANNELS:
+                self._others[frame.channel] = _Gathered(columns, rows, not pty)
             return
         made = self.make(columns, rows, not pty)
         collector = TextCollector(lambda time, line: self.text(time, frame.channel, line))
@@ -159,10 +186,14 @@ class IndexBuilder:
         if (shown := self._shown.get(channel)) is not None:
             shown.terminal.resize(columns, rows)
             shown.dirty = True
+        elif (other := self._others.get(channel)) is not None:
+            other.columns, other.rows = columns, rows
 
     def _feed(self, frame: Frame, chunk: int, at: int) -> None:
         shown = self._shown.get(frame.channel)
         if shown is None:
+            if (other := self._others.get(frame.channel)) is not None:
+                self._gather(frame.channel, other, frame.data)
             return
         shown.text.before(self._time, len(frame.data), shown.terminal, shown.reader)
         for command in shown.reader.feed(frame.data):
@@ -171,6 +202,36 @@ class IndexBuilder:
         shown.dirty = True
         if self._is_due(shown) and shown.reader.settled:
             self._keyframe(frame.channel, shown, chunk, at)
+
+    def _gather(self, channel: int, other: _Gathered, data: bytes) -> None:
+        if not other.data:
+            other.since = self._time
+        other.data += data
+        self._gathered += len(data)
+        if len(other.data) >= PIECE:
+            self._draw(channel, other)
+        while self._gathered > GATHERED:
+            self._draw(*max(self._others.items(), key=lambda item: len(item[1].data)))
+
+    def _draw(self, channel: int, other: _Gathered) -> None:
+        """Draw what was gathered of a channel on a blank terminal, for its text.
+
+        What is behind the last line stays, for what follows it, unless it is long.
+        """
+        end = other.data.rfind(b"\n") + 1
+        if end < PIECE // 2:
+            end = len(other.data)
+        data = bytes(other.data[:end])
+        del other.data[:end]
+        self._gathered -= end
+        drawn = self.make(other.columns, other.rows, other.newline)
+        text = TextCollector(lambda time, line: self.text(time, channel, line))
+        text.before(other.since, len(data), drawn, reader := PromptReader(drawn))
+        for command in reader.feed(data):
+            self._mark(channel, MarkKind.PROMPT, command)
+        reader.flush()
+        text.end(drawn)
+        drawn.close()
 
     def _is_due(self, shown: _Shown) -> bool:
         grown = shown.output - shown.keyframe_output
@@ -206,11 +267,17 @@ class IndexBuilder:
             shown.reader.flush()
             shown.text.end(shown.terminal)
             shown.terminal.close()
+        other = self._others.pop(channel, None)
+        if other is not None and other.data:
+            self._draw(channel, other)
 
     def _mark(self, channel: int, kind: MarkKind, text: str) -> None:
         for piece in pieces(text):
-            if len(self._marks) < MARKS:
+            number, size = self._numbers.get(kind, 0), self._texts.get(kind, 0) + MARK_LIMIT
+            if number < MARKS and size <= MARK_TEXTS:
                 self._marks.append(tape.Mark(self._time, channel, kind, piece))
+                self._numbers[kind] = number + 1
+                self._texts[kind] = size - MARK_LIMIT + len(piece.encode("utf-8", "replace"))
 
 
 def pieces(text: str) -> Iterator[str]:

@@ -6,6 +6,8 @@ Invariants:
 
 * Everything in it is derived from recordings: a file that is damaged is replaced by an empty one.
 * An isolated search reads the lines of its user alone; no index of others' text takes part.
+* The mark of a page of an isolated search is a place in a recording of its user: how many lines
+  others have is in no mark.
 * A search ends at its deadline, whatever it has found.
 * The file has at most a given size: then the oldest recordings of the user with most text go.
 """
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tele.durable_files import make_folder
+from tele.errors import InvalidInput
 from tele.interfaces import SearchedLine, SearchedRecording, SearchPage, SearchQuery
 from tele.model.api.search import FoundIn
 
@@ -238,9 +241,9 @@ class _Search:
         self._found: list[_Row] = []
         numbers = ",".join(str(_NUMBER[kind]) for kind in query.kinds)
         self._kinds = f"AND kind IN ({numbers})" if numbers else ""
-        self._before = int(query.after) if query.after.isdecimal() else 1 << 62
-        #: Where an interrupted search goes on.
-        self._reached = 0
+        self._before = self._place(query.after) if query.after else 1 << 62
+        #: Where an interrupted search goes on: a mark.
+        self._reached = ""
 
     def run(self) -> SearchPage:
         find = self._of_user if self._query.isolated else self._by_words
@@ -251,16 +254,34 @@ class _Search:
             if "interrupted" not in str(error):
                 raise
             cut = True
-        more = str(self._found[-1][0]) if len(self._found) >= self._query.limit else ""
-        if self._query.distinct and more:
-            more = str(self._found[-1][6])
+        more = self._mark(self._found[-1]) if len(self._found) >= self._query.limit else ""
         if cut and not more and (self._reached or self._found):
-            more = str(self._reached or self._found[-1][0])
+            more = self._reached or self._mark(self._found[-1])
         lines = (
             (id_, SearchedLine(at, channel, _KINDS[kind], text))
             for _, id_, at, channel, kind, text, _ in self._found
         )
         return SearchPage(tuple(lines), more, cut)
+
+    def _place(self, mark: str) -> int:
+        """Return the line before which a page begins. Raises :class:`InvalidInput`."""
+        recording, dot, line = mark.rpartition(".")
+        if not line.isdecimal() or bool(dot) != self._query.isolated:
+            raise InvalidInput("after: not the mark of an earlier page")
+        if not dot:
+            return int(line)
+        row = self._connection.execute(
+            "SELECT first FROM recordings WHERE id = ? AND user = ?", (recording, self._query.user)
+        ).fetchone()
+        if row is None:
+            raise InvalidInput("after: the recording of this mark is gone; search again")
+        return int(row[0]) + int(line)
+
+    def _mark(self, row: _Row) -> str:
+        """Return the mark of the page that begins after a line, or after its recording."""
+        number, recording, *_, first = row
+        after = first if self._query.distinct else number
+        return f"{recording}.{after - first}" if self._query.isolated else str(after)
 
     @property
     def _left(self) -> int:
@@ -302,7 +323,7 @@ class _Search:
         for id_, first, last in own:
             values = self._values(id=id_, first=first, last=last, needle=needle)
             self._found += self._connection.execute(sql, values).fetchall()
-            self._reached = first
+            self._reached = f"{id_}.0"
             if self._left <= 0:
                 return
 

@@ -9,7 +9,8 @@ Invariants:
 
 * What is read through the index is checked like everything else: a wrong index can show a wrong
   screen until the next keyframe, never pass another frame for one of the session.
-* Every length is checked before memory of that length is allocated.
+* Every length and number is checked before memory for it is allocated: what is read takes no more
+  than some hundred megabytes, whatever the blob states.
 * The tables, which are small, are read without the states.
 """
 
@@ -38,6 +39,8 @@ KEYFRAME_TIME: Final = 10 * 1_000_000_000
 TABLES_LIMIT: Final = 64 * 1024 * 1024
 STATE_LIMIT: Final = 4 * 1024 * 1024
 MARK_LIMIT: Final = 1024
+#: Most chunks, channels, keyframes, resizes and marks.
+COUNTS_LIMIT: Final = (1_000_000, 100_000, 1_000_000, 200_000, 500_000)
 #: Flags: of an index, that the end of the session is in it; of a channel; of a keyframe.
 _WHOLE: Final = 1
 _TERMINAL, _FORWARD = 1, 2
@@ -241,6 +244,8 @@ def _read_head(data: bytes) -> _Head:
     expected = sum(n * each.size for n, each in zip(head.counts, _TABLES, strict=True))
     if head.size != expected + head.texts or head.size > TABLES_LIMIT:
         raise BadRecording("the tables of the index are not as long as its head states")
+    if any(count > most for count, most in zip(head.counts, COUNTS_LIMIT, strict=True)):
+        raise BadRecording("the index has more entries than any index")
     return head
 
 
@@ -348,9 +353,12 @@ def _check_keyframes(keyframes: Iterable[Keyframe], states: int) -> None:
 
 def _marks(rows: Iterable[tuple[int, ...]], texts: bytes) -> Iterable[Mark]:
     kinds = frozenset(MarkKind)
+    end = 0
     for time, channel, kind, offset, size in rows:
-        if offset + size > len(texts) or size > MARK_LIMIT:
+        # Marks that share text would take more memory than the index has bytes.
+        if offset < end or offset + size > len(texts) or size > MARK_LIMIT:
             raise BadRecording("a mark of the index is where no text is")
+        end = offset + size
         if kind in kinds:
             text = texts[offset : offset + size].decode("utf-8", "replace")
             yield Mark(time, channel, MarkKind(kind), text)

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
+from attrs import evolve
 
 from recorded_sessions import chunks_of, frame, opened, read_all
 from tele.errors import BadRecording
 from tele.model.frame import FrameKind
-from tele.recording.index_program import IndexProcess, IndexProgram
+from tele.recording.index_program import IndexProcess, IndexProgram, _read_result
+from tele.snapshots.program import RESULT_HEAD
+from tele.tape.index import (
+    _HEAD,
+    COUNTS_LIMIT,
+    HEAD_SIZE,
+    Index,
+    Mark,
+    MarkKind,
+    _compress,
+    _unpack,
+    pack_index,
+    read_index,
+)
 from tele.tape.layout import Chunk
 
 
@@ -132,3 +149,60 @@ def test_attack_a_recording_gets_no_descriptor_of_another(program: IndexProgram)
     assert targets[0].startswith("pipe:")
     assert targets[2] == os.devnull
     process.close()
+
+
+#: An index of nothing.
+EMPTY = Index(True, 0, 0, 0, bytes(32), (), (), (), (), ())
+
+
+def made(*lines: object, times: int = 1) -> bytes:
+    """A result as the process writes it, with these lines so many times."""
+    text = b"".join(json.dumps(line).encode() + b"\n" for line in lines) * times
+    blob, packed = pack_index(EMPTY, []), zstandard.ZstdCompressor().compress(text)
+    return RESULT_HEAD.pack(len(blob), len(packed), 0) + blob + packed
+
+
+def test_attack_a_process_that_was_taken_over_fills_no_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Lines that are tiny on the wire and large in memory, or more text than is ever made, are
+    refused; so are numbers that no recording has.
+    """
+    assert [line.text for line in _read_result(made([1, 2, "text"])).lines] == ["text"]
+    monkeypatch.setattr("tele.recording.index_program.TEXT_LIMIT", limit := 1 << 16)
+    few = limit // 32 - 1
+    assert len(_read_result(made([0, 0, ""], times=few)).lines) == few
+    with pytest.raises(BadRecording, match="more lines"):
+        _read_result(made([0, 0, ""], times=few + 2))
+    with pytest.raises(BadRecording, match="too long"):
+        _read_result(made([0, 0, "x" * 1000], times=limit // 1000))
+    for at, channel in ((1 << 63, 1), (-1, 1), (1, -1), (10**400, 1), (True, 1), (1, 1 << 53)):
+        with pytest.raises(BadRecording):
+            _read_result(made([at, channel, "x"]))
+
+
+def test_attack_marks_that_share_their_text() -> None:
+    """A blob of some kilobytes that would be gigabytes when it is read is refused, and so is one
+    with more entries than any index has.
+    """
+    text = "x" * 1000
+    marks = tuple(Mark(0, 1, MarkKind.EXEC, text) for _ in range(3))
+    blob = pack_index(evolve(EMPTY, marks=marks), [])
+    assert len(read_index(blob).marks) == 3
+    third = struct.calcsize(">QIBII") * 2 + struct.calcsize(">QIB")
+    shared = _changed(blob, third, struct.pack(">II", 0, 1000))
+    with pytest.raises(BadRecording, match="no text is"):
+        read_index(shared)
+    many = Mark(0, 1, MarkKind.EXEC, "")
+    with pytest.raises(BadRecording, match="more entries"):
+        read_index(pack_index(evolve(EMPTY, marks=(many,) * (COUNTS_LIMIT[-1] + 1)), []))
+
+
+def _changed(blob: bytes, at: int, data: bytes) -> bytes:
+    """A blob whose tables have other bytes at a place."""
+    head = list(_HEAD.unpack_from(blob))
+    tables = bytearray(_unpack(blob[HEAD_SIZE:], head[9], "tables"))
+    tables[at : at + len(data)] = data
+    packed = _compress(bytes(tables))
+    head[10] = len(packed)
+    return _HEAD.pack(*head) + packed

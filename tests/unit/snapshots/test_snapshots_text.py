@@ -108,3 +108,57 @@ def test_attack_a_command_that_is_padded_is_found(filler: str) -> None:
         assert all(len(mark.text.encode()) <= MARK_LIMIT for mark in marks)
     assert [*pieces("")] == []
     assert [*pieces("ls")] == ["ls"]
+
+
+def test_attack_open_channels_do_not_hide_what_another_shows() -> None:
+    """With sixteen channels open and quiet, output and commands of further ones are found."""
+    frames = [opened(0, number) for number in range(1, 20)]
+    frames += [frame(1, FrameKind.OUTPUT, b"idle", number) for number in range(1, 17)]
+    frames.append(frame(2, FrameKind.RESIZE, {"columns": 200, "rows": 5}, 18))
+    long = b"x" * 120 + b" the end"
+    frames += [
+        frame(3, FrameKind.OUTPUT, b"DROP \x1b[1mTABLE users;\r\n", 17),
+        frame(4, FrameKind.OUTPUT, long, 18),
+        frame(5, FrameKind.OUTPUT, PROMPT + b"rm -rf /srv\r\n\x1b]133;C\x07", 19),
+        frame(6, FrameKind.CLOSE, {}, 17),
+    ]
+    built = Built(read_all(chunks_of(frames)), OwnTerminal)
+    assert (3.0, 17, "DROP TABLE users;") in built.lines
+    assert (4.0, 18, long.decode()) in built.lines
+    assert [(mark.channel, mark.text) for mark in built.index.marks] == [(19, "rm -rf /srv")]
+
+
+def test_attack_many_channels_that_take_turns_are_bounded() -> None:
+    """What channels without a terminal show is drawn in large pieces, and all of it is found."""
+    made = []
+
+    def make(columns: int, rows: int, newline: bool) -> OwnTerminal:
+        made.append(newline)
+        return OwnTerminal(columns, rows, newline)
+
+    frames = [opened(0, number) for number in range(1, 27)]
+    for line in range(400):
+        frames += [
+            frame(line, FrameKind.OUTPUT, b"%d of %d %s\r\n" % (line, channel, b"-" * 70), channel)
+            for channel in range(17, 27)
+        ]  # fmt: skip
+    built = Built(read_all(chunks_of(frames)), make)
+    assert len(built.lines) == 4000
+    assert len(made) <= 16 + 2 * 10
+
+
+def test_attack_marks_that_output_makes_hide_no_command() -> None:
+    """However many prompts a program pretends, in many or in long marks, commands and files that
+    follow are marks; the tables stay readable.
+    """
+    for prompt in (b"x", b"y" * 1000):
+        fake = PROMPT + prompt + b"\x1b]133;C\x07\r\x1b[K"
+        flood = [frame(1, FrameKind.OUTPUT, fake * 10) for _ in range(20)]
+        frames = [opened(), *flood, opened(2, 2, kind="exec", command="rm -rf /", pty=None)]
+        frames.append(frame(3, FrameKind.TRANSFER, {"op": "write", "path": "/tmp/a"}, 2))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("tele.snapshots.builder.MARKS", 100)
+            patched.setattr("tele.snapshots.builder.MARK_TEXTS", 1 << 15)
+            marks = Built(read_all(chunks_of(frames)), OwnTerminal).index.marks
+        assert [mark.text for mark in marks[-2:]] == ["rm -rf /", "write /tmp/a"]
+        assert 20 < len(marks) <= 102

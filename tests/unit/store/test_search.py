@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tele.errors import InvalidInput
 from tele.interfaces import SearchedLine, SearchedRecording, SearchPage, SearchQuery
 from tele.model.api.search import FoundIn
 from tele.store import search_file
@@ -158,6 +159,32 @@ def test_attack_an_isolated_search_reads_no_text_of_others(texts: Texts) -> None
     assert not any("words" in each for each in statements)
     found = texts.found("secret", user="mallory", isolated=True)
     assert found == [("r1", "the secret of mallory")]
+
+
+@pytest.mark.parametrize("distinct", [False, True])
+def test_attack_marks_do_not_count_the_lines_of_others(texts: Texts, distinct: bool) -> None:
+    """The mark of an isolated page is the same however much others have; a mark of a recording of
+    another user, or of none, is refused, and so is one of the other kind of search.
+    """
+
+    def mark(after: str = "") -> str:
+        page = texts.page(
+            "needle", 1, after=after, user="mallory", isolated=True, distinct=distinct
+        )
+        return page.next
+
+    texts.add(1, "mallory", "needle one", "needle two")
+    before = mark()
+    for number in range(2, 9):
+        texts.add(number, "alice", *(f"needle {line}" for line in range(number * 10)))
+    assert mark() == before
+    texts.add(9, "mallory", "needle three", "needle four")
+    assert mark() == before.replace("r1", "r9")
+    for wrong in ("r2.0", "r99.0", "5", "r1.", ".1", "r1.x"):
+        with pytest.raises(InvalidInput, match="after"):
+            mark(wrong)
+    with pytest.raises(InvalidInput, match="after"):
+        texts.page("needle", 1, after="r1.0")
 
 
 def test_a_search_ends_in_time(texts: Texts) -> None:
