@@ -14,6 +14,7 @@ LAYERS: Final[Mapping[str, int]] = {
     "text": 0,
     "_version": 0,
     "spawner": 0,
+    "tracer": 0,
     "reactor": 0,
     "model": 1,
     "terminal": 1,
@@ -73,6 +74,8 @@ INNER_LAYERS: Final[Mapping[str, Mapping[str, int]]] = {
     },
 }
 
+#: Packages that are programs of their own, which run as root.
+PROGRAMS: Final = ("spawner", "tracer")
 #: Packages that have no reactor, no clock, no randomness and no log of their own.
 CORES: Final = frozenset((
     "errors", "text", "_version", "model", "terminal", "wire", "rbac", "tape", "admission",
@@ -162,15 +165,16 @@ class Tree:
             if start not in done:
                 yield from _circles_from(start, graph, done)
 
-    def others_in_the_spawner(self) -> Iterator[str]:
-        """What the spawner imports besides the standard library and itself."""
+    def others_in_programs(self) -> Iterator[str]:
+        """What a program that runs as root imports besides the standard library and itself."""
         from sys import stdlib_module_names
 
         for name in self.paths:
-            if package_of(name) == "spawner":
+            own = package_of(name)
+            if own in PROGRAMS:
                 for imported in self.imports[name]:
                     top = imported.split(".")[0]
-                    if top not in stdlib_module_names and package_of(imported) != "spawner":
+                    if top not in stdlib_module_names and package_of(imported) != own:
                         yield f"{name} imports {imported}"
 
     def long_files(self) -> Iterator[str]:

@@ -17,6 +17,7 @@ from layers import (
     INNER_LAYERS,
     LAYERS,
     LINES_LIMIT,
+    PROGRAMS,
     Tree,
     package_of,
 )
@@ -80,10 +81,11 @@ def test_a_planted_import_is_found(name: str, text: str) -> None:
     assert list(TREE.planted(name, text).upward_imports())
 
 
+@pytest.mark.parametrize("package", PROGRAMS)
 @pytest.mark.parametrize("text", ["import attrs\n", "from tele.text import printable\n"])
-def test_a_planted_import_of_the_spawner_is_found(text: str) -> None:
+def test_a_planted_import_of_a_program_is_found(package: str, text: str) -> None:
     """A package of another project, or of ours."""
-    assert list(TREE.planted("spawner/program.py", text).others_in_the_spawner())
+    assert list(TREE.planted(f"{package}/program.py", text).others_in_programs())
 
 
 def test_a_planted_long_file_is_found() -> None:
@@ -101,18 +103,19 @@ def test_cores_are_pure(name: str) -> None:
             assert ast.unparse(node.func) not in IMPURE_CALLS, f"{name}:{node.lineno}"
 
 
-def test_the_spawner_is_stand_alone() -> None:
-    """The program that runs as root imports the standard library and its own folder, nothing else:
+@pytest.mark.parametrize("package", PROGRAMS)
+def test_programs_are_stand_alone(package: str) -> None:
+    """A program that runs as root imports the standard library and its own folder, nothing else:
     an interpreter that has no other package imports all of it.
     """
-    assert not list(TREE.others_in_the_spawner())
-    names = [name for name in TREE.paths if package_of(name) == "spawner"]
-    assert "tele.spawner.program" in names
+    assert not list(TREE.others_in_programs())
+    names = [name for name in TREE.paths if package_of(name) == package]
+    assert f"tele.{package}.program" in names
     code = (
         f"import sys; sys.path.append({str(SOURCE)!r}); import {', '.join(names)};"
         "others = {name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names;"
         "ours = {name for name in sys.modules if name.startswith('tele.')};"
-        "print(sorted(others), sorted(name for name in ours if 'spawner' not in name))"
+        f"print(sorted(others), sorted(name for name in ours if {package!r} not in name))"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False

@@ -21,6 +21,7 @@ COMMANDS_NOT_RUN: Final = {
     "systemctl daemon-reload": _SYSTEMD,
     "systemctl enable --now tele-auth": _SYSTEMD,
     "journalctl -u tele-node -f": _SYSTEMD,
+    "sh src/tele/tracer/compile.sh": "tests/unit/tracer/test_object.py runs it in another folder",
     "tele completion fish | source": "fish is not installed; tests/cli checks the script",
 }
 #: Blocks that are neither commands nor a configuration of tele, by page and how they begin.
