@@ -329,6 +329,17 @@ def test_nothing_after_the_stop(tracer: Tracer) -> None:
     assert executed(tracer.records.pop(number)) == [b"sh"]
 
 
+def test_flush(tracer: Tracer) -> None:
+    """What a session did before it was asked for comes before the answer."""
+    number = tracer.start("command")
+    for _ in range(3):
+        assert tracer.begin(number, "/bin/true").wait(20) == 0
+    tracer.flush(number)
+    assert executed(tracer.records[number]) == [b"true"] * 3
+    assert tracer.ask(op="flush", id=90_000)["event"] == "failed"
+    assert tracer.stop(number)["records"] == 6
+
+
 def test_what_is_lost_is_told() -> None:
     """With buffers that are too small, each number of a session has a record or is lost."""
     with tracing(command_buffer=4096, event_buffer=4096) as tracer:

@@ -93,6 +93,10 @@ class Tracer:
 
         return subprocess.Popen(words, preexec_fn=join, **more)
 
+    def flush(self, number: int) -> None:
+        """Read all records that were made before."""
+        assert self.ask(op="flush", id=number) == {"event": "flushed", "id": number}
+
     def stop(self, number: int) -> dict[str, Any]:
         """End a session; return what is known of it."""
         return self.ask(op="stop", id=number)

@@ -20,3 +20,9 @@ def load_name_services() -> None:
     """Have libraries of name services in memory before any child: each would load its own."""
     with contextlib.suppress(OSError, KeyError):
         os.getgrouplist("root", 0)
+
+
+def keep_private(descriptor: int | None) -> None:
+    """Have no program inherit a descriptor that this one was given."""
+    if descriptor is not None:
+        os.set_inheritable(descriptor, False)

@@ -263,7 +263,8 @@ class LoginHosts:
     def _can_host(self, start: Start) -> bool:
         # With rules of paths it is no other program that serves files.
         ruled = start.kind == "sftp" and bool(start.words)
-        hosted = start.kind in self._kinds and not ruled
+        # A traced one joins its session by itself before it executes anything.
+        hosted = start.kind in self._kinds and not ruled and not start.trace
         return not self._disabled and hosted and not start.pty and not start.cookie
 
     def _forget(self, host: LoginHost) -> None:

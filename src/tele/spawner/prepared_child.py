@@ -7,8 +7,8 @@ group, which may wait for the kernel for milliseconds, then cost no session time
 Invariants:
 
 * Standard library only: the spawner loads it.
-* A prepared child has no descriptor but the standard ones and its socket, and serves one
-  request. It ends when the spawner closes the other end, or dies.
+* A prepared child has no descriptor but the standard ones, its socket and the tracer's, and serves
+  one request. It ends when the spawner closes the other end, or dies.
 * Nothing is known of the account before the request: what is read of the machine is read then.
 """
 
@@ -22,7 +22,13 @@ from typing import Final, NamedTuple, NoReturn
 
 from tele.spawner.accounts import Refused
 from tele.spawner.login_process import serve_login
-from tele.spawner.session_child import SpawnContext, enter, place_descriptors, reset_signals
+from tele.spawner.session_child import (
+    SpawnContext,
+    enter,
+    leave_tracer,
+    place_descriptors,
+    reset_signals,
+)
 from tele.spawner.spawn_messages import MAX_DESCRIPTORS, MAX_MESSAGE, Start, receive, unpack
 
 #: Where a child keeps its socket: above the descriptors that come with a request.
@@ -73,8 +79,13 @@ def _be_child(inherited: socket.socket, group: str, context: SpawnContext) -> No
             reset_signals(context.changed_signals)
             # First of all, so that not even a slow name service keeps a descriptor open.
             report = fcntl.fcntl(inherited, fcntl.F_DUPFD_CLOEXEC, _REPORT)
+            kept = report
+            if context.tracer is not None:
+                kept = fcntl.fcntl(context.tracer, fcntl.F_DUPFD_CLOEXEC, report + 1)
+                context = context._replace(tracer=kept)
             os.closerange(3, report)
-            os.closerange(report + 1, os.sysconf("SC_OPEN_MAX"))
+            os.closerange(report + 1, kept)
+            os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
             inherited.detach()
             channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=report)
             _serve(channel, group, context)
@@ -100,6 +111,7 @@ def _serve(channel: socket.socket, group: str, context: SpawnContext) -> None:
         raise Refused("the session could not start: it has no file descriptors left", "spawner")
     header, strings = unpack(data)
     if header["op"] == "login":
+        leave_tracer(context)
         serve_login(header["login"], channel, context)
     start = Start(header, strings)
     outcome = descriptors.pop() if context.is_monitored(start.kind) else None

@@ -41,7 +41,7 @@ if __name__ == "__main__":
         sys.modules[_name] = _package
 
 from tele.spawner.account_requests import AccountRequests
-from tele.spawner.before_serving import have_standard_descriptors, load_name_services
+from tele.spawner.before_serving import have_standard_descriptors, keep_private, load_name_services
 from tele.spawner.children import DIED, LOST, Child, Signals, outcome_of
 from tele.spawner.control_groups import Groups, own_group
 from tele.spawner.host_accounts import Switches
@@ -93,6 +93,7 @@ class Spawner:
             records=self._records,
             open_files=options.open_files,
             unaudited=has_no_login_uid(),
+            tracer=options.tracer,
         )
         self._by_number: dict[int, Child] = {}
         self._by_pid: dict[int, Child] = {}
@@ -490,6 +491,7 @@ def main() -> None:
         gc.disable()
         gc.freeze()
         options = Options(**json.loads(sys.argv[2])) if len(sys.argv) > 2 else NO_OPTIONS
+        keep_private(options.tracer)
         Spawner(control, options).run()
 
 

@@ -51,6 +51,7 @@ from tele.spawner.spawn_messages import (
     SOCKET_KINDS,
     Start,
 )
+from tele.spawner.traced import join
 
 SFTP_SERVERS: Final = (
     "/usr/lib/openssh/sftp-server",
@@ -214,10 +215,28 @@ class SpawnContext(NamedTuple):
     open_files: int | None = None
     #: Whether the spawner is no user's in the kernel's audit.
     unaudited: bool = True
+    #: The tracer's socket for sessions, if there is one.
+    tracer: int | None = None
 
     def is_monitored(self, kind: str) -> bool:
         """Whether a session of ``kind`` has a PAM session, and a monitor that closes it."""
         return bool(self.pam) and kind in SESSION_KINDS and os.geteuid() == 0
+
+
+def leave_tracer(context: SpawnContext) -> None:
+    """Close the tracer's socket in a process that does not need it."""
+    if context.tracer is not None:
+        os.close(context.tracer)
+
+
+def _join_tracer(start: Start, context: SpawnContext) -> None:
+    """Be traced from here on, if that was asked for. Raises Refused."""
+    if not start.trace:
+        leave_tracer(context)
+    elif context.tracer is None:
+        raise Refused("its commands have to be recorded: this node has no tracer", "tracing")
+    else:
+        join(context.tracer, start.trace)
 
 
 def enter(
@@ -232,6 +251,7 @@ def enter(
     os.umask(0o022)
     account = find_account(start.login)
     if start.kind in SOCKET_KINDS:
+        leave_tracer(context)
         check_open(account)
         os.setsid()
         os.write(report, f"{account.pw_uid} {account.pw_gid} {os.getpid()} 0 \n".encode())
@@ -274,18 +294,22 @@ def enter(
     environment = environment_of(account, start.environment, terminal, extra)
     if start.kind == "program":
         os.chdir("/")
+        _join_tracer(start, context)
         _execute(os.fsdecode(start.words[0]), start.words, environment)
     enter_home(account.pw_dir, 2)
     if start.cookie:
         add_cookie(start.cookie, environment)
     if serve_files is not None:
+        _join_tracer(start, context)
         os.close(report)
         os._exit(serve_files())
     if start.kind == "shell" and terminal is not None:
         news = b"" if pam is None else pam.messages
         files = MOTD_FILES if pam is None else ()
         os.write(1, news + greeting(account.pw_dir, last, files, start.message))
-    _execute(*program_of(start, account), environment)
+    program = program_of(start, account)
+    _join_tracer(start, context)
+    _execute(*program, environment)
 
 
 def program_of(start: Start, account: pwd.struct_passwd) -> tuple[str, list[bytes]]:

@@ -8,7 +8,7 @@ Invariants:
 * What comes in is checked to the last key that is used; anything else is ValueError.
 
 Requests: ``{"op": "start", "id", "kind", "login", "pty", "words", "cookie",
-"message"}`` with descriptors
+"message", "trace"}`` with descriptors
 0, 1 and 2 (or a terminal's slave, or what a socket is passed through) beside it; ``{"op":
 "signal", "id", "signal"}``; ``hangup`` (with ``"expelled": true`` all of its control group ends)
 and ``kill`` with an ``id``; ``account`` with an ``id`` and what
@@ -137,6 +137,8 @@ class Options(NamedTuple):
     homes: bool = True
     shells: bool = True
     sudoers: bool = True
+    #: The descriptor of the tracer's socket for sessions (:mod:`tele.spawner.traced`), if any.
+    tracer: int | None = None
 
 
 NO_OPTIONS: Final = Options()
@@ -145,7 +147,7 @@ NO_OPTIONS: Final = Options()
 class Start:
     """A checked request for a session."""
 
-    __slots__ = ("cookie", "environment", "kind", "login", "message", "pty", "words")
+    __slots__ = ("cookie", "environment", "kind", "login", "message", "pty", "trace", "words")
 
     def __init__(self, header: dict[str, Any], strings: list[bytes]) -> None:
         kind, login, pty, words = (header.get(k) for k in ("kind", "login", "pty", "words"))
@@ -161,6 +163,13 @@ class Start:
         message = header.get("message", "")
         if type(message) is not str or len(message) > MESSAGE_LIMIT:
             raise ValueError("that is no message of the day")
+        trace = header.get("trace", 0)
+        if type(trace) is not int or not 0 <= trace < 1 << 53:
+            raise ValueError("that is no number of a traced session")
+        if trace and kind not in SESSION_KINDS:
+            raise ValueError("only what a session executes can be traced")
+        #: The session of the tracer that it joins; 0 for none.
+        self.trace: int = trace
         self.cookie: str = cookie
         self.message: str = message
         self.kind = kind

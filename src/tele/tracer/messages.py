@@ -9,8 +9,9 @@ The node's socket (SOCK_SEQPACKET) carries JSON objects, and records to the node
 (:mod:`tele.tracer.records`). The tracer begins with ``ready`` (``kinds``, and ``missing``: what
 each of the others lacks), or with ``unavailable`` (``reason``, ``message``) and ends. Requests:
 ``{"op": "start", "id", "kinds", "syscalls"}``, answered by ``started`` or ``failed`` (``message``),
-and ``{"op": "stop", "id"}``, answered by what is left of its records and ``stopped`` (``records``,
-``lost``). A malformed one is ``refused`` (``message``).
+``{"op": "flush", "id"}``, answered by all records until now and ``flushed``, and ``{"op": "stop",
+"id"}``, answered by what is left of its records and ``stopped`` (``records``, ``lost``). A
+malformed one is ``refused`` (``message``).
 
 The socket of sessions carries ``{"id"}`` with two descriptors: a pidfd of the sender, which has one
 thread, and a pipe on which the answer comes: JOINED, or a text that says why not.

@@ -147,15 +147,18 @@ class Tracer:
                 self._tell({"event": "failed", "id": request.number, "message": str(error)})
             else:
                 self._tell({"event": "started", "id": request.number})
-        elif operation == "stop":
+        elif operation in ("stop", "flush"):
             number = number_of(message)
             if not self._tracing.knows(number):
                 answer = {"event": "failed", "id": number, "message": "it is not traced"}
                 self._tell(answer)
-                return
-            last, known = self._tracing.stop(number, _now())
-            self._send_records(last)
-            self._tell({"event": "stopped", "id": number, **known})
+            elif operation == "flush":
+                self._send_records(self._tracing.flush(_now()))
+                self._tell({"event": "flushed", "id": number})
+            else:
+                last, known = self._tracing.stop(number, _now())
+                self._send_records(last)
+                self._tell({"event": "stopped", "id": number, **known})
         else:
             raise ValueError("no such operation")
 

@@ -22,6 +22,8 @@ from tele.tracer.sequencing import Sequencer
 
 #: Records of a ring that are read in one round.
 ROUND: Final = 2000
+#: Rounds in which all is read that the largest rings can hold of small records.
+ROUNDS: Final = 100
 #: Seconds between looks for records that were lost at the end of a burst.
 LOOK: Final = 0.5
 #: Where the kind of a record is in its head.
@@ -95,8 +97,7 @@ class Tracing:
         out: list[bytes] = []
         given, _ = programs.given_and_lost(number)
         programs.stop(number)
-        while not self._read(out, now):
-            pass
+        self._read_all(out, now)
         if self._kinds[number] & _COUNTED:
             for pid, counters in programs.all_counters(number):
                 out.append(records.counted_at(number, pid, int(now * 1e9), counters))
@@ -124,6 +125,14 @@ class Tracing:
             self._sequencer.settle(states, out, now)
         return self._completed(out)
 
+    def flush(self, now: float) -> list[bytes]:
+        """Return all records that were made before, but for those that wait for an earlier one."""
+        out: list[bytes] = []
+        states = self._sequencer.states(everything=True)
+        self._read_all(out, now)
+        self._sequencer.settle(states, out, now)
+        return self._completed(out)
+
     def close(self) -> None:
         """Leave nothing in the kernel."""
         self._busy = False
@@ -147,6 +156,12 @@ class Tracing:
 
     def _given_and_lost(self, number: int) -> tuple[int, int]:
         return (0, 0) if self._programs is None else self._programs.given_and_lost(number)
+
+    def _read_all(self, out: list[bytes], now: float) -> None:
+        """Read what is in the rings now: who goes on writing does not keep others waiting."""
+        for _ in range(ROUNDS):
+            if self._read(out, now):
+                return
 
     def _read(self, out: list[bytes], now: float) -> bool:
         """Read one round; return whether that was all."""

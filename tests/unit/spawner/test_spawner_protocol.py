@@ -213,6 +213,8 @@ MALFORMED = [
     b'{"id":1,"op":"start","kind":"exec","login":"root","pty":false,"words":-1}',
     b'{"id":1,"op":"start","kind":"exec","login":"root","pty":false,"words":2}\0a\0b',
     b'{"id":1,"op":"start","kind":"exec","login":7,"pty":false,"words":1}\0a',
+    b'{"id":1,"op":"start","kind":"exec","login":"root","pty":false,"words":1,"trace":-1}\0a',
+    b'{"id":1,"op":"start","kind":"program","login":"root","pty":false,"words":1,"trace":1}\0a',
     b'{"id":1,"op":"start","kind":"shell","login":"root","pty":true,"words":0}',
     b'{"id":1,"op":"start","kind":"shell","login":"root","pty":false,"words":0}',
     b"\xff\xfe{",
