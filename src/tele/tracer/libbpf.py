@@ -68,6 +68,12 @@ class Library:
         self._note = _PRINT(note)
         library.libbpf_set_print(self._note)
 
+    def trim(self) -> None:
+        """Give memory back that loading needed, where the C library can."""
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
     def check(self, result: int | None) -> int:
         """Return ``result``. Raises OSError for NULL and negative numbers."""
         if result is None or result < 0:

@@ -181,6 +181,7 @@ def _load(options: Options, path: str) -> tuple[Library, Object, frozenset[str]]
                 raise _why(error, library.said) from None
             left_out |= refused
         else:
+            library.trim()
             return library, loaded, left_out
 
 

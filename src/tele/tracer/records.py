@@ -26,6 +26,8 @@ HEAD: Final = struct.Struct("=QQQQIIIIIIHHIq8Q16s")
 #: What is wanted to put records in order: session and sequence.
 PLACE: Final = struct.Struct("=QQ")
 EXECUTED, EXITED, CALLED, RING_SUBMITTED = range(1, 5)
+#: A path below ``/proc/self/fd`` whose folder is that of the descriptor begins so.
+BY_DESCRIPTOR: Final = b"\1proc/self/fd/"
 #: Kinds of records that the tracer makes itself.
 COUNTED, LOST = 100, 101
 #: A counter of calls: number, calls, errors.
@@ -445,6 +447,8 @@ def _path(data: bytes) -> tuple[bytes, bytes]:
 def _based_path(data: bytes) -> tuple[bytes, bytes]:
     text, rest = _text(data)
     base, rest = _path(rest)
+    if text.startswith(BY_DESCRIPTOR):
+        text = text[len(BY_DESCRIPTOR) :].partition(b"/")[2]
     return _joined(base, text), rest
 
 

@@ -448,14 +448,38 @@ static __always_inline struct file *file_of(struct task_struct *task, u64 descri
 #define HERE ((u32)-100) // AT_FDCWD
 #define EAGAIN 11
 
-// Append a path as the program gave it, and that of the folder where it begins.
+// The descriptor of a path below /proc/self/fd, as servers of files use it; -1 if it is none.
+static __always_inline s64 descriptor_in(const char *text)
+{
+	const char prefix[] = "/proc/self/fd/";
+	s64 number = 0;
+	int i;
+	for (i = 0; i < (int)sizeof(prefix) - 1; i++)
+		if (text[i] != prefix[i])
+			return -1;
+	for (; i < (int)sizeof(prefix) + 6; i++) {
+		if (text[i] < '0' || text[i] > '9')
+			break;
+		number = number * 10 + (text[i] - '0');
+	}
+	return i > (int)sizeof(prefix) - 1 && (!text[i] || text[i] == '/') ? number : -1;
+}
+
+// Append a path as the program gave it, and that of the folder where it begins. With a mark before
+// it, it is a path below /proc/self/fd, and the folder is the file of that descriptor.
 __noinline int add_user_path(struct slot *slot, u64 text, u32 directory)
 {
 	if (!slot)
 		return 0;
 	struct task_struct *task = bpf_get_current_task_btf();
+	u32 at = slot->head.size & (TEXT_LIMIT - 1);
 	char first = add_user_text(slot, text);
-	if (first == '/') {
+	s64 descriptor = first == '/' ? descriptor_in(&slot->text[at]) : -1;
+	struct file *opened = descriptor >= 0 ? file_of(task, descriptor) : 0;
+	if (opened) {
+		slot->text[at] = 1;
+		add_file(slot, opened);
+	} else if (first == '/') {
 		add_path(slot, BPF_CORE_READ(task, fs, root.mnt), BPF_CORE_READ(task, fs, root.dentry));
 	} else if (directory == HERE) {
 		add_path(slot, BPF_CORE_READ(task, fs, pwd.mnt), BPF_CORE_READ(task, fs, pwd.dentry));

@@ -117,6 +117,10 @@ def test_files() -> None:
     jailed = call("unlink", b"/etc/x\0jail\0\0", form=PATHS)
     assert jailed[1:3] == ("unlink", b"/jail/etc/x")
     assert kind_of(jailed) == "disk"
+    pinned = call("mkdir", b"\1proc/self/fd/7/x\0home\0\0", form=PATHS)
+    assert pinned[1:3] == ("mkdir", b"/home/x")
+    itself = call("chmod", b"\1proc/self/fd/7\0f\0home\0\0", form=PATHS)
+    assert itself[1:3] == ("chmod", b"/home/f")
 
 
 @pytest.mark.parametrize(
