@@ -4,8 +4,8 @@
 
 As root, on a kernel that can trace. Runs the same work in turns: without tracing (``off``), in a
 session that records programs, files and the network (``traced``), with all system calls counted
-beside (``counted``), and outside of any session while another one is traced (``outside``). Work is a shell
-that executes a program many times (``execs``), and a search through the files of a folder
+beside (``counted``), and outside of any session while another one is traced (``outside``). Work is
+a shell that executes a program many times (``execs``), and a search through the files of a folder
 (``opens``). Prints JSON, medians of the rounds:
 
 off_s, off_cpu_s    time and CPU of the work without tracing, in seconds
@@ -16,9 +16,10 @@ tracer_cpu          CPU of the tracer for the work in a session, as a ratio of t
 records, lost       what one ``traced`` round recorded, and lost
 
 and ``burst``: a program that does nothing but open a file, ``records`` and ``lost`` of it, and
-``per_s`` (records that the reader of this program took in a second); ``memory``: resident KiB
-of the tracer while nothing (``idle_kib``) and while a session (``loaded_kib``) is traced, and KiB of the
-kernel for all (``kernel_kib``) and for each further session (``session_kib``).
+``per_s`` (records that the reader of this program took in a second); ``memory``: KiB of the tracer
+while nothing (``idle_kib``) and while a session (``loaded_kib``) is traced, without files and the
+buffers that it shares with the kernel, and KiB of the kernel for all (``kernel_kib``) and for each
+further session (``session_kib``).
 """
 
 from __future__ import annotations
@@ -114,9 +115,9 @@ class Tracer:
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def resident(self) -> int:
-        """Resident memory of the tracer, in KiB."""
+        """Memory of the tracer's own, in KiB."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith("RssAnon:"):
                 return int(line.split()[1])
         return 0
 
