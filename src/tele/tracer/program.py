@@ -50,6 +50,8 @@ from tele.tracer.tracing import Tracing
 
 #: Bytes that wait for the node before the rings are read no more.
 WAITING_LIMIT: Final = 4 << 20
+#: How much less than others it waits for a processor: nice(2).
+PRIORITY: Final = -10
 #: Seconds in which records are gathered after the first one came.
 GATHER: Final = 0.02
 
@@ -248,6 +250,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir("/")
+    with contextlib.suppress(OSError):
+        os.nice(PRIORITY)  # what a session does to the machine keeps nobody from reading of it
     for channel in (control, joining):
         channel.set_inheritable(False)
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
