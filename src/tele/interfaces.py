@@ -18,14 +18,18 @@ from attrs import Factory, field, frozen
 from zope.interface import Attribute, Interface
 
 from tele.model.api.operation import Operation
-from tele.model.api.search import FoundIn
 from tele.model.disk import DiskSpace
 from tele.model.event import Event
 from tele.model.frame import Frame
 from tele.model.host_user import Ensured, HostUser, Recovered, Released
 from tele.model.identity import HostRole
+from tele.model.searching import SearchedLine as SearchedLine
+from tele.model.searching import SearchedRecording as SearchedRecording
+from tele.model.searching import SearchPage as SearchPage
+from tele.model.searching import SearchQuery as SearchQuery
 from tele.model.session import RecordingStart
 from tele.model.stuck import StuckUpload
+from tele.model.trace import Traced, TracedProgram, TraceKind, TraceLost
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -170,54 +174,6 @@ class IRangeArchive(IArchive):
         """
 
 
-@frozen
-class SearchedRecording:
-    """Whose recording it is, and when auth received it: what a search is limited by."""
-
-    id: str
-    user: str
-    received: datetime
-
-
-@frozen
-class SearchedLine:
-    """A line of a recording: milliseconds into the session, channel, where it was, text."""
-
-    at: int
-    channel: int
-    kind: FoundIn
-    text: str
-
-
-@frozen
-class SearchQuery:
-    """What is searched, in how many lines, after the mark of an earlier page.
-
-    ``user`` empty is of all users. ``isolated``: the answer, its mark (an id, a dot and a number
-    instead of a number), and the time that it takes, depend on the text of that user alone.
-    ``distinct``: at most one line of each recording.
-    """
-
-    text: str
-    limit: int
-    after: str = ""
-    user: str = ""
-    isolated: bool = False
-    distinct: bool = False
-    kinds: tuple[FoundIn, ...] = ()
-    since: datetime | None = None
-    until: datetime | None = None
-
-
-@frozen
-class SearchPage:
-    """Lines that were found, each with its recording's id; ``cut`` if it took too long."""
-
-    lines: tuple[tuple[str, SearchedLine], ...]
-    next: str = ""
-    cut: bool = False
-
-
 class ISearchIndex(Interface):
     """The text of recordings, to search in."""
 
@@ -319,6 +275,48 @@ class ISubsystem(Interface):
         what it does for which user. A protocol that sends data after the client's end of file
         provides ``IHalfCloseableProtocol``, as with TCP.
         """
+
+
+# -- tracing ----------------------------------------------------------------------------
+
+
+class ITrace(Interface):
+    """One program of a session that is traced, with everything that it starts."""
+
+    number = Attribute("int: by what its first process joins an :class:`IJoinedTracer`, or 0")
+
+    def started(pid: int, cgroup: int) -> None:
+        """Its first process runs; ``cgroup`` is the id of its control group, or 0."""
+
+    def flush() -> Deferred[None]:
+        """Fire when all that happened until now was reported. Never fails."""
+
+    def close() -> Deferred[None]:
+        """Report what is left, and trace it no more. May be called twice. Never fails."""
+
+
+class ISessionTracer(Interface):
+    """Reports what programs of sessions do, as the kernel of the machine knows it."""
+
+    def missing() -> Mapping[TraceKind, str]:
+        """Return the kinds that it cannot trace on this machine, each with the reason."""
+
+    def open(
+        program: TracedProgram, receiver: Callable[[Traced | TraceLost], None]
+    ) -> Deferred[ITrace]:
+        """Trace a program that is about to start; ``receiver`` is called in order of their numbers.
+
+        Fails with :class:`tele.errors.Unavailable`: the program does not start then.
+        """
+
+    def stop() -> Deferred[None]:
+        """The node stops: end, and leave nothing in the kernel."""
+
+
+class IJoinedTracer(ISessionTracer):
+    """A tracer that processes join before they execute anything; optional."""
+
+    descriptor = Attribute("int: the socket by which they do (:mod:`tele.tracer.messages`)")
 
 
 # -- accounts -------------------------------------------------------------------------
@@ -494,3 +492,7 @@ class ISubsystemFactory(IFactory):
 
 class IHostUsersFactory(IFactory):
     """Makes an :class:`IHostUsers`; ``node.host_users.accounts`` chooses it."""
+
+
+class ISessionTracerFactory(IFactory):
+    """Makes an :class:`ISessionTracer`; ``node.tracer`` chooses it."""

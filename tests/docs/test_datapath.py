@@ -92,6 +92,7 @@ PERIODIC = {
     "src/tele/membership/renewal.py",
     "src/tele/membership/reviewing.py",
     "src/tele/node/presence.py",
+    "src/tele/plugins/not_tracing.py",
     "src/tele/proxy/terminating/probes.py",
     "src/tele/routing/peers.py",
     "src/tele/tunnel/agents.py",

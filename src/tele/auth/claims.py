@@ -27,6 +27,7 @@ from tele.model.names import NAME_PATTERN
 #: What nodes may report.
 NODE_EVENTS: Final = frozenset(
     ("session.start", "session.end", "session.command", "session.disk", "session.network",
+     "session.syscalls", "session.handover",
      "exec", "exec.end", "subsystem", "subsystem.end", "sftp", "scp",
      "rsync", "recording.gap",
      "forward", "forward.end", "agent", "agent.end",
@@ -35,7 +36,8 @@ NODE_EVENTS: Final = frozenset(
 )  # fmt: skip
 #: What proxies may report of sessions that they end, which auth has registered for them.
 PROXIED_EVENTS: Final = NODE_EVENTS - {
-    "session.command", "session.disk", "session.network",  # the kernel of the host knows them
+    # The kernel of the host knows them.
+    "session.command", "session.disk", "session.network", "session.syscalls", "session.handover",
     "host_user.create", "host_user.remove", "host_user.update",  # proxies have no accounts
     "auth.denied", "auth.refused", "clock.step", "clock.skew",
 }  # fmt: skip

@@ -316,6 +316,8 @@ class Hosts:
             sshd=presence.sshd,
             names=presence.names,
             problem=presence.problem,
+            tracing=presence.tracing,
+            untraced=presence.untraced,
         )
 
     # -- inside -----------------------------------------------------------------------

@@ -47,9 +47,12 @@ _KINDS: Final = {
     MarkKind.PROMPT: FoundIn.PROMPT,
     MarkKind.TRANSFER: FoundIn.FILE,
     MarkKind.FORWARD: FoundIn.FORWARD,
+    MarkKind.COMMAND: FoundIn.COMMAND,
+    MarkKind.PATH: FoundIn.PATH,
+    MarkKind.CONNECTION: FoundIn.CONNECTION,
 }
 #: Where commands are.
-COMMANDS: Final = (FoundIn.EXEC, FoundIn.PROMPT)
+COMMANDS: Final = (FoundIn.EXEC, FoundIn.PROMPT, FoundIn.COMMAND)
 
 Rows = Callable[[Sequence[str]], Awaitable[dict[str, Recording]]]
 

@@ -35,6 +35,13 @@ _COLUMNS = (
     Column("STATUS", _status),
 )
 
+_TRACING = (
+    Column("NAME", lambda n: n["name"]),
+    Column("STATUS", _status),
+    Column("TRACES", lambda n: words(n.get("tracing", ())) or "nothing"),
+    Column("BECAUSE", lambda n: n.get("untraced", "")),
+)
+
 
 @click.command()
 @click.argument("labels", nargs=-1, metavar="[K=V ...]")
@@ -51,15 +58,20 @@ def ls(labels: tuple[str, ...], form: str, where: Where) -> None:
 @click.command(name="ls")
 @click.argument("labels", nargs=-1, metavar="[K=V ...]")
 @click.option("--rotation", is_flag=True, help="Show which keys of the CAs each member has.")
+@click.option("--tracing", is_flag=True, help="Show what each node can trace of sessions.")
 @format_option("names", "ansible")
 @where_options(local=True)
-def nodes_ls(labels: tuple[str, ...], rotation: bool, form: str, where: Where) -> None:
+def nodes_ls(
+    labels: tuple[str, ...], rotation: bool, tracing: bool, form: str, where: Where
+) -> None:
     """List the nodes that you may log in to; with K=V, those with all these labels.
 
     If a key is repeated, any of its values fits: env=prod env=test.
     """
+    if tracing and rotation:
+        raise click.UsageError("--tracing and --rotation show different things: give one")
     if not rotation:
-        _list(labels, form, where)
+        _list(labels, form, where, _TRACING if tracing else _COLUMNS)
         return
     from tele.cli.rotation import show_hosts
 
@@ -68,7 +80,9 @@ def nodes_ls(labels: tuple[str, ...], rotation: bool, form: str, where: Where) -
     show_hosts(form, where)
 
 
-def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
+def _list(
+    labels: tuple[str, ...], form: str, where: Where, columns: Sequence[Column] = _COLUMNS
+) -> None:
     for label in labels:
         if not label.partition("=")[1]:
             raise InvalidInput(f"{quoted(label)} is not a label such as env=prod")
@@ -93,7 +107,7 @@ def _list(labels: tuple[str, ...], form: str, where: Where) -> None:
             hosts = [host for some in found for host in some]
             show_data("json", inventory(plain(hosts), profile.cluster, configuration))
         else:
-            show_pages(form, found, _COLUMNS)
+            show_pages(form, found, columns)
     if not labels and where.config is None:
         remember(names, where)
 

@@ -1,4 +1,4 @@
-"""``tele recordings``: list and show recordings."""
+"""``tele recordings``: list recordings, and open one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from tele.cli.output import (
     Column,
     format_option,
     print_notice,
-    show_one,
     show_pages,
     span,
     started_ago,
@@ -46,7 +45,8 @@ def lasted(row: Any) -> str:
     return f"{length} (incomplete)" if row["incomplete"] else length
 
 
-_COLUMNS = (
+#: Columns of a list of recordings.
+COLUMNS = (
     Column("ID", lambda r: r["id"]),
     Column("USER", lambda r: r["user"]),
     Column("LOGIN", lambda r: r["login"]),
@@ -62,7 +62,7 @@ _COLUMNS = (
     cls=LazyGroup,
     lazy={
         "ls": Lazy("tele.cli.recordings:ls", "List recordings, newest first."),
-        "show": Lazy("tele.cli.recordings:show", "Show the details of a recording."),
+        "show": Lazy("tele.cli.recordings_show:show", "Show the details of a recording."),
         "export": Lazy("tele.cli.recordings_export:export", "Write a recording to a file."),
         "search": Lazy("tele.cli.recordings_search:search", "Find a text in recordings."),
         "files": Lazy("tele.cli.recordings_files:files", "List the files that a session copied."),
@@ -127,7 +127,7 @@ def ls(
             )
             return authority.perform(LIST_RECORDINGS, request)
 
-        show_pages(form, pages(ask, limit), _COLUMNS, name=lambda r: r["id"])
+        show_pages(form, pages(ask, limit), COLUMNS, name=lambda r: r["id"])
 
 
 def full_id(authority: Authority, wanted: str) -> str:
@@ -229,18 +229,3 @@ def _opened(wanted: str, where: Where) -> Iterator[tuple[str, Authority | None]]
         return
     with open_authority(where) as authority:
         yield full_id(authority, wanted), authority
-
-
-@click.command()
-@click.argument("recording")
-@format_option()
-@where_options(local=True)
-def show(recording: str, form: str, where: Where) -> None:
-    """Show the details of a recording."""
-    from tele.model.api.paging import ById
-    from tele.model.api.recordings import GET_RECORDING
-
-    with open_authority(where) as authority:
-        details = authority.perform(GET_RECORDING, ById(full_id(authority, recording)))
-    columns = (*_COLUMNS, Column("INDEX", lambda r: r["index"]))
-    show_one(form, details.recording, columns, index=details.index.value)

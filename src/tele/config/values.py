@@ -394,6 +394,11 @@ class NodeConfig:
         check=_recorders_problem,
         single=True,
     )
+    tracer: Chosen = key(
+        "What traces programs for roles with ``enhanced_recording``: ``none``, or a plugin's kind."
+        " Without one such programs do not start.",
+        Chosen("none"),
+    )
     state: Keep = key("``disk`` or ``memory``: a new host at each start.", Keep.DISK)
     penalties: PenaltiesConfig = _PENALTIES
 

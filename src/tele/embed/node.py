@@ -24,7 +24,13 @@ from tele.embed.hosts import (
 from tele.embed.plugins import choose
 from tele.embed.recorders import make_recorders
 from tele.errors import InvalidInput
-from tele.interfaces import IRecorder, ISubsystemFactory, NamedRecorder, Surroundings
+from tele.interfaces import (
+    IRecorder,
+    ISessionTracerFactory,
+    ISubsystemFactory,
+    NamedRecorder,
+    Surroundings,
+)
 from tele.loop import make_monotonic
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
@@ -125,6 +131,7 @@ def _locked_node(
             ],
             host_users(reactor, config.host_users, folder, options, spawning.request_account),
             config.host_users.accounts is not None,
+            choose(ISessionTracerFactory, config.tracer, Surroundings(reactor, folder)),
         ),
         ingress=Ingress(
             None if listen is None else (listen.host, listen.port),

@@ -20,6 +20,7 @@ from tele.interfaces import (
     IHostUsersFactory,
     IJoinMethodFactory,
     IRecorderFactory,
+    ISessionTracerFactory,
     ISubsystemFactory,
     Surroundings,
 )
@@ -34,6 +35,7 @@ _FACTORIES: Mapping[str, InterfaceClass] = {
     "auth.audit": IAuditSinkFactory,
     "auth.join_methods": IJoinMethodFactory,
     "node.recorder": IRecorderFactory,
+    "node.tracer": ISessionTracerFactory,
     "node.host_users.accounts": IHostUsersFactory,
     "node.subsystems": ISubsystemFactory,
 }

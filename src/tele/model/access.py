@@ -21,6 +21,7 @@ from tele.model.actions import (
 from tele.model.host_user import HostUser
 from tele.model.identity import UserIdentity
 from tele.model.resources import MAX_FORWARDS, RecordingMode, RecordingSettings
+from tele.model.trace import TraceKind
 from tele.spawner.scp_request import read_scp
 
 
@@ -94,6 +95,7 @@ class RecordingPlan:
     than ``sync_end_after`` ends. ``capture_head`` and ``capture_tail`` are the bytes kept of each
     stream of a command without a terminal, at its begin and at its end. ``input``: what the user
     types is recorded, too. ``strict``: nothing runs that cannot be recorded.
+    ``trace`` is what is recorded of what programs do: one that cannot be traced does not start.
     """
 
     mode: RecordingMode = RecordingMode.NODE
@@ -103,9 +105,17 @@ class RecordingPlan:
     capture_tail: int = 64 << 10
     input: bool = False
     strict: bool = False
+    trace: tuple[TraceKind, ...] = ()
 
     @classmethod
-    def of(cls, settings: RecordingSettings, *, input: bool, strict: bool) -> RecordingPlan:  # noqa: A002
+    def of(
+        cls,
+        settings: RecordingSettings,
+        *,
+        input: bool,  # noqa: A002
+        strict: bool,
+        trace: tuple[TraceKind, ...] = (),
+    ) -> RecordingPlan:
         """Return what the cluster's ``settings`` and the roles ask for."""
         return cls(
             settings.mode,
@@ -115,6 +125,7 @@ class RecordingPlan:
             settings.capture_tail.bytes,
             input,
             strict,
+            trace,
         )
 
 

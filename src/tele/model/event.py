@@ -64,6 +64,8 @@ CODES: Final[Mapping[str, str]] = {
     "subsystem.end": "TS016I",
     "scp": "TS017I",
     "rsync": "TS018I",
+    "session.syscalls": "TS019I",
+    "session.handover": "TS020W",
     "host_user.create": "TH001I",
     "host_user.remove": "TH002I",
     "host_user.update": "TH003I",

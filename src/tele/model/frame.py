@@ -34,6 +34,8 @@ class FrameKind(IntEnum):
     CAPTURE = 18
     PAUSE = 19
     HOST = 20
+    SYSCALLS = 21
+    HANDOVER = 22
 
 
 #: The data of each kind; the documentation is made from this.
@@ -53,14 +55,16 @@ KIND_MEANINGS: Final = {
     FrameKind.LEAVE: "a user left: ``user``",
     FrameKind.TRANSFER: "one operation on a file, see below",
     FrameKind.FORWARD: "what listens for the client, see below",
-    FrameKind.COMMAND: "a program was executed (from the kernel)",
-    FrameKind.DISK: "a file was opened (from the kernel)",
-    FrameKind.NETWORK: "a connection was made (from the kernel)",
+    FrameKind.COMMAND: "a process executed a program, ended, or changed its rights; see below",
+    FrameKind.DISK: "a process opened, made, changed or removed a file; see below",
+    FrameKind.NETWORK: "a process connected, listened, accepted or sent; see below",
     FrameKind.GAP: "what was not recorded: ``lost`` (bytes by kind), ``frames`` (ranges of"
     " numbers) and ``reason``",
     FrameKind.CAPTURE: "a stream of a program without a terminal ended: ``stream``, ``bytes``,"
     " ``sha256``, and how many bytes of it are recorded: ``head``, ``tail``",
     FrameKind.PAUSE: "output is held until auth has it, or goes on: ``state``, ``reason``",
+    FrameKind.SYSCALLS: "the system calls of a process that ended; see below",
+    FrameKind.HANDOVER: "a process asked another one, outside of the session, to act; see below",
     FrameKind.HOST: "which host a proxy reached: ``target``, ``address``, ``fingerprint``",
 }
 

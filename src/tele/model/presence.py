@@ -11,6 +11,7 @@ from attrs import field, frozen
 from tele.model.bounds import OMITTED, AtMost
 from tele.model.identity import HostRole
 from tele.model.names import NAME
+from tele.model.trace import TraceKind
 
 #: The last announcement of a host that was never reached.
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,7 +51,8 @@ class Presence:
 
     ``tunnels`` are the host ids of the proxies that a node has a tunnel to; ``peer`` is the address
     of a proxy for other proxies, ``peer_header`` whether connections to it begin with a header of
-    the PROXY protocol. ``features``: see :mod:`tele.model.recording_modes`.
+    the PROXY protocol. ``features``: see :mod:`tele.model.recording_modes`. ``tracing`` is what a
+    node can trace of sessions, ``untraced`` why not the rest, if it is to trace any.
     ``sshd``, ``names`` and ``problem`` are of :class:`Host`, and announced by no host.
     """
 
@@ -70,6 +72,10 @@ class Presence:
     sshd: bool = field(default=False, metadata=OMITTED)
     names: tuple[str, ...] = field(default=(), validator=AtMost(ADDRESSES_LIMIT), metadata=OMITTED)
     problem: str = field(default="", validator=AtMost(PROBLEM_LIMIT), metadata=OMITTED)
+    tracing: tuple[TraceKind, ...] = field(
+        default=(), validator=AtMost(len(TraceKind)), metadata=OMITTED
+    )
+    untraced: str = field(default="", validator=AtMost(PROBLEM_LIMIT), metadata=OMITTED)
 
 
 @frozen
@@ -78,7 +84,7 @@ class Host:
 
     ``sshd``: it is no member but a machine that runs OpenSSH's sshd, which proxies reach and record
     (``tele nodes add``). ``names`` are further names in its host certificate, ``problem`` is why a
-    proxy cannot reach it.
+    proxy cannot reach it. ``tracing`` and ``untraced``: see :class:`Presence`.
     """
 
     id: str
@@ -97,3 +103,5 @@ class Host:
     sshd: bool = field(default=False, metadata=OMITTED)
     names: tuple[str, ...] = field(default=(), metadata=OMITTED)
     problem: str = field(default="", metadata=OMITTED)
+    tracing: tuple[TraceKind, ...] = field(default=(), metadata=OMITTED)
+    untraced: str = field(default="", metadata=OMITTED)

@@ -25,6 +25,7 @@ from tele.model.recording_modes import MODES, ProxyLogin
 from tele.model.recording_modes import RecordingMode as RecordingMode
 from tele.model.sizes import Size
 from tele.model.time_windows import WINDOWS_LIMIT, TimeWindow
+from tele.model.trace import TraceKind
 
 #: The default of ``max_forwards``.
 MAX_FORWARDS = 1024
@@ -125,6 +126,9 @@ class RoleOptions:
     users of this role log in also then, whatever other roles have, and when a node cannot store its
     audit: for those who have to free space.
 
+    ``enhanced_recording`` is what programs are traced for, by the kernel of their node: each kind
+    that one of the roles has. A program that cannot be traced does not start.
+
     ``client_idle_timeout`` ends a connection without activity, 0 is never; with
     ``disconnect_expired_cert`` one ends with the certificate of its login. None is the cluster's.
     ``require_mfa`` refuses logins without a second factor; this version has none.
@@ -149,6 +153,9 @@ class RoleOptions:
     lock: LockMode = field(default=LockMode.BEST_EFFORT, metadata=OMITTED)
     record: SessionRecording = field(default=SessionRecording.BEST_EFFORT, metadata=OMITTED)
     break_glass: bool = field(default=False, metadata=OMITTED)
+    enhanced_recording: tuple[TraceKind, ...] = field(
+        default=(), validator=AtMost(len(TraceKind)), metadata=OMITTED
+    )
     client_idle_timeout: timedelta | None = field(default=None, metadata=OMITTED)
     disconnect_expired_cert: bool | None = field(default=None, metadata=OMITTED)
     require_mfa: bool = field(default=False, metadata=OMITTED)

@@ -18,12 +18,14 @@ from tele.node.forwards import WAITING_LIMIT, ForwardingResources
 from tele.node.programs import NodePrograms
 from tele.node.settings import SessionSettings
 from tele.node.subsystems import by_name
+from tele.node.tracing import Tracing
 from tele.node.user_sockets import UserSockets
 from tele.outbound.name_lookup import NameResolver
 from tele.reactor import Reactor
 from tele.recording.tee import ConnectionTape
 from tele.sessions.context import ConnectionContext
 from tele.sessions.tape import make_tape
+from tele.sessions.trace_record import TraceRecords
 
 
 def is_recorded(grant: Grant, proxied: str) -> bool:
@@ -45,12 +47,14 @@ class AvatarFactory:
         settings: SessionSettings,
         audit: AuditReporter,
         names: NameResolver,
+        tracing: Tracing,
     ) -> None:
         self._reactor = reactor
         self._member = member
         self._settings = settings
         self._audit = audit
         self._names = names
+        self._tracing = tracing
         self._subsystems = by_name(settings.subsystems)
         #: Connections of users that are forwarded, or wait to be.
         self.slots = Slots(WAITING_LIMIT)
@@ -64,6 +68,12 @@ class AvatarFactory:
             grant, credentials, str(uuid.uuid4()), {"of_session": proxied} if proxied else None
         )
         account = settings.budget.account(grant.identity.user)
+        tape = self._tape(context) if is_recorded(grant, proxied) else None
+
+        def not_recorded(why: str) -> None:
+            avatar.not_recorded(why)
+
+        records = TraceRecords(self._reactor, context, self._audit, tape, not_recorded)
         avatar = NodeAvatar(
             self._reactor,
             context,
@@ -74,8 +84,9 @@ class AvatarFactory:
                 self._reactor,
                 self._subsystems,
                 lambda: self._member.settings.message_of_the_day,
+                lambda channel: self._tracing.open(context, channel, records),
             ),
-            self._tape(context) if is_recorded(grant, proxied) else None,
+            tape,
             self._audit,
             ForwardingResources(
                 UserSockets(settings.spawning, grant.login, grant.identity.user),

@@ -17,10 +17,10 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from attrs import Factory, define, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
@@ -40,6 +40,7 @@ from tele.model.session import Launched
 from tele.node.spawning import Launch, Running, Spawning
 from tele.node.subsystems import SpokenProgram
 from tele.node.terminal import open_terminal, set_size
+from tele.node.tracing import ProgramTrace
 from tele.reactor import Reactor
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import IExpellable
@@ -83,6 +84,11 @@ class Program:
         """The id of the control group that all of it is in, or 0."""
         return self._running.cgroup
 
+    def follow(self, trace: ProgramTrace) -> None:
+        """It is traced: its end is reported after what it did."""
+        trace.started(self._running.pid, self._running.cgroup)
+        self.exited.addCallback(trace.ended)
+
     def _ended(self, how: Exit) -> Exit:
         self._close_terminal()
         return how
@@ -119,12 +125,17 @@ class Program:
         self._running.kill()
 
 
+async def _no_trace(_: int) -> ProgramTrace | None:
+    return None
+
+
 @implementer(ISessionPrograms)
 @frozen
 class NodePrograms:
     """Starts programs for one connection, as the granted login.
 
-    ``message`` returns the cluster's message of the day.
+    ``message`` returns the cluster's message of the day. ``trace`` begins to trace the next program
+    on a channel, if a role wants that.
 
     Their descriptors count for ``account``; ``reactor`` is for ``subsystems`` that run in this
     process.
@@ -136,6 +147,7 @@ class NodePrograms:
     _reactor: Reactor
     _subsystems: Mapping[str, ISubsystem] = Factory(dict)
     _message: Callable[[], str] = str
+    _trace: Callable[[int], Awaitable[ProgramTrace | None]] = _no_trace
 
     def env_allowed(self, name: str) -> bool:
         """LANG, LC_* and a few harmless others; never what changes what is run."""
@@ -151,10 +163,10 @@ class NodePrograms:
 
         ``launching`` is called with what is launched, right before it is.
         """
-        return Deferred.fromCoroutine(self._start(request, launching))
+        return Deferred.fromCoroutine(self._start(request, channel_number, launching))
 
     async def _start(
-        self, request: ProgramRequest, launching: Callable[[Launched], None]
+        self, request: ProgramRequest, channel: int, launching: Callable[[Launched], None]
     ) -> Program | SpokenProgram:
         plan = permitted(self._context.grant, request)
         launched, request = plan.launched, plan.narrowed(request)
@@ -164,6 +176,11 @@ class NodePrograms:
             if not isinstance(served, str):
                 if request.pty is not None:
                     raise InvalidInput(f"the subsystem {subsystem.name} takes no terminal")
+                if self._context.grant.recording.trace:
+                    raise Unavailable(
+                        f"the subsystem {subsystem.name} runs in the node's own process, which"
+                        " cannot be traced, and a role demands that (enhanced_recording)"
+                    )
                 launching(launched)
                 return SpokenProgram(self._reactor, served, self._account)
             launched = Launched("exec", served.encode())
@@ -171,11 +188,19 @@ class NodePrograms:
         launching(launched)
         launch = self._launch(request, launched, plan.files)
         lease = self._account.take(STARTING)
+        trace = None
         try:
+            trace = await self._trace(channel)
+            if trace is not None:
+                launch = evolve(launch, trace=trace.number)
             program = await self._run(request, launch, lease, launched.forced is not None)
         except BaseException:
             lease.release()
+            if trace is not None:
+                trace.close()
             raise
+        if trace is not None:
+            program.follow(trace)
         lease.keep(RUNNING)
         return program
 

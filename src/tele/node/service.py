@@ -41,6 +41,7 @@ from tele.node.presence import NodePresence
 from tele.node.proxies import ProxyAddresses
 from tele.node.realm import Accounts, NodeRealm, look_up
 from tele.node.settings import Ingress, SessionSettings
+from tele.node.tracing import Tracing
 from tele.outbound.name_lookup import NameResolver
 from tele.reactor import Reactor
 from tele.sockets.direct import listen, peer_address
@@ -98,7 +99,11 @@ class NodeService(Service):
         self._port: IListeningPort | None = None
         self._starting: Deferred[int] | None = None
         self._accounts = Accounts(reactor, look_up)
-        self.avatars = AvatarFactory(reactor, member, sessions, self._audit, self._names)
+        self._tracing = Tracing(reactor, sessions.tracer)
+        presence.missing = self._tracing.missing
+        self.avatars = AvatarFactory(
+            reactor, member, sessions, self._audit, self._names, self._tracing
+        )
         self._host_users = HostUsers(
             reactor, sessions.host_users, self._audit, enabled=sessions.makes_accounts
         )
@@ -306,6 +311,7 @@ class NodeService(Service):
         self._names.close()
         self._accounts.close()
         await self._spawning.close()
+        await self._tracing.stop()
 
 
 def _accounts() -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from attrs import Factory, frozen
 
 from tele.capacity.descriptors import DescriptorBudget, process_budget
-from tele.interfaces import IHostUsers, IRecorder, ISubsystem, NamedRecorder
+from tele.interfaces import IHostUsers, IRecorder, ISessionTracer, ISubsystem, NamedRecorder
 from tele.model.access import GatewayPorts
 from tele.node.spawning import Spawning
 
@@ -44,6 +44,7 @@ class SessionSettings:
     :param subsystems: what clients may ask for by name, beside ``sftp``.
     :param host_users: makes the accounts of this machine that roles want; with None there are none.
     :param makes_accounts: whether roles may have accounts made, or only what there is is released.
+    :param tracer: traces programs for roles with ``enhanced_recording``; None traces nothing.
     :param budget: what users may take of the file descriptors of the process.
     """
 
@@ -53,4 +54,5 @@ class SessionSettings:
     subsystems: Sequence[ISubsystem] = ()
     host_users: IHostUsers | None = None
     makes_accounts: bool = True
+    tracer: ISessionTracer | None = None
     budget: DescriptorBudget = Factory(process_budget)

@@ -71,7 +71,8 @@ class Launch:
     """What to start. ``words``: one command line for ``exec`` and ``forced``, argv for ``program``.
 
     ``cookie`` are the arguments of ``xauth add`` for a forwarded display, if there is one;
-    ``message`` is the cluster's message of the day, for a shell on a terminal.
+    ``message`` is the cluster's message of the day, for a shell on a terminal. ``trace`` is by what
+    its process joins the tracer, or 0.
     """
 
     kind: str
@@ -81,6 +82,7 @@ class Launch:
     pty: bool = False
     cookie: str = field(default="", repr=False)
     message: str = ""
+    trace: int = 0
 
 
 @define(eq=False)
@@ -252,6 +254,8 @@ class Spawning:
             "cookie": launch.cookie,
             "message": launch.message,
         }
+        if launch.trace:
+            header["trace"] = launch.trace
         variables = [f"{k}=".encode() + v for k, v in launch.environment.items()]
         data = pack(header, [*launch.words, *variables])
         self._number = number

@@ -21,6 +21,8 @@ from tele.interfaces import (
     IHostUsersFactory,
     IRecorder,
     IRecorderFactory,
+    ISessionTracer,
+    ISessionTracerFactory,
     ISubsystem,
     ISubsystemFactory,
     RecorderSurroundings,
@@ -136,6 +138,20 @@ class _Command:
         return subsystem
 
 
+@implementer(IPlugin, ISessionTracerFactory)
+class _NoTracer:
+    kind = "none"
+    help = "none - nothing is traced; programs of roles with enhanced_recording do not start"
+
+    def make(self, arguments: str, surroundings: Surroundings) -> ISessionTracer:
+        from tele.plugins.not_tracing import NoTracer
+
+        if arguments:
+            raise InvalidInput("none takes no arguments")
+        tracer: ISessionTracer = NoTracer()
+        return tracer
+
+
 @implementer(IPlugin, IHostUsersFactory)
 class _Local:
     kind = "local"
@@ -158,3 +174,4 @@ file = _File()
 tape = _Tape()
 command = _Command()
 local = _Local()
+no_tracer = _NoTracer()

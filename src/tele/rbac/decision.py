@@ -40,6 +40,7 @@ from tele.model.resources import (
     RoleOptions,
     SessionRecording,
 )
+from tele.model.trace import TraceKind
 from tele.rbac import labels as conditions
 from tele.rbac.forced import trouble_with
 from tele.rbac.forwards import any_port, denied_by, given_by
@@ -133,6 +134,7 @@ def decide(
             recording,
             input=any(o.record_input for o in options),
             strict=strictly and not (has_break_glass(given) and account == emergency),
+            trace=_traced(options),
         ),
         client_idle_timeout=_shortest(o.client_idle_timeout for o in options),
         disconnect_expired_cert=_any_of(o.disconnect_expired_cert for o in options),
@@ -141,6 +143,12 @@ def decide(
         ),
         strict_locks=any(o.lock is LockMode.STRICT for o in options),
     )
+
+
+def _traced(options: Iterable[RoleOptions]) -> tuple[TraceKind, ...]:
+    """Return the kinds that one of the roles wants traced."""
+    wanted = {kind for each in options for kind in each.enhanced_recording}
+    return tuple(kind for kind in TraceKind if kind in wanted)
 
 
 def keepalive_of(options: Iterable[RoleOptions]) -> timedelta | None:

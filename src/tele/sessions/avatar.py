@@ -64,7 +64,7 @@ class SessionAvatar(ConchUser):
         self._session = AuditedSession(reactor, context, programs, tape, audit, self._ending)
         self._tape = tape
         if tape is not None:
-            tape.on_end(self._not_recorded)
+            tape.on_end(self.not_recorded)
         self._audit = audit
         self._made_forwards: Any = None
 
@@ -132,7 +132,7 @@ class SessionAvatar(ConchUser):
         self._stop_limits()
         self._ending.expel(denied, self.conn)
 
-    def _not_recorded(self, why: str) -> None:
+    def not_recorded(self, why: str) -> None:
         """The connection ends soon: a channel may be in the middle of sending now."""
         self._reactor.callLater(0, self.expelled, Denied(Reason.RECORDING, why))
 

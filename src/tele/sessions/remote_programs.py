@@ -84,6 +84,13 @@ class RemotePrograms:
                 " OpenSSH's sshd, where it cannot be seen which files those are",
                 "files",
             )
+        grant = self._context.grant
+        if grant.recording.trace and not (self._keeps_rules or grant.break_glass):
+            raise AccessDenied(
+                "a role demands that programs are traced (enhanced_recording), and"
+                f" {self._target.name} runs OpenSSH's sshd, where that cannot be done",
+                "tracing",
+            )
         certified = connection.forced_command
         if certified is not None and force != certified:
             raise AccessDenied(

@@ -24,6 +24,7 @@ from tele.snapshots.terminals import MakeTerminal, Terminal
 from tele.snapshots.text import TextCollector
 from tele.tape import index as tape
 from tele.tape.details import STREAMS, details, terminal
+from tele.tape.exports.summary import traced_text
 from tele.tape.index import KEYFRAME_TIME, MARK_LIMIT, MarkKind
 from tele.tape.layout import Chunk
 from tele.tape.placed import placed_frames
@@ -38,6 +39,8 @@ RESIZES: Final = 100_000
 #: Marks of each kind, and bytes of their texts.
 MARKS: Final = 50_000
 MARK_TEXTS: Final = 8 * 1024 * 1024
+#: Marks of what was traced, of each kind; a text that repeats has one. The others keep the rest.
+TRACED_MARKS: Final = 12_000
 #: Characters that two marks of one text have in common: the longest text that is searched.
 OVERLAP: Final = 200
 KEYFRAMES: Final = 500_000
@@ -47,6 +50,12 @@ _DUE: Final = 96 * 1024
 #: Bytes of states that a recording with hardly any output may have.
 STATES_FREE: Final = 16 * 1024 * 1024
 STATES_LIMIT: Final = 96 * 1024 * 1024
+_TRACED: Final = {
+    FrameKind.COMMAND: MarkKind.COMMAND,
+    FrameKind.HANDOVER: MarkKind.COMMAND,
+    FrameKind.DISK: MarkKind.PATH,
+    FrameKind.NETWORK: MarkKind.CONNECTION,
+}
 
 
 @define
@@ -101,6 +110,7 @@ class IndexBuilder:
     _output: int = field(default=0, init=False)
     _time: int = field(default=0, init=False)
     _digest: bytes = field(default=bytes(32), init=False)
+    _traced: dict[MarkKind, set[str]] = field(factory=dict, init=False)
     _whole: bool = field(default=False, init=False)
 
     def add(self, chunk: Chunk) -> None:
@@ -146,6 +156,12 @@ class IndexBuilder:
             self._close(frame.channel)
         elif frame.kind is FrameKind.TRANSFER:
             self._mark(frame.channel, MarkKind.TRANSFER, _transfer(details(frame)))
+        elif frame.kind in _TRACED:
+            fields = details(frame)
+            if fields.get("action") != "exit":
+                self._mark_traced(
+                    frame.channel, _TRACED[frame.kind], traced_text(frame.kind, fields)
+                )
         elif frame.kind is FrameKind.END:
             self._whole = True
 
@@ -270,6 +286,12 @@ class IndexBuilder:
         other = self._others.pop(channel, None)
         if other is not None and other.data:
             self._draw(channel, other)
+
+    def _mark_traced(self, channel: int, kind: MarkKind, text: str) -> None:
+        known = self._traced.setdefault(kind, set())
+        if text not in known and len(known) < TRACED_MARKS:
+            known.add(text)
+            self._mark(channel, kind, text)
 
     def _mark(self, channel: int, kind: MarkKind, text: str) -> None:
         for piece in pieces(text):

@@ -189,8 +189,22 @@ class Groups:
 
 def own_group() -> str | None:
     """Return the folder of this process's group, or None where there is no cgroup v2."""
+    return group_of("self")
+
+
+def is_populated(path: str) -> bool:
+    """Whether anything lives in the group ``path``, or below it."""
     try:
-        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        with open(os.path.join(path, "cgroup.events"), "rb") as file:
+            return b"populated 1" in file.read()
+    except OSError:
+        return False
+
+
+def group_of(process: int | str) -> str | None:
+    """Return the folder of a process's group, or None."""
+    try:
+        with open(f"/proc/{process}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
             paths = [line.rstrip("\n")[3:] for line in file if line.startswith("0::")]
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
             mounts = [line.split() for line in file if " - cgroup2 " in line]

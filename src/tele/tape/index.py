@@ -67,6 +67,9 @@ class MarkKind(IntEnum):
     PROMPT = 2
     TRANSFER = 3
     FORWARD = 4
+    COMMAND = 5
+    PATH = 6
+    CONNECTION = 7
 
 
 @frozen(slots=True)

@@ -33,6 +33,7 @@ from tele.model.resources import (
     UserSpec,
 )
 from tele.model.time_windows import TimeWindow
+from tele.model.trace import TraceKind
 from tele.rbac.decision import NO_LIMITS, decide, may_reach
 from tele.rbac.destinations import may_lead
 from tele.rbac.forwards import denied_by
@@ -291,6 +292,7 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "lock": (LockMode.BEST_EFFORT, LockMode.STRICT),
     "record": (SessionRecording.BEST_EFFORT, SessionRecording.STRICT),
     "break_glass": (True, False),
+    "enhanced_recording": ((), (TraceKind.DISK,), (TraceKind.COMMAND, TraceKind.NETWORK)),
     "client_idle_timeout": (timedelta(minutes=5), timedelta(minutes=60)),
     "disconnect_expired_cert": (True, False),
     "require_mfa": (True, False),
@@ -306,6 +308,9 @@ RULES: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "``strict`` if one is": lambda values: SessionRecording.STRICT in values,
     "``keep`` if one is, otherwise ``drop`` if one is": lambda values: max(
         values, key=["off", "drop", "keep"].index
+    ),
+    "each kind that one of them has": lambda values: tuple(
+        kind for kind in TraceKind if any(kind in each for each in values)
     ),
     "the first by the names of the roles": lambda values: next(filter(None, values), ""),
 }
@@ -347,6 +352,8 @@ def merged(option: str, roles: list[Role]) -> Any:
         return making.host_user.shell
     if option == "record":
         return grant.recording.strict
+    if option == "enhanced_recording":
+        return grant.recording.trace
     if option == "lock":
         return grant.strict_locks
     return getattr(grant, option)

@@ -117,6 +117,8 @@ class HostOperations:
             request.version[:64], request.rotation[:64],
             () if is_proxy else request.tunnels, request.peer if is_proxy else "",
             request.peer_header and is_proxy, request.features,
+            tracing=() if is_proxy else request.tracing,
+            untraced="" if is_proxy else request.untraced,
         )  # fmt: skip
         labels = {**request.labels, **member.labels}
         source = host_of(caller.seen_addr) if is_proxy else ""

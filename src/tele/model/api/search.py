@@ -17,13 +17,18 @@ LONGEST: Final = AtMost(200)
 
 
 class FoundIn(str, Enum):
-    """Where a text was: the command of a channel or at a prompt, a file, a forward, the output."""
+    """Where a text was: the command of a channel or at a prompt, a file, a forward, the output; of
+    what was traced: an executed program, the path of a file, the address of a connection.
+    """
 
     OUTPUT = "output"
     EXEC = "exec"
     PROMPT = "prompt"
     FILE = "file"
     FORWARD = "forward"
+    COMMAND = "command"
+    PATH = "path"
+    CONNECTION = "connection"
 
 
 @frozen

@@ -108,6 +108,57 @@ def _host(fields: dict[str, Any]) -> str:
     )
 
 
+def _command(fields: dict[str, Any]) -> str:
+    action = fields.get("action")
+    if action == "exit":
+        return ""
+    words = fields.get("argv")
+    shown = " ".join(map(_text, words)) if isinstance(words, list) else _text(fields.get("path"))
+    return _failing(f"{_text(action)} {shown}", fields)
+
+
+def _disk(fields: dict[str, Any]) -> str:
+    to = f" -> {_text(fields['to'])}" if fields.get("to") else ""
+    return _failing(f"{_text(fields.get('action'))} {_text(fields.get('path'))}{to}", fields)
+
+
+def _network(fields: dict[str, Any]) -> str:
+    where = _text(fields.get("address") or fields.get("local"))
+    said = f"{_text(fields.get('action'))} {_text(fields.get('socket'))} {where}"
+    return _failing(said, fields)
+
+
+def _syscalls(fields: dict[str, Any]) -> str:
+    counts = fields.get("counts")
+    if not isinstance(counts, list):
+        return _failing(f"system call {_text(fields.get('action'))}", fields)
+    shown = [f"{_text(c.get('name'))} {_text(c.get('calls'))}" for c in counts if type(c) is dict]
+    return f"system calls of {_text(fields.get('program'))}: {_joined(*shown)}"
+
+
+def _hand_over(fields: dict[str, Any]) -> str:
+    return f"hand-over to {_text(fields.get('action'))} {_text(fields.get('path'))}"
+
+
+def _failing(said: str, fields: dict[str, Any]) -> str:
+    return f"{said}: {_text(fields['failed'])}" if fields.get("failed") else said
+
+
+#: Kinds of what the kernel reports of programs, which may be very many.
+TRACED: Final[dict[FrameKind, Callable[[dict[str, Any]], str]]] = {
+    FrameKind.COMMAND: _command,
+    FrameKind.DISK: _disk,
+    FrameKind.NETWORK: _network,
+    FrameKind.SYSCALLS: _syscalls,
+    FrameKind.HANDOVER: _hand_over,
+}
+
+
+def traced_text(kind: FrameKind, fields: dict[str, Any]) -> str:
+    """Return in words what a traced program did, by the fields of its frame."""
+    return printable(TRACED[kind](fields))
+
+
 _MAKERS: Final[dict[FrameKind, Callable[[dict[str, Any]], str]]] = {
     FrameKind.OPEN: _open,
     FrameKind.TRANSFER: _transfer,
@@ -116,6 +167,8 @@ _MAKERS: Final[dict[FrameKind, Callable[[dict[str, Any]], str]]] = {
     FrameKind.GAP: _gap,
     FrameKind.PAUSE: _pause,
     FrameKind.HOST: _host,
+    FrameKind.COMMAND: _command,
+    FrameKind.HANDOVER: _hand_over,
 }
 
 

@@ -1,0 +1,91 @@
+"""What did a process of a session do, as the kernel of its machine reported it?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final
+
+from attrs import Factory, fields, frozen
+
+
+class TraceKind(str, Enum):
+    """What is traced of a session (the option ``enhanced_recording`` of roles).
+
+    ``command``: programs that are executed, and their ends. ``disk``: files that are opened, made,
+    changed and removed. ``network``: connections, and what is listened on. ``syscalls``: how often
+    each process made each system call.
+    """
+
+    COMMAND = "command"
+    DISK = "disk"
+    NETWORK = "network"
+    SYSCALLS = "syscalls"
+
+
+class TraceEvent(str, Enum):
+    """The event that reports it; the value is its name in the audit, after ``session.``."""
+
+    COMMAND = "command"
+    DISK = "disk"
+    NETWORK = "network"
+    SYSCALLS = "syscalls"
+    HANDOVER = "handover"
+
+
+@frozen
+class TracedProgram:
+    """A program of a session that is to be traced, on ``channel``, as the account ``login``."""
+
+    session_id: str
+    channel: int
+    user: str
+    login: str
+    kinds: tuple[TraceKind, ...]
+
+
+@frozen
+class TraceLost:
+    """Records of one program that were lost, by their number, both included.
+
+    ``last`` is 0 if it is not traced any more: everything from ``first`` on is lost.
+    """
+
+    first: int
+    last: int
+
+
+#: Fields of a record that its frame and event have in another form.
+OWN: Final = frozenset(("event", "details", "time"))
+
+
+@frozen
+class Traced:
+    r"""One action of one process.
+
+    ``number`` counts the records of a program from 1, those that are lost included. ``time`` is
+    in nanoseconds since 1970, by the clock of the machine. ``action`` is such as ``exec``,
+    ``exit``, ``open``, ``unlink`` or ``connect``; of a hand-over it is to what. ``pid`` and
+    ``parent`` are process ids, ``uid`` the real user id, ``program`` the name that the kernel has
+    of the process. ``result`` is 0 or more, or a negative errno.
+
+    ``details`` are of this action: ``path``, ``argv``, ``address`` and so on, in JSON. Texts of
+    the process are as it gave them, undecodable bytes as ``\xff``.
+    """
+
+    event: TraceEvent
+    number: int
+    time: int
+    action: str
+    pid: int
+    parent: int
+    uid: int
+    program: str
+    result: int = 0
+    details: Mapping[str, Any] = Factory(dict)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Its fields in a frame and in an event."""
+        own = {each.name: getattr(self, each.name) for each in fields(Traced)}
+        return {k: v for k, v in own.items() if k not in OWN} | dict(self.details)
