@@ -29,6 +29,8 @@ PARTS = ("auth", "proxy", "node")
 FOLDERS = {"src/tele/model/"}
 #: Files of steps that these sessions do not take, with the step.
 NOT_TAKEN = {
+    "src/tele/plugins/kernel_tracing.py": "a role with enhanced_recording",
+    "src/tele/plugins/kernel_records.py": "a role with enhanced_recording",
     "src/tele/rbac/predicates.py": "a role with an expression or a template with a function",
     "src/tele/rbac/windows.py": "a role with valid_times",
     "src/tele/recording/recovery.py": "after a crash",

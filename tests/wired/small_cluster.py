@@ -29,7 +29,7 @@ from tele.conch.server.settings import ServerSettings
 from tele.config.values import Address, JoinConfig, NodeConfig, Pins
 from tele.embed.hosts import HostService
 from tele.embed.node import node_service
-from tele.interfaces import IAuthority, IRecorder, NamedRecorder
+from tele.interfaces import IAuthority, IJoinedTracer, IRecorder, NamedRecorder
 from tele.membership.joining import JoinSettings
 from tele.membership.member import Member
 from tele.membership.store import DirectoryStore, MemberStore
@@ -227,6 +227,8 @@ class SmallCluster:
         options = NO_OPTIONS
         if accounts:
             options = options._replace(accounts=str(self.folder / f"{name}-accounts"))
+        if IJoinedTracer.providedBy(sessions.get("tracer")):
+            options = options._replace(tracer=sessions["tracer"].descriptor)
         spawning = Spawning(self.reactor, options)
         if accounts:
             sessions["host_users"] = LocalAccounts(spawning.request_account)

@@ -25,7 +25,9 @@ from tele.embed.plugins import choose
 from tele.embed.recorders import make_recorders
 from tele.errors import InvalidInput
 from tele.interfaces import (
+    IJoinedTracer,
     IRecorder,
+    ISessionTracer,
     ISessionTracerFactory,
     ISubsystemFactory,
     NamedRecorder,
@@ -87,6 +89,11 @@ def _locked_node(
     options = account_options(
         session_options(config.pam, config.kill_leftovers), config.host_users, folder
     )
+    tracer: ISessionTracer = choose(
+        ISessionTracerFactory, config.tracer, Surroundings(reactor, folder)
+    )
+    if IJoinedTracer.providedBy(tracer):
+        options = options._replace(tracer=tracer.descriptor)
     spawning = Spawning(reactor, options)
     commands = tuple(
         LabelCommand(name, each.command, each.period) for name, each in config.commands.items()
@@ -131,7 +138,7 @@ def _locked_node(
             ],
             host_users(reactor, config.host_users, folder, options, spawning.request_account),
             config.host_users.accounts is not None,
-            choose(ISessionTracerFactory, config.tracer, Surroundings(reactor, folder)),
+            tracer,
         ),
         ingress=Ingress(
             None if listen is None else (listen.host, listen.port),

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from tele.tracer.messages import MAX_MESSAGE
+
+PROGRAM: Final = Path(__file__).parents[1] / "tracer" / "program.py"
+#: Seconds for the tracer to load its programs.
+LOAD_SECONDS: Final = 20.0
 LIBBPF: Final = "libbpf.so.1"
 TYPES: Final = "/sys/kernel/btf/vmlinux"
 LOCKDOWN: Final = "/sys/kernel/security/lockdown"
@@ -41,6 +50,34 @@ def tracing_problem() -> tuple[str, str]:
     except OSError:
         return f"{LIBBPF} is not installed", "install libbpf (Debian: apt-get install libbpf1)"
     return "", ""
+
+
+def traced_kinds(program: Path = PROGRAM) -> dict[str, str]:
+    """Have the tracer load its programs once; return what it can trace: each kind with an empty
+    text, or with what is missing. Nothing is left in the kernel.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    unused, joining = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, unused, joining:
+        fds = theirs.fileno(), joining.fileno()
+        ours.settimeout(LOAD_SECONDS)
+        try:
+            with subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-I", "-S", str(program), *map(str, fds)],
+                pass_fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd="/", env={},
+            ) as process:  # fmt: skip
+                theirs.close()
+                try:
+                    answer: dict[str, Any] = json.loads(ours.recv(MAX_MESSAGE))
+                finally:
+                    ours.close()  # which ends it
+                    process.wait(LOAD_SECONDS)
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            return {"tracer": f"it does not answer: {error}"}
+    if answer.get("event") != "ready":
+        return {"tracer": str(answer.get("message", "it does not answer"))}
+    found = dict.fromkeys(map(str, answer["kinds"]), "")
+    return found | {str(kind): str(why) for kind, why in answer["missing"].items()}
 
 
 def kernel_version(release: str) -> tuple[int, int]:

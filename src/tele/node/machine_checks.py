@@ -25,7 +25,7 @@ from tele.data_dir import check_unlocked
 from tele.errors import Conflict, TeleError
 from tele.model.addresses import Address
 from tele.model.identity import HostRole
-from tele.node.kernel_checks import tracing_problem
+from tele.node.kernel_checks import traced_kinds, tracing_problem
 from tele.spawner.account_tools import find_tool
 from tele.spawner.accounts import Refused
 from tele.spawner.control_groups import own_group
@@ -244,7 +244,13 @@ def _tracing(_: Wanted) -> Check:
     if problem:
         text = f"what sessions run, open and connect to cannot be traced: {problem}"
         return Check("BPF", Outcome.LIMITED, text, advice)
-    return Check("BPF", Outcome.OK, f"kernel {os.uname().release}, with BTF and libbpf")
+    kinds = traced_kinds()
+    able = ", ".join(kind for kind, why in kinds.items() if not why) or "nothing"
+    lacking = "; ".join(f"{kind}: {why}" for kind, why in kinds.items() if why)
+    if lacking:
+        text = f"the kernel {os.uname().release} traces {able} of sessions; {lacking}"
+        return Check("BPF", Outcome.LIMITED, text, "run a newer kernel, built with BPF and BTF")
+    return Check("BPF", Outcome.OK, f"the kernel {os.uname().release} traces {able}")
 
 
 def _ports(wanted: Wanted) -> Iterable[Check]:

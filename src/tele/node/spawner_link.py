@@ -46,7 +46,9 @@ class Link:
         options: str,
         received: Callable[[dict[str, Any]], None],
         lost: Callable[[], None],
+        inherited: tuple[int, ...] = (),
     ) -> None:
+        """Start the spawner, which has the descriptors ``inherited``, too. Raises OSError."""
         self._reactor = reactor
         self._on_report = received
         self._on_loss = lost
@@ -60,7 +62,7 @@ class Link:
             try:
                 self.process = subprocess.Popen(  # noqa: S603 - our own program
                     [*command, str(theirs.fileno()), options],
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), *inherited),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     cwd="/",

@@ -141,6 +141,7 @@ class Spawning:
         self._reactor = reactor
         self._command = tuple(command)
         self._options = json.dumps(options._asdict())
+        self._inherited = () if options.tracer is None else (options.tracer,)
         self._link: Link | None = None
         self._sessions: dict[int, _Session] = {}
         #: Requests about accounts that are not answered yet.
@@ -160,7 +161,14 @@ class Spawning:
         """Start the spawner: before the first connection. Raises OSError."""
         self._stopped = False
         self._since = self._reactor.seconds()
-        self._link = Link(self._reactor, self._command, self._options, self._received, self._lost)
+        self._link = Link(
+            self._reactor,
+            self._command,
+            self._options,
+            self._received,
+            self._lost,
+            self._inherited,
+        )
 
     async def close(self) -> None:
         """End the spawner, which hangs up all that it started, and wait for its end."""

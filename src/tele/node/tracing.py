@@ -30,7 +30,7 @@ from tele.spawner.control_groups import group_of, is_populated
 
 #: Seconds for a tracer to begin, and for what it has not reported yet at the end of a program.
 OPEN_SECONDS: Final = 10.0
-FLUSH_SECONDS: Final = 1.0
+FLUSH_SECONDS: Final = 5.0
 #: Seconds between two looks whether anything of an ended program still runs.
 SHORTEST: Final = 0.5
 LONGEST: Final = 15.0

@@ -29,6 +29,9 @@ from tele.interfaces import (
     Surroundings,
 )
 
+#: Sizes of the kernel's buffer, in MiB.
+_BUFFERS = frozenset(1 << bits for bits in range(11))
+
 
 def _path(arguments: str, surroundings: Surroundings, default: str) -> Path:
     """Return the path in ``arguments``, relative to ``data_dir``."""
@@ -152,6 +155,24 @@ class _NoTracer:
         return tracer
 
 
+@implementer(IPlugin, ISessionTracerFactory)
+class _KernelTracer:
+    kind = "bpf"
+    help = (
+        "bpf[:MIB] - BPF programs in the kernel of this machine, for a node that runs as root; MIB,"
+        " a power of two, is what the kernel keeps of what was not read yet, 16 by default"
+    )
+
+    def make(self, arguments: str, surroundings: Surroundings) -> ISessionTracer:
+        from tele.plugins.kernel_tracing import KernelTracer
+
+        size = arguments or "16"
+        if not size.isascii() or not size.isdecimal() or int(size[:5]) not in _BUFFERS:
+            raise InvalidInput("bpf takes the size of its buffer in MiB: 1, 2, 4 and so on to 1024")
+        tracer: ISessionTracer = KernelTracer(surroundings.reactor, buffer=int(size) << 20)
+        return tracer
+
+
 @implementer(IPlugin, IHostUsersFactory)
 class _Local:
     kind = "local"
@@ -175,3 +196,4 @@ tape = _Tape()
 command = _Command()
 local = _Local()
 no_tracer = _NoTracer()
+kernel_tracer = _KernelTracer()

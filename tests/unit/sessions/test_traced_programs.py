@@ -161,7 +161,7 @@ def test_break_glass_starts_untraced_with_an_event() -> None:
 
 
 def test_the_end_comes_after_what_was_done() -> None:
-    """The exit waits until all is reported, for a second at most."""
+    """The exit waits until all is reported, for some seconds at most."""
     for report in (True, False):
         fake = FakeTrace(flushed=Deferred())
         world = World(FakeTracer(answer=succeed(fake)))
