@@ -30,6 +30,7 @@ from tele.proxy import (
     audit,
     client_hello,
     demultiplexer,
+    pages,
     tls_routes,
     user_limits,
 )
@@ -37,6 +38,7 @@ from tele.routing import dialer, finder, index
 from tele.sessions import forward_record
 from tele.spawner import sftp_server
 from tele.tunnel import acceptor, client_address, relayed_channels
+from tele.web import websocket
 from tele.wire import fields, proxy_header, version
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "attacks.rst"
@@ -87,11 +89,14 @@ ROWS: dict[str, list[str]] = {
         f"the same {seconds(demultiplexer.UNDECIDED_SECONDS)}",
     ],
     "TLS for the pages of a proxy": [
-        f"a head of {kib(tls_routes.PAGES.head_bytes)}",
+        f"a head of {kib(pages.PAGES.head_bytes)}",
         at_once(admission.TLS_BURST, admission.TLS_PER_SECOND),
-        f"handshake {seconds(tls_routes.PAGES.handshake.total_seconds())}",
-        f"head {seconds(tls_routes.PAGES.head.total_seconds())}",
-        f"between requests {seconds(tls_routes.PAGES.idle.total_seconds())}",
+        f"handshake {seconds(pages.PAGES.handshake.total_seconds())}",
+        f"head {seconds(pages.PAGES.head.total_seconds())}",
+        f"between requests {seconds(pages.PAGES.idle.total_seconds())}",
+    ],
+    "stream of a page for browsers to auth (WebSocket)": [
+        f"a frame of {websocket.FRAME_LIMIT >> 20} MiB",
     ],
     "TLS for auth, until auth has answered the end of the client's handshake": [
         f"{seconds(tls_routes.HANDSHAKE_SECONDS)} from the decision on",

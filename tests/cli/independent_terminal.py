@@ -3,56 +3,23 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import shutil
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from node_packages import install
 from tele.terminal.screen import Screen
 
 HERE = Path(__file__).parent / "screens"
-#: Where it is installed, once for each lock file.
-INSTALLED = Path(sys.prefix) / "share" / "screens"
-
-
-def install() -> Path:
-    """Install what the lock file names, unless it is; return the folder."""
-    lock = (HERE / "package-lock.json").read_bytes()
-    folder = INSTALLED / hashlib.sha256(lock).hexdigest()[:16]
-    if folder.is_dir():
-        return folder
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-    INSTALLED.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=INSTALLED))
-    try:
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(HERE / name, made)
-        done = subprocess.run(
-            ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
-            cwd=made, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            pytest.skip(f"npm cannot install @xterm/headless: {done.stderr[-500:]}")
-        if not folder.is_dir():  # else another run was faster
-            made.rename(folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    return folder
 
 
 class IndependentTerminal:
     """One terminal."""
 
     def __init__(self, columns: int, rows: int) -> None:
-        folder = install()
+        folder = install(HERE, "@xterm/headless")
         # A module is looked for beside the program's file.
         shutil.copy(HERE / "screens.cjs", folder / "screens.cjs")
         self._process = subprocess.Popen(

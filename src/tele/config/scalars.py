@@ -50,6 +50,13 @@ class ProxyProtocol(str, Enum):
     REQUIRED = "required"
 
 
+class Web(str, Enum):
+    """Whether a proxy serves pages for browsers."""
+
+    ON = "on"
+    OFF = "off"
+
+
 class Level(str, Enum):
     """How much is logged."""
 

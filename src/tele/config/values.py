@@ -30,6 +30,7 @@ from tele.config.scalars import LogForm as LogForm
 from tele.config.scalars import Network as Network
 from tele.config.scalars import Pins as Pins
 from tele.config.scalars import ProxyProtocol as ProxyProtocol
+from tele.config.scalars import Web as Web
 from tele.config.signing_keys import SigningKeysConfig
 from tele.errors import quoted
 from tele.model.access import GatewayPorts
@@ -322,6 +323,10 @@ class ProxyConfig:
         "The certificate for browsers. Read again when the files change. Default: the proxy's"
         " certificate of the cluster's CA. Tunnels, SSH and the API do not use it.",
         None,
+    )
+    web: Web = key(
+        "Whether browsers get pages at ``listen``; ``off`` leaves HTTPS with what programs need.",
+        Web.ON,
     )
     name: str | None = key(
         "Default: the host name with ``-proxy``.", None, check=_node_name_problem

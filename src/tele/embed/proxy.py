@@ -10,6 +10,7 @@ from tele.config.values import (
     HttpsCertConfig,
     ProxyConfig,
     ProxyProtocol,
+    Web,
 )
 from tele.data_dir import DataDirLock
 from tele.embed.addresses import host_name, public_address
@@ -35,6 +36,8 @@ from tele.model.presence import Presence
 from tele.model.recording_modes import PROXY_FEATURES
 from tele.proxy.service import ProxyService
 from tele.reactor import Reactor
+from tele.web.built import read_built
+from tele.web.site import WebSite
 
 
 def _given(reactor: Reactor, files: HttpsCertConfig) -> FileCertificate:
@@ -42,6 +45,12 @@ def _given(reactor: Reactor, files: HttpsCertConfig) -> FileCertificate:
         return FileCertificate(files.cert, files.key, reactor, lambda: now(reactor))
     except InvalidInput as error:
         raise InvalidInput(f"proxy.https_cert: {error}") from None
+
+
+def _site(config: ProxyConfig) -> WebSite | None:
+    if config.web is Web.OFF:
+        return None
+    return WebSite(read_built(), own_certificate=config.https_cert is not None)
 
 
 def proxy_service(
@@ -111,6 +120,7 @@ def _locked_proxy(
         shutdown_grace=config.shutdown_grace.total_seconds(),
         proxy_protocol=required,
         https=https,
+        site=_site(config),
         recorder=recorder,
     )
     return HostService(member, serving, recorder, lock)

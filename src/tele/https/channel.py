@@ -20,7 +20,7 @@ from io import BytesIO
 from typing import Any, Final, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReactorTime
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
@@ -122,6 +122,7 @@ class ApiChannel(HTTPChannel):
         #: The proxy that relays it.
         self.proxy: IAddress | None = None
         self._lost = False
+        self._switched: IProtocol | None = None
 
     def callLater(self, delay: float, call: Callable[[], None]) -> IDelayedCall:
         """Return a timer of the clock, for Twisted's timeouts."""
@@ -137,6 +138,9 @@ class ApiChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """Take decrypted bytes."""
+        if self._switched is not None:
+            self._switched.dataReceived(data)
+            return
         if self._refused:
             return
         if self._checking:
@@ -285,6 +289,20 @@ class ApiChannel(HTTPChannel):
             self._unread += size
             self.api.unread.take(self.caller_key, size)
 
+    def switch(self, head: bytes, protocol: IProtocol) -> None:
+        """Answer a request with ``head``; ``protocol`` has the connection from then on.
+
+        It does not count as one of this server any more. What the client sent after its request,
+        without waiting for the answer, is dropped.
+        """
+        self.api.closed(self)
+        self._stop_deadline()
+        self.setTimeout(None)
+        self.transport.unregisterProducer()
+        self.transport.write(head)
+        self._switched = protocol
+        protocol.makeConnection(self.transport)
+
     def _read(self) -> None:
         if self._unread:
             unread, self._unread = self._unread, 0
@@ -331,6 +349,8 @@ class ApiChannel(HTTPChannel):
         self._read()
         self.api.closed(self)
         super().connectionLost(reason)
+        if self._switched is not None:
+            self._switched.connectionLost(reason)
 
 
 def _network(transport: Any) -> str:

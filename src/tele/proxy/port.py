@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IAddress, IListeningPort, IOpenSSLServer
 
 from tele.conch.server.factory import SSHServerFactory
 from tele.errors import Unavailable
+from tele.https.site import Site
 from tele.https.trust import ServerTls
 from tele.membership.identity import tls_authorities
 from tele.membership.member import Member
@@ -19,8 +20,9 @@ from tele.model.api.revocation import GET_KRL
 from tele.proxy.admission import PortAdmission, Slot, limits_for
 from tele.proxy.auth_reach import AuthEndpoints, AuthReach
 from tele.proxy.demultiplexer import Demultiplexer, ProtocolRoutes
+from tele.proxy.pages import Pages, WebPages, https_route
 from tele.proxy.revocation_list import RevocationLists
-from tele.proxy.tls_routes import Pages, Relay, https_route
+from tele.proxy.tls_routes import Relay
 from tele.reactor import Reactor
 from tele.routing.router import Router
 from tele.sockets.direct import listen
@@ -41,13 +43,15 @@ class PortSettings:
     """Where and how a proxy listens; port 0 is any.
 
     With ``proxy_protocol`` each connection begins with a header of that protocol, from a load
-    balancer. ``https`` is the certificate of the pages, the cluster's without.
+    balancer. ``https`` is the certificate of the pages, the cluster's without. ``site`` has pages
+    for browsers, if it serves any.
     """
 
     host: str
     port: int
     proxy_protocol: bool = False
     https: IOpenSSLServerConnectionCreator | None = None
+    site: Site | None = None
 
 
 def listen_for_clients(
@@ -62,16 +66,18 @@ def listen_for_clients(
     cluster = member.identity.host.cluster
     reach = AuthReach(reactor, lambda: member.auth_away_since)
     lists = RevocationLists(reactor, lambda: member.authority.perform(GET_KRL, Nothing()))
-    pages = Pages(lambda: cluster, reactor, reach.unreachable_since, lists.get)
-    tls = settings.https or ServerTls(
-        lambda: member.identity.tls, lambda: tls_authorities(member.authorities), reactor
-    )
 
     def relay(address: IAddress, slot: Slot) -> Relay:
         peer: Any = address
         client = ClientAddress(auth_as_destination(cluster), (peer.host, peer.port))
         return Relay(auth.next(), slot, reactor, router.sign(client), reach.attempted)
 
+    def trust() -> tuple[str, ...]:
+        return tls_authorities(member.authorities)
+
+    web = None if settings.site is None else WebPages(settings.site, trust, relay)
+    pages = Pages(lambda: cluster, reactor, reach.unreachable_since, lists.get, web)
+    tls = settings.https or ServerTls(lambda: member.identity.tls, trust, reactor)
     routes = ProtocolRoutes(
         auth=relay, https=https_route(tls, pages, reactor), ssh=ssh.buildProtocol
     )

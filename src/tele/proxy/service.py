@@ -18,6 +18,7 @@ from tele.conch.server.settings import ServerSettings
 from tele.conch.server.transport import SSHServerTransport
 from tele.conch.transport.exchange import HostKeys
 from tele.errors import Unavailable
+from tele.https.site import Site
 from tele.interfaces import IRecorder
 from tele.log import make_logger
 from tele.loop import now
@@ -57,9 +58,10 @@ class ProxyService(Service):
 
     ``listen_at`` is (host, port), port 0 for any; ``auth`` are auth's addresses, and ``dialer``
     connects to them. ``algorithms`` are offered to SSH clients. ``shutdown_grace`` is how many
-    seconds users have to end their sessions when it stops. ``proxy_protocol`` and ``https`` are
-    explained at :class:`PortSettings`. ``recorder`` takes part in sessions that end here.
-    ``ready`` fires with the port when it serves, or fails with a :class:`tele.errors.TeleError`.
+    seconds users have to end their sessions when it stops. ``proxy_protocol``, ``https`` and
+    ``site`` are explained at :class:`PortSettings`. ``recorder`` takes part in sessions that end
+    here. ``ready`` fires with the port when it serves, or fails with a
+    :class:`tele.errors.TeleError`.
     """
 
     def __init__(
@@ -75,13 +77,14 @@ class ProxyService(Service):
         shutdown_grace: float = 0.0,
         proxy_protocol: bool = False,
         https: IOpenSSLServerConnectionCreator | None = None,
+        site: Site | None = None,
         recorder: IRecorder | None = None,
     ) -> None:
         self.ready: Deferred[int] = Deferred()
         self.port: int | None = None
         self._reactor = reactor
         self._member = member
-        self._settings = PortSettings(*listen_at, proxy_protocol, https)
+        self._settings = PortSettings(*listen_at, proxy_protocol, https, site)
         self._auth = AuthEndpoints(dialer or Dialer(reactor), auth)
         self._limits = limits
         self._algorithms = algorithms

@@ -1,33 +1,23 @@
-"""What serves TLS connections at the proxy's port: a relay to auth, and the proxy's own pages?
+"""How does a TLS connection for auth pass the proxy's port?
 
 Invariants:
 
 * TLS for auth is relayed unchanged; the proxy only sends the signed client address before it.
 * A relay has a deadline until auth has answered, which received bytes do not move. After that it
   ends when it is idle for longer than a connection of the API may be.
-* The pages show unauthenticated clients that the proxy is there, and nothing of the cluster. They
-  take no body; the handshake, each request head and the pause between requests have deadlines.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
-from tele._version import VERSION
-from tele.https.channel import ApiRequest
-from tele.https.connections import ApiFactory, TlsFactory
-from tele.https.limits import Limits
 from tele.proxy.admission import Slot
-from tele.proxy.demultiplexer import TlsRoute
 from tele.proxy.tls_records import Handshake
 
 #: From the connection until auth has answered the end of the client's handshake.
@@ -35,14 +25,6 @@ HANDSHAKE_SECONDS: Final = 20.0
 #: How long a relay may be idle. Longer than any call of the API takes, than auth waits for the next
 #: one, and than the pause between two keepalives of a stream.
 RELAY_IDLE_SECONDS: Final = 360.0
-JSON_TYPE: Final = b"application/json"
-#: The pages: how long the TLS handshake, the head of a request and a pause may take.
-PAGES: Final = Limits(
-    handshake=timedelta(seconds=10),
-    head=timedelta(seconds=10),
-    idle=timedelta(seconds=30),
-    head_bytes=8 * 1024,
-)
 
 
 class _Upstream(Protocol):
@@ -167,110 +149,3 @@ class Relay(Protocol):
         if upstream is not None:
             upstream.unregisterProducer()
             upstream.loseConnection()
-
-
-class Pages:
-    """The proxy's own pages: ``/v1/ping``, ``/healthz`` and ``/v1/krl``. No banner, no log of
-    requests.
-    """
-
-    def __init__(
-        self,
-        cluster: Callable[[], str],
-        clock: IReactorTime,
-        auth: Callable[[], datetime | None] = lambda: None,
-        krl: Callable[[], Deferred[bytes]] | None = None,
-    ) -> None:
-        """``auth()`` is the date since which auth is unreachable, or None. ``krl()`` is the list of
-        revoked certificates.
-        """
-        self._files = {} if krl is None else {b"/v1/krl": krl}
-        self.factory = ApiFactory(clock, PAGES, self._head_received, self._answer)
-        self._pages: dict[bytes, Callable[[], dict[str, Any]]] = {
-            b"/healthz": lambda: {"status": "ok"},
-            b"/v1/ping": lambda: {"cluster": cluster(), "version": VERSION, **_auth(auth())},
-        }
-
-    def _head_received(
-        self, request: ApiRequest, method: bytes, target: bytes, length: int | None
-    ) -> timedelta | None:
-        """Choose the response; None refuses a body, which no page takes."""
-        path = target.partition(b"?")[0]
-        page, file = self._pages.get(path), self._files.get(path)
-        if page is None and file is None:
-            request.decision = (404, {"error": "this proxy has no such page"})
-        elif method not in (b"GET", b"HEAD"):
-            request.decision = (405, {"error": "the pages of a proxy are for GET"})
-        elif length != 0:
-            request.decision = (413, {"error": "the pages of a proxy take no body"})
-        else:
-            request.decision = (200, file if page is None else page())
-            return PAGES.head
-        return None
-
-    def _answer(self, request: ApiRequest) -> None:
-        status, value = request.decision
-        if not callable(value):
-            self._write(request, status, _json(value))
-            return
-        left: list[object] = []
-        request.notifyFinish().addBoth(left.append)
-
-        def write(status: int, body: bytes, kind: bytes) -> None:
-            if not left:  # else the client has disconnected
-                self._write(request, status, body, kind)
-
-        found: Deferred[bytes] = value()
-        found.addCallbacks(
-            lambda data: write(200, data, b"application/octet-stream"),
-            lambda failure: write(503, _json({"error": str(failure.value)}), JSON_TYPE),
-        )
-
-    def _write(
-        self, request: ApiRequest, status: int, body: bytes, kind: bytes = JSON_TYPE
-    ) -> None:
-        request.setResponseCode(status)
-        request.setHeader(b"content-type", kind)
-        request.setHeader(b"cache-control", b"no-store")
-        request.setHeader(b"content-length", b"%d" % len(body))
-        if status == 405:
-            request.setHeader(b"allow", b"GET, HEAD")
-        request.write(body)
-        request.finish()
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value).encode() + b"\n"
-
-
-def _auth(since: datetime | None) -> dict[str, str]:
-    if since is None:
-        return {"auth": "ok"}
-    return {"auth": "unreachable", "auth_since": since.isoformat(timespec="seconds")}
-
-
-class _PagesConnection(TLSMemoryBIOProtocol):
-    """TLS for the pages, counted until it ends."""
-
-    slot: Slot
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """See Twisted."""
-        self.slot.release()
-        super().connectionLost(reason)
-
-
-def https_route(tls: Any, pages: Pages, clock: IReactorTime) -> TlsRoute:
-    """Return the route to ``pages`` over TLS that ends here."""
-    factory: Any = TlsFactory(tls, False, pages.factory, clock=clock)
-    factory.protocol = _PagesConnection
-
-    def build(address: IAddress, slot: Slot) -> IProtocol | None:
-        protocol: Any = factory.buildProtocol(address)
-        if protocol is not None:
-            slot.clear_deadline()
-            protocol.slot = slot
-        made: IProtocol | None = protocol
-        return made
-
-    return build
