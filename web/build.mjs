@@ -1,7 +1,7 @@
 // Bundles the pages: `node build.mjs FOLDER`. Names of files have a digest of what is in them.
 //
-// It writes index.html, scripts, the style, all of them compressed, too, and the licences of what is
-// in them.
+// It writes index.html, scripts, the style, all of them compressed, too, the page of a recording in one
+// file, and the licences of what is in them.
 
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -55,11 +55,47 @@ const licences = [...packages].sort().map((name) => {
   const file = readdirSync(folder).find((each) => /^licen[cs]e/i.test(each));
   return `${name} ${version} (${license})\n\n${file ? readFileSync(join(folder, file), "utf8") : ""}`;
 });
-writeFileSync(join(out, "licences.txt"), licences.join(`\n${"-".repeat(78)}\n\n`));
+const licensed = licences.join(`\n${"-".repeat(78)}\n\n`);
+writeFileSync(join(out, "licences.txt"), licensed);
+
+// One file for one recording: script and style are in it, and nothing else may run or style.
+const single = await build({
+  absWorkingDir: here,
+  entryPoints: ["src/offline.ts", "src/style.css"],
+  bundle: true,
+  format: "iife",
+  target: "es2022",
+  minify: true,
+  charset: "utf8",
+  legalComments: "none",
+  outdir: out,
+  write: false,
+  logLevel: "warning",
+});
+const bundled = (end) => single.outputFiles.find((file) => file.path.endsWith(end)).text;
+const digest = (text) => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
+const [script, style] = [bundled(".js"), bundled(".css")];
+const parts = {
+  SCRIPT: script,
+  STYLE: style,
+  LICENCES: licensed,
+  POLICY: [
+    "default-src 'none'",
+    `script-src ${digest(script)}`,
+    `style-src ${digest(style)} ${digest("")}`,
+    "base-uri 'none'",
+    "form-action 'none'",
+    "require-trusted-types-for 'script'",
+    "trusted-types lit-html",
+  ].join("; "),
+};
+const template = readFileSync(join(here, "src/offline.html"), "utf8");
+writeFileSync(join(out, "replay.template"), template.replace(/@(SCRIPT|STYLE|LICENCES|POLICY)@/g, (_, name) => parts[name]));
 
 for (const name of readdirSync(out)) {
+  if (name === "replay.template") continue;
   writeFileSync(join(out, `${name}.gz`), gzipSync(readFileSync(join(out, name)), { level: 9 }));
 }
 const total = createHash("sha256");
 for (const name of readdirSync(out).sort()) total.update(name).update(readFileSync(join(out, name)));
-console.log(`pages ${total.digest("hex").slice(0, 16)}: ${readdirSync(out).length / 2} files`);
+console.log(`pages ${total.digest("hex").slice(0, 16)}: ${readdirSync(out).length} files`);

@@ -6,6 +6,7 @@ One Chromium does everything once (``browser/browse.mjs``); each test looks at a
 
 from __future__ import annotations
 
+import base64
 import getpass
 import json
 import os
@@ -98,6 +99,10 @@ def seen(built: None, cluster: Cluster) -> Iterator[Seen]:
     hostile = recorded(
         cluster, f"printf '{ESCAPES}'; printf '%s\\n' '{HOSTILE}'; echo no more; sleep 1", "-tt"
     )
+    page = cluster.folder / "session.html"
+    tele.run("recordings", "export", session["id"], page)
+    made = tele.json("users", "add", "guest", "--role", "access", "--login", "guest", "--invite")
+    invitation = made["invitation"]
     wanted = {
         "modules": str(modules),
         "chromium": chromium,
@@ -110,6 +115,8 @@ def seen(built: None, cluster: Cluster) -> Iterator[Seen]:
         },
         "program": {"id": program["id"], "output": "output of a program"},
         "hostile": {"id": hostile["id"], "end": "no more", "find": "onerror"},
+        "file": str(page),
+        "invitation": invitation,
         "pictures": os.environ.get("TELE_PICTURES", ""),
     }  # fmt: skip
     running = subprocess.Popen(
@@ -242,7 +249,33 @@ def test_narrow_and_dark(seen: Seen) -> None:
     assert [found["login"], found["nodes"], found["player"]] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("part", ["login", "nodes", "recordings", "replay", "narrow"])
+def test_a_recording_in_one_file(seen: Seen, tmp_path: Path) -> None:
+    """It plays without a network, asks for nothing, and has the recording that can be verified."""
+    found = seen["file"]
+    assert "the very end" in found["end"]
+    assert found["lines"] > 40
+    assert len(found["asked"]) == 1
+    tape = tmp_path / "saved.tape"
+    tape.write_bytes(base64.b64decode(found["saved"]))
+    assert "complete" in seen.cluster.tele.run("recordings", "verify", tape).stdout
+
+
+def test_an_invitation_is_accepted(seen: Seen) -> None:
+    """The page takes the code from the address, where it does not stay, and logs in."""
+    assert seen["invitation"]["user"] == "guest"
+    assert "code" not in seen["invitation"]["address"]
+
+
+def test_audit(seen: Seen) -> None:
+    """Who may list events sees them, the last ones first."""
+    rows = seen["audit"]["rows"]
+    assert any("session.start" in each for each in rows)
+    assert any("user.login" in each and "wrong password" in each for each in rows)
+
+
+@pytest.mark.parametrize(
+    "part", ["login", "nodes", "recordings", "replay", "narrow", "file", "audit"]
+)
 def test_accessibility(seen: Seen, part: str) -> None:
     """axe-core finds no serious fault."""
     assert seen[part]["faults"] == []

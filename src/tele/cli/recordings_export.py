@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
 
@@ -17,6 +17,9 @@ from tele.cli.output import print_notice
 from tele.cli.recordings import identity_option, open_source
 from tele.errors import InvalidInput, quoted
 from tele.text import printable
+
+if TYPE_CHECKING:
+    from tele.recording.playback import Source
 
 #: Forms of :data:`tele.recording.playback.FORMS`, which takes longer to import than ``--help`` may.
 FORMS: Final = ("text", "json", "cast", "cast2", "cast3")
@@ -48,6 +51,20 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def _parts(source: Source, form: str, times: bool) -> Iterator[bytes]:
+    """Return the bytes of the file, in parts."""
+    from tele.tape.file import write_file
+
+    if form == "tape":
+        return write_file(source.blobs())
+    if form == "html":
+        from tele.web.offline import page_of
+
+        return page_of(write_file(source.blobs()), source.secrets())
+    text = source.rendered(form, 0, times=times)
+    return (part.encode("utf-8", "surrogateescape") for part in text)
+
+
 @click.command()
 @click.argument("recording")
 @click.argument(
@@ -56,10 +73,11 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["tape", *FORMS]),
+    type=click.Choice(["tape", "html", *FORMS]),
     default=None,
-    help="tape has all data and the signature; cast is asciicast 2, cast3 version 3; json has a"
-    " line for each frame; text is what terminals showed.  [default: the ending of FILE]",
+    help="tape has all data and the signature; html is a page with the same, which any browser plays"
+    " without a network; cast is asciicast 2, cast3 version 3; json has a line for each frame; text"
+    " is what terminals showed.  [default: the ending of FILE]",
 )
 @click.option("--times", is_flag=True, help="Begin each line with its time; text only.")
 @identity_option
@@ -74,27 +92,19 @@ def export(
 ) -> None:
     """Write a recording to FILE (default: ID.tape); - is standard output."""
     from tele.durable_files import sync_folder
-    from tele.tape.file import write_file
 
     to_stdout = str(file) == "-"
     form = form or ("tape" if file is None or to_stdout else file.suffix[1:])
     form = {"txt": "text", "jsonl": "json"}.get(form, form)
-    if form not in ("tape", *FORMS):
-        raise InvalidInput(f"{file}: give --format: tape, {', '.join(FORMS)}")
+    if form not in ("tape", "html", *FORMS):
+        raise InvalidInput(f"{file}: give --format: tape, html, {', '.join(FORMS)}")
     if times and form != "text":
         raise InvalidInput(f"--times is for --format text only; this is {form}")
     if to_stdout and form == "tape" and sys.stdout.isatty():
         raise InvalidInput("a .tape file is not for a terminal: redirect it, or give --format")
     with open_source(recording, where, identity) as (source, _):
         target = file or Path(f"{_file_name(source.id)}.{_ENDINGS.get(form, form)}")
-        parts: Iterator[bytes] = (
-            write_file(source.blobs())
-            if form == "tape"
-            else (
-                part.encode("utf-8", "surrogateescape")
-                for part in source.rendered(form, 0, times=times)
-            )
-        )
+        parts = _parts(source, form, times)
         if to_stdout:
             for part in parts:
                 sys.stdout.buffer.write(part)

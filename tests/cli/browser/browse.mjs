@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
-const { modules, chromium: executablePath, url, user, password, recording, program, running, hostile, pictures } = JSON.parse(
+const { modules, chromium: executablePath, url, user, password, recording, program, running, hostile, file, invitation, pictures } = JSON.parse(
   readFileSync(0, "utf8"),
 );
 const require = createRequire(join(modules, "package.json"));
@@ -211,6 +211,49 @@ await part("follow", async () => {
   console.error("following");
   await until(page, running.next);
   return { live: await page.locator("button.live").innerText() };
+});
+
+await part("file", async () => {
+  const away = await browser.newContext({ offline: true });
+  const alone = await away.newPage();
+  const asked = [];
+  alone.on("request", (request) => asked.push(request.url()));
+  alone.on("pageerror", (error) => seen.problems.push(String(error)));
+  alone.on("console", (message) => message.type() === "error" && seen.problems.push(message.text()));
+  await alone.goto(`file://${file}`);
+  await alone.waitForSelector(".xterm-rows");
+  await alone.keyboard.press("End");
+  await until(alone, recording.last);
+  const found = { end: await shown(alone), lines: await alone.locator(".lines .line").count() };
+  const saving = alone.waitForEvent("download");
+  await alone.click("text=Save as .tape");
+  found.saved = await (await saving).path().then((path) => readFileSync(path).toString("base64"));
+  found.faults = await faults(alone);
+  await picture(alone, "file");
+  await away.close();
+  found.asked = asked.filter((each) => !each.startsWith("blob:"));
+  return found;
+});
+
+await part("invitation", async () => {
+  const other = await browser.newContext({ ignoreHTTPSErrors: true });
+  const guest = watched(await other.newPage());
+  await guest.goto(`${url}/#/invitation?code=${encodeURIComponent(invitation)}`);
+  await guest.waitForSelector("input[name=again]");
+  const found = { address: guest.url() };
+  await guest.fill("input[name=password]", password);
+  await guest.fill("input[name=again]", password);
+  await guest.click("button.primary");
+  found.user = await guest.locator("header .user").innerText();
+  await other.close();
+  return found;
+});
+
+await part("audit", async () => {
+  await page.goto(`${url}/#/audit`);
+  await page.waitForSelector("tele-audit tbody tr");
+  await picture(page, "audit");
+  return { rows: await page.locator("tele-audit tbody tr").allInnerTexts(), faults: await faults(page) };
 });
 
 await part("narrow", async () => {

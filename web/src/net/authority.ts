@@ -73,7 +73,7 @@ export class Authority {
     const sent = body === undefined ? undefined : utf8(JSON.stringify(body));
     const response = await this.#send(method, path + encoded(query), sent);
     checkStatus(response);
-    return (response.body.length ? JSON.parse(text(response.body)) : {}) as T;
+    return (response.body.length ? JSON.parse(text(response.body), exact) : {}) as T;
   }
 
   get<T>(path: string, query: Query = {}): Promise<T> {
@@ -93,6 +93,12 @@ export class Authority {
   close(): void {
     for (const each of this.#idle.splice(0)) each.close();
   }
+}
+
+/** Integers that a number cannot hold, such as serials of certificates, stay as they are written. */
+function exact(_key: string, value: unknown, context?: { source?: string }): unknown {
+  const isRounded = typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value);
+  return isRounded ? (context?.source ?? value) : value;
 }
 
 function encoded(query: Query): string {

@@ -3,7 +3,7 @@
 // Private keys are made by the browser and cannot be exported, not by these pages either. They are in
 // the browser's database until the log-out; the certificates end by themselves.
 
-import { Authority } from "./authority.js";
+import { ApiError, Authority } from "./authority.js";
 import { Bytes, base64, concat, sized, utf8 } from "./bytes.js";
 import { SocketStream } from "./socket.js";
 import { fromPem, pin } from "./x509.js";
@@ -73,12 +73,22 @@ async function pem(key: CryptoKey): Promise<string> {
 }
 
 /** Log in with a password, which only auth reads. Throws ApiError. */
-export async function logIn(cluster: Cluster, user: string, password: string): Promise<Login> {
+export const logIn = (cluster: Cluster, user: string, password: string): Promise<Login> =>
+  issue(cluster, user, "/v1/login", { user, password });
+
+/** Accept an invitation, which names the user: set the first password, and log in. Throws ApiError. */
+export function accept(cluster: Cluster, code: string, password: string): Promise<Login> {
+  const [user = "", secret] = code.split(":", 2);
+  if (!secret) throw new ApiError("invalid", "this is not an invitation: it begins with the name of a user and :");
+  return issue(cluster, user, "/v1/invitation", { code, password });
+}
+
+async function issue(cluster: Cluster, user: string, path: string, proof: object): Promise<Login> {
   const [ssh, tls] = [await makeKeys(), await makeKeys()];
-  const asked = { user, password, keys: { ssh: await sshLine(ssh.publicKey), tls: await pem(tls.publicKey) } };
+  const asked = { ...proof, keys: { ssh: await sshLine(ssh.publicKey), tls: await pem(tls.publicKey) } };
   const asNobody = authority(cluster.cluster, cluster.trust, null);
   try {
-    const issued = await asNobody.call<Issued>("POST", "/v1/login", {}, asked);
+    const issued = await asNobody.call<Issued>("POST", path, {}, asked);
     const host = issued.authorities.find((each) => each.kind === "host");
     const login: Login = {
       user,

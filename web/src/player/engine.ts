@@ -5,7 +5,7 @@
 
 import { type Frame, Kind, details } from "../tape/chunk.js";
 import type { Keyframe } from "../tape/index.js";
-import type { Recording } from "../tape/recording.js";
+import type { Source } from "../tape/recording.js";
 import type { Bytes } from "../net/bytes.js";
 
 export const SECOND = 1e9;
@@ -34,7 +34,7 @@ export class Cursor {
   #ended = false;
 
   constructor(
-    private readonly recording: Recording,
+    private readonly recording: Source,
     chunk: number,
     private skip = 0,
   ) {
@@ -101,7 +101,7 @@ export class Player {
   #isAtEdge = false;
 
   constructor(
-    readonly recording: Recording,
+    readonly recording: Source,
     private readonly screen: Screen,
     private readonly changed: () => void,
   ) {

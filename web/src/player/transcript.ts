@@ -2,7 +2,7 @@
 
 import { Terminal } from "@xterm/xterm";
 import { Kind, details } from "../tape/chunk.js";
-import type { Recording } from "../tape/recording.js";
+import type { Source } from "../tape/recording.js";
 import { Cursor } from "./engine.js";
 
 /** Output that is read, and lines that are kept. */
@@ -28,7 +28,7 @@ export interface Line {
 
 /** Reads all of one channel; `progress` is called now and then, and returns whether to go on. */
 export async function transcript(
-  recording: Recording,
+  recording: Source,
   channel: number,
   progress: (lines: Line[]) => boolean,
 ): Promise<Text> {

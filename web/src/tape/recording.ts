@@ -39,9 +39,30 @@ interface Details {
   index?: string;
 }
 
-export class Recording {
-  index: Index | null = null;
+/** A recording that can be played. */
+export interface Source {
+  readonly id: string;
+  readonly index: Index | null;
   /** Why there is no index, if there should be one. */
+  readonly notice: string;
+  readonly facts: Facts;
+  readonly state: string;
+  readonly isClosed: boolean;
+  readonly isRunning: boolean;
+  /** How long it is, in nanoseconds, as far as that is known before it is read. */
+  readonly length: number;
+  /** The numbers of the chunks that are there. */
+  readonly numbers: number[];
+  /** Ask for its state again. */
+  refresh(): Promise<void>;
+  /** The screen of a keyframe of its index. */
+  keyframe(keyframe: Keyframe): Promise<Bytes>;
+  /** Chunk `number`, or null if it is not there yet. Throws BadRecording. */
+  chunk(number: number): Promise<Chunk | null>;
+}
+
+export class Recording implements Source {
+  index: Index | null = null;
   notice = "";
   #details!: Details;
   #secrets: Secrets = new Map();
@@ -85,14 +106,12 @@ export class Recording {
     return this.state === "running" || this.state === "ended";
   }
 
-  /** How long it is, in nanoseconds, as far as that is known before it is read. */
   get length(): number {
     if (this.index) return this.index.length;
     const ended = this.#details.manifest?.ended ?? this.facts.ended;
     return ended ? Math.max(0, Date.parse(ended) - Date.parse(this.facts.started)) * 1e6 : 0;
   }
 
-  /** Ask auth for its state again. */
   async refresh(): Promise<void> {
     this.#details = await this.auth.get<Details>(this.#path);
   }
@@ -134,14 +153,12 @@ export class Recording {
     }
   }
 
-  /** The screen of a keyframe. */
   async keyframe(keyframe: Keyframe): Promise<Bytes> {
     const first = this.index!.states + keyframe.offset;
     const { data } = await this.auth.part(`${this.#path}/index`, first, first + keyframe.packed);
     return this.index!.readState(keyframe, data);
   }
 
-  /** The numbers of the chunks that are there. */
   get numbers(): number[] {
     const missing = new Set(this.#details.missing);
     const named = this.#details.manifest?.chunks.map((each) => each.number);
@@ -149,7 +166,6 @@ export class Recording {
     return all.filter((number) => !missing.has(number));
   }
 
-  /** Chunk `number`, or null if it is not there yet. Throws BadRecording. */
   async chunk(number: number): Promise<Chunk | null> {
     let found = this.#cache.get(number);
     if (!found) {

@@ -7,6 +7,7 @@ import { keyed } from "lit/directives/keyed.js";
 import { type Authority } from "../net/authority.js";
 import { type Cluster, type Login, authority, fetchCluster, kept, logOut } from "../net/login.js";
 import { Page, date, printable } from "./page.js";
+import "./audit.js";
 import "./login.js";
 import "./nodes.js";
 import "./recordings.js";
@@ -31,13 +32,18 @@ export class App extends Page {
   declare message: string;
   declare auth: Authority;
   #end = 0;
+  #invitation: string | null = null;
 
   constructor() {
     super();
     this.cluster = this.login = null;
     this.place = place();
     this.message = "";
-    window.addEventListener("hashchange", () => (this.place = place()));
+    this.#takeInvitation();
+    window.addEventListener("hashchange", () => {
+      this.place = place();
+      this.#takeInvitation();
+    });
     this.addEventListener("logged-in", (event) => this.#loggedIn((event as CustomEvent<Login>).detail));
     this.addEventListener("logged-out", (event) => void this.#logOut((event as CustomEvent<string>).detail));
   }
@@ -53,7 +59,16 @@ export class App extends Page {
     }
   }
 
+  /** An invitation in the address does not stay there, nor in the history. */
+  #takeInvitation(): void {
+    if (this.place.page !== "invitation") return;
+    this.#invitation = this.place.query.get("code") ?? "";
+    history.replaceState(null, "", "#/nodes");
+    this.place = place();
+  }
+
   #loggedIn(login: Login): void {
+    this.#invitation = null;
     this.auth = authority(login.cluster, login.trust, login);
     this.login = login;
     this.message = "";
@@ -79,7 +94,9 @@ export class App extends Page {
     if (this.cluster === null) {
       return html`<main class="login"><p role="status">${this.message || "Connecting…"}</p></main>`;
     }
-    if (this.login === null) return html`<tele-login .cluster=${this.cluster} .message=${this.message}></tele-login>`;
+    if (this.login === null) return html`
+        <tele-login .cluster=${this.cluster} .message=${this.message} .invitation=${this.#invitation}></tele-login>
+      `;
     const { page } = this.place;
     const link = (name: string, title: string) =>
       html`<a href="#/${name}" aria-current=${page === name ? "page" : nothing}>${title}</a>`;
@@ -87,7 +104,7 @@ export class App extends Page {
       <header>
         <a class="skip" href="#content" @click=${this.#skip}>Skip to the content</a>
         <strong>${this.cluster.cluster}</strong>
-        <nav aria-label="Pages">${link("nodes", "Nodes")} ${link("recordings", "Recordings")}</nav>
+        <nav aria-label="Pages">${link("nodes", "Nodes")} ${link("recordings", "Recordings")} ${link("audit", "Audit")}</nav>
         <span class="user" title=${`until ${date(this.login.expires)}`}>${printable(this.login.user)}</span>
         <button @click=${() => this.#logOut()}>Log out</button>
       </header>
@@ -108,6 +125,7 @@ export class App extends Page {
       return keyed(id, html`<tele-player .auth=${this.auth} .recordingId=${id} .at=${at}></tele-player>`);
     }
     if (page === "recordings") return html`<tele-recordings .auth=${this.auth}></tele-recordings>`;
+    if (page === "audit") return html`<tele-audit .auth=${this.auth}></tele-audit>`;
     return html`<p>There is no such page. <a href="#/nodes">Nodes</a></p>`;
   }
 }

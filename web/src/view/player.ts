@@ -5,7 +5,7 @@ import { Player, SECOND } from "../player/engine.js";
 import { TerminalScreen } from "../player/screen.js";
 import { COLUMNS, type Line, transcript } from "../player/transcript.js";
 import { MarkKind } from "../tape/index.js";
-import { Recording } from "../tape/recording.js";
+import { Recording, type Source } from "../tape/recording.js";
 import { Page, clock, date, printable, size } from "./page.js";
 
 const SPEEDS = [0.5, 1, 2, 4, 8, 16];
@@ -25,6 +25,8 @@ const MARKS: Record<number, string> = {
 export class PlayerPage extends Page {
   static override properties = {
     recordingId: {},
+    source: {},
+    actions: {},
     at: {},
     problem: { state: true },
     recording: { state: true },
@@ -39,7 +41,11 @@ export class PlayerPage extends Page {
   declare recordingId: string;
   declare at: number;
   declare problem: string;
-  declare recording: Recording | null;
+  declare recording: Source | null;
+  /** A recording that is here already: the page of a file. */
+  declare source: Source | null;
+  /** What a person may do with it, beside playing. */
+  declare actions: unknown;
   declare lines: Line[] | null;
   declare isCut: boolean;
   declare isReading: boolean;
@@ -57,7 +63,7 @@ export class PlayerPage extends Page {
   constructor() {
     super();
     this.problem = "";
-    this.recording = this.lines = null;
+    this.recording = this.lines = this.source = null;
     this.isCut = this.isReading = false;
     this.found = [];
     this.chosen = -1;
@@ -81,7 +87,7 @@ export class PlayerPage extends Page {
 
   override async firstUpdated(): Promise<void> {
     try {
-      this.recording = await Recording.open(this.recordingId, this.auth);
+      this.recording = this.source ?? (await Recording.open(this.recordingId, this.auth));
     } catch (error) {
       this.problem = this.failed(error);
       return;
@@ -304,7 +310,9 @@ export class PlayerPage extends Page {
               </label>
             `
           : nothing}
-        <button @click=${this.#link} title="An address of this moment, for someone who may see the recording">Copy link</button>
+        ${this.source
+          ? this.actions
+          : html`<button @click=${this.#link} title="An address of this moment, for someone who may see the recording">Copy link</button>`}
       </div>
     `;
   }
@@ -384,7 +392,7 @@ export class PlayerPage extends Page {
 }
 
 /** How much output there was in each of the columns, from the index. */
-function activity(recording: Recording, channel: number): number[] {
+function activity(recording: Source, channel: number): number[] {
   const { index } = recording;
   const columns: number[] = new Array(COLUMNS).fill(0);
   if (!index || !index.length) return columns;
