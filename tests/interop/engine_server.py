@@ -96,7 +96,7 @@ class Session(SSHChannel):
                 if not size:
                     break
                 transport.data_buffer[:size] = bytes(size)
-                transport.seal_data(remote, size)
+                transport.seal_data(remote, (size,))
                 self._left -= size
                 self.remoteWindowLeft -= size
             transport.flush()

@@ -657,11 +657,11 @@ class Tap:
     wants_typed: bool = False
     holds: bool = False
 
-    def output(self, view: memoryview) -> None:
-        self.calls.append(("out", bytes(view)))
+    def output(self, *views: memoryview) -> None:
+        self.calls += [("out", bytes(view)) for view in views]
 
-    def error(self, view: memoryview) -> None:
-        self.calls.append(("err", bytes(view)))
+    def error(self, *views: memoryview) -> None:
+        self.calls += [("err", bytes(view)) for view in views]
 
     def input(self, view: memoryview) -> None:
         self.calls.append(("in", bytes(view)))

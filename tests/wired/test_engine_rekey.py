@@ -37,7 +37,7 @@ def send(end: Transport, total: bytes) -> None:
         while len(rest) and end.can_send():
             size = min(CHUNK, len(rest))
             end.data_buffer[:size] = rest[:size]
-            end.seal_data(3, size)
+            end.seal_data(3, (size,))
             end.flush()
             rest = rest[size:]
         if not len(rest):
@@ -139,7 +139,7 @@ def test_messages_wait_for_new_keys_in_order() -> None:
     client.sendPacket(n.GLOBAL_REQUEST, b"first")
     client.send_data(1, b"second")
     client.data_buffer[:5] = b"third"
-    client.seal_data(1, 5, 1)
+    client.seal_data(1, (5,), 1)
     client.sendPacket(n.GLOBAL_REQUEST, b"fourth")
     notified: list[bool] = []
     client.ready_observers.add(lambda: notified.append(client.can_send()))

@@ -32,8 +32,8 @@ class Holding:
     exits: list[Exit] = field(factory=list)
     open: bool = False
 
-    def output(self, view: memoryview) -> None:
-        self.seen += len(view)
+    def output(self, *views: memoryview) -> None:
+        self.seen += sum(map(len, views))
 
     error = input = output
 

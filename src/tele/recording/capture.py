@@ -59,14 +59,29 @@ class Capture:
         self._pieces: deque[bytearray] = deque()
         self._size = 0
 
-    def take(self, view: memoryview) -> memoryview:
+    def take(self, *views: memoryview) -> list[memoryview]:
         """Take the next bytes; return those of them that are of the head."""
-        self._hash.update(view)
-        left = max(0, self._limits.head - self.count)
-        self.count += len(view)
-        if left < len(view):
-            self._keep(view[left:])
-        return view[:left]
+        update = self._hash.update
+        head = []
+        behind = sum(map(len, views))
+        for view in views:
+            update(view)
+            size = len(view)
+            behind -= size
+            left = self._limits.head - self.count
+            self.count += size
+            if left >= size:
+                head.append(view)
+                continue
+            if left > 0:
+                head.append(view[:left])
+                view = view[left:]
+            if behind < self._limits.tail:
+                self._keep(view)
+            else:  # all of the tail comes after it
+                self._pieces.clear()
+                self._size = 0
+        return head
 
     def _keep(self, piece: memoryview) -> None:
         pieces, tail = self._pieces, self._limits.tail

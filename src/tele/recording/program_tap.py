@@ -14,7 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -101,29 +101,28 @@ class ProgramTap:
         """Call ``callback`` with messages for the user until what is returned is called."""
         return self._tape.on_notice(callback)
 
-    def _observe(self, kind: FrameKind, view: memoryview) -> None:
+    def _observe(self, kind: FrameKind, views: Sequence[memoryview]) -> None:
         if not self._terminal:
             capture = self._captures.get(kind)
             if capture is None:
-                self._files[kind] += len(view)
+                self._files[kind] += sum(map(len, views))
                 return
-            view = capture.take(view)
-            if not view:
-                return
-        self._tape.write(self._channel, kind, view)
+            views = capture.take(*views)
+        for view in views:
+            self._tape.write(self._channel, kind, view)
 
-    def output(self, view: memoryview) -> None:
+    def output(self, *views: memoryview) -> None:
         """The program wrote this."""
-        self._observe(FrameKind.OUTPUT, view)
+        self._observe(FrameKind.OUTPUT, views)
 
-    def error(self, view: memoryview) -> None:
+    def error(self, *views: memoryview) -> None:
         """The program wrote this to its standard error."""
-        self._observe(FrameKind.ERROR, view)
+        self._observe(FrameKind.ERROR, views)
 
     def input(self, view: memoryview) -> None:
         """The client sent this."""
         if self._tape.record_input and not self._terminal:
-            self._observe(FrameKind.INPUT, view)
+            self._observe(FrameKind.INPUT, (view,))
 
     @property
     def wants_typed(self) -> bool:

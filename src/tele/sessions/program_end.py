@@ -67,19 +67,19 @@ class AuditedTap:
         unregister: Callable[[], None] = self._tap.on_notice(callback)
         return unregister
 
-    def output(self, view: memoryview) -> None:
+    def output(self, *views: memoryview) -> None:
         """The program wrote this."""
-        self._output += len(view)
+        self._output += sum(map(len, views))
         if self._observer is not None:
-            self._observer.output(view)
+            self._observer.output(*views)
         if self._tap is not None:
-            self._tap.output(view)
+            self._tap.output(*views)
 
-    def error(self, view: memoryview) -> None:
+    def error(self, *views: memoryview) -> None:
         """The program wrote this to its standard error."""
-        self._error += len(view)
+        self._error += sum(map(len, views))
         if self._tap is not None:
-            self._tap.error(view)
+            self._tap.error(*views)
 
     def input(self, view: memoryview) -> None:
         """The client sent this."""

@@ -45,10 +45,10 @@ class _Both:
         self._one.input(view)
         self._other.input(view)
 
-    def output(self, view: memoryview) -> None:
+    def output(self, *views: memoryview) -> None:
         """See :class:`Observer`."""
-        self._one.output(view)
-        self._other.output(view)
+        self._one.output(*views)
+        self._other.output(*views)
 
     def ended(self, how: str) -> None:
         """See :class:`Observer`."""

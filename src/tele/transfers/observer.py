@@ -35,8 +35,8 @@ class Observer(Protocol):
     def input(self, view: memoryview) -> None:
         """The client sent this."""
 
-    def output(self, view: memoryview) -> None:
-        """The program sent this."""
+    def output(self, *views: memoryview) -> None:
+        """The program sent this, in order."""
 
     def ended(self, how: str) -> None:
         """The program ended, ``ok`` or with an error: report what was not finished."""
@@ -69,10 +69,12 @@ class Guarded:
         self._broken = broken
         self._certain = certain
 
-    def _feed(self, of_client: bool, view: memoryview) -> None:
+    def _feed(self, of_client: bool, *views: memoryview) -> None:
         for reader in tuple(self._readers):
+            feed = reader.input if of_client else reader.output
             try:
-                (reader.input if of_client else reader.output)(view)
+                for view in views:
+                    feed(view)
             except Unreadable as error:
                 self._readers.remove(reader)
                 if reader.recognized or self._certain:
@@ -88,10 +90,10 @@ class Guarded:
         if self._readers:
             self._feed(True, view)
 
-    def output(self, view: memoryview) -> None:
+    def output(self, *views: memoryview) -> None:
         """See :class:`Observer`."""
         if self._readers:
-            self._feed(False, view)
+            self._feed(False, *views)
 
     def ended(self, how: str) -> None:
         """See :class:`Observer`."""

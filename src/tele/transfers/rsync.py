@@ -32,9 +32,9 @@ class RsyncCounter:
         """See :class:`Observer`."""
         self._input += len(view)
 
-    def output(self, view: memoryview) -> None:
+    def output(self, *views: memoryview) -> None:
         """See :class:`Observer`."""
-        self._output += len(view)
+        self._output += sum(map(len, views))
 
     def ended(self, how: str) -> None:
         """See :class:`Observer`."""

@@ -119,6 +119,12 @@ class Packets:
     def feed(self, view: memoryview) -> None:
         """Read the next piece. Raises :class:`Unreadable`."""
         at, end = 0, len(view)
+        if self._skip > end:  # it is content, as most pieces of large files are
+            if self._sink is not None:
+                self._sink(view)
+            self._skip -= end
+            self._left -= end
+            return
         while at < end:
             if not self._head and end - at >= TYPED:
                 length, kind = _TYPED.unpack_from(view, at)

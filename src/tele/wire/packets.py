@@ -36,8 +36,11 @@ DATA_HEADER_SIZE: Final = 18
 
 WRAP: Final = 0xFFFFFFFF
 _NONCEWRAP: Final = 0xFFFFFFFFFFFFFFFF
-_DATA: Final = struct.Struct(">IBBII")
-_DATA_START: Final = DATA_HEADER_SIZE - _DATA.size
+#: What comes before the data of a packet of CHANNEL_DATA, and where it begins in a buffer.
+DATA_HEADER: Final = struct.Struct(">IBBII")
+DATA_START: Final = DATA_HEADER_SIZE - DATA_HEADER.size
+#: Bytes before the data that are encrypted: of the padding length, and of the message.
+DATA_FIELDS: Final = DATA_HEADER.size - LENGTH_SIZE
 _EXTENDED: Final = struct.Struct(">IBBIII")
 
 
@@ -87,7 +90,7 @@ class Opener(Protocol):
         """
 
 
-def _padding_for(size: int, block: int) -> int:
+def padding_for(size: int, block: int) -> int:
     """Return the padding that makes ``size`` plus it a multiple of ``block``."""
     padding = block - size % block
     return padding if padding >= MIN_PADDING else padding + block
@@ -105,7 +108,7 @@ class PlainSealer:
 
     def seal(self, payload: bytes, out: memoryview, at: int) -> int:
         """See :class:`Sealer`. The padding is zeros."""
-        padding = _padding_for(LENGTH_SIZE + 1 + len(payload), PLAIN_BLOCK)
+        padding = padding_for(LENGTH_SIZE + 1 + len(payload), PLAIN_BLOCK)
         length = 1 + len(payload) + padding
         end = at + LENGTH_SIZE + length
         out[at:end] = length.to_bytes(4, "big") + bytes((padding,)) + payload + bytes(padding)
@@ -193,7 +196,7 @@ class CipherSealer(ABC):
 
     def seal(self, payload: bytes, out: memoryview, at: int) -> int:
         """See :class:`Sealer`."""
-        padding = _padding_for(1 + len(payload), BLOCK)
+        padding = padding_for(1 + len(payload), BLOCK)
         length = 1 + len(payload) + padding
         plain = bytes((padding,)) + payload + self._padding[:padding]
         return self._encrypt(length.to_bytes(4, "big"), plain, length, out, at)
@@ -209,13 +212,13 @@ class CipherSealer(ABC):
     ) -> int:
         """See :class:`Sealer`."""
         if code is None:
-            start = _DATA_START
-            padding = _padding_for(10 + size, BLOCK)
-            length = 10 + size + padding
-            _DATA.pack_into(buffer, start, length, padding, CHANNEL_DATA, channel, size)
+            start = DATA_START
+            padding = padding_for(DATA_FIELDS + size, BLOCK)
+            length = DATA_FIELDS + size + padding
+            DATA_HEADER.pack_into(buffer, start, length, padding, CHANNEL_DATA, channel, size)
         else:
             start = 0
-            padding = _padding_for(14 + size, BLOCK)
+            padding = padding_for(14 + size, BLOCK)
             length = 14 + size + padding
             _EXTENDED.pack_into(
                 buffer, 0, length, padding, CHANNEL_EXTENDED_DATA, channel, code, size

@@ -106,7 +106,7 @@ def test_sealed_data_leave_with_flush() -> None:
     out, link = outgoing()
     for word in (b"first", b"second"):
         DATA_BUFFERS[0][: len(word)] = word
-        out.seal_data(1, len(word), None)
+        out.seal_data(1, (len(word),), None)
     assert not link.sent
     out.send(80, b"after")
     assert len(link.sent) == 1
@@ -117,9 +117,9 @@ def test_a_full_buffer_leaves_by_itself() -> None:
     """However much is sealed without a flush, it goes in sends of one batch."""
     out, link = outgoing()
     for _ in range(BATCH * 2):
-        out.seal_data(1, MAX_DATA, None)
+        out.seal_data(1, (MAX_DATA,), None)
     assert len(link.sent) == 2
-    out.seal_data(1, 10, None)
+    out.seal_data(1, (10,), None)
     out.flush()
     assert len(messages(link.sent)) == BATCH * 2 + 1
 
@@ -150,7 +150,7 @@ def test_a_connection_inside_another() -> None:
     SEND_BATCH.gather()
     inner.send(80, b"inside")
     DATA_BUFFERS[0][:4] = b"pump"
-    third.seal_data(1, 4, None)
+    third.seal_data(1, (4,), None)
     inner.send(81, b"again")
     SEND_BATCH.deliver()
     third.flush()
@@ -192,9 +192,9 @@ def test_what_no_packet_can_hold() -> None:
     with pytest.raises(ValueError, match="longer than any packet"):
         out.send(80, bytes(MAX_PACKET))
     with pytest.raises(ValueError, match="more channel data"):
-        out.seal_data(1, MAX_DATA + 1, None)
+        out.seal_data(1, (MAX_DATA + 1,), None)
     out.sealer = PlainSealer()
     SEND_BATCH.gather()
     with pytest.raises(ValueError, match="before keys"):
-        out.seal_data(1, 1, None)
+        out.seal_data(1, (1,), None)
     SEND_BATCH.deliver()  # this connection has nothing to send, and keeps no other from sending

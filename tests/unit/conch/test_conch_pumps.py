@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -24,8 +24,9 @@ class Wire:
     def can_send(self) -> bool:
         return True
 
-    def seal_data(self, channel: int, length: int, code: int | None, index: int) -> None:
-        self.sealed.append(bytes(DATA_BUFFERS[index][:length]))
+    def seal_data(self, channel: int, lengths: Sequence[int], code: int | None) -> None:
+        for buffer, length in zip(DATA_BUFFERS, lengths, strict=False):
+            self.sealed.append(bytes(buffer[:length]))
 
     def flush(self) -> None:
         self.flushed += 1
@@ -121,7 +122,7 @@ def test_an_observer_sees_the_packets() -> None:
     """What is observed is what is sealed."""
     observed: list[bytes] = []
     channel: Any = Sending(1 << 21)
-    move(channel, source(pattern(100_000)), None, lambda view: observed.append(bytes(view)))
+    move(channel, source(pattern(100_000)), None, lambda *views: observed.extend(map(bytes, views)))
     assert observed == channel.conn.transport.sealed
 
 

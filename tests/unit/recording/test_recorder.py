@@ -409,6 +409,26 @@ def test_output_within_the_limit_has_no_gap(place: Place, size: int, piece: int)
     assert not [f for f in frames if f.kind is FrameKind.GAP]
 
 
+@pytest.mark.parametrize("head", [0, 10, 1_000])
+@pytest.mark.parametrize("tail", [0, 7, 64, 1_000])
+def test_a_batch_is_kept_as_its_pieces_are(head: int, tail: int) -> None:
+    """Head, tail, length and SHA-256 are the same whether pieces come alone or many at once, though
+    of many only those at the end are copied.
+    """
+    whole = bytes(number % 251 for number in range(700))
+    pieces = [memoryview(whole)[at : at + 35] for at in range(0, len(whole), 35)]
+    alone = Capture(CaptureLimits(head, tail))
+    recorded = b"".join(bytes(view) for piece in pieces for view in alone.take(piece))
+    for batch in (2, 3, len(pieces)):
+        capture = Capture(CaptureLimits(head, tail))
+        kept = b""
+        for at in range(0, len(pieces), batch):
+            kept += b"".join(capture.take(*pieces[at : at + batch]))
+        assert kept == recorded == whole[:head]
+        assert capture.end() == alone.end()
+        assert capture.end().tail == whole[head:][max(0, len(whole[head:]) - tail) :]
+
+
 def test_input_of_a_command_is_kept_as_its_output_is(place: Place) -> None:
     """Only if a role asks for it, within the limits, with a SHA-256."""
     tap, ended = tapped(place, terminal=False, record_input=True)

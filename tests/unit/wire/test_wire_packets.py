@@ -84,15 +84,20 @@ def test_round_trip(suite: tuple[bytes, bytes], payloads: list[bytes]) -> None:
 @suites
 @pytest.mark.parametrize("code", [None, 1])
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 1000, 32768])
+@pytest.mark.parametrize("earlier", [0, 1])
 def test_data_packets_are_like_any_other(
-    suite: tuple[bytes, bytes], size: int, code: int | None
+    suite: tuple[bytes, bytes], size: int, code: int | None, earlier: int
 ) -> None:
-    """Sealing data in place gives the packet that the message would have become."""
+    """Sealing data in place gives the packet that the message would have become, whether it is the
+    first packet or not.
+    """
     data = bytes(i % 251 for i in range(size))
     buffer = memoryview(bytearray(DATA_HEADER_SIZE + 32768 + PADDING_SIZE))
     buffer[DATA_HEADER_SIZE : DATA_HEADER_SIZE + size] = data
     out = memoryview(bytearray(40000))
     sealer, opener = pair(suite)
+    for _ in range(earlier):
+        assert opened(opener, bytes(out[: sealer.seal(b"earlier", out, 0)])) == b"earlier"
     end = sealer.seal_data(buffer, 7, size, code, out, 3)
     kind = b"\x5e" if code is None else b"\x5f"
     extra = b"" if code is None else code.to_bytes(4, "big")
@@ -108,11 +113,14 @@ def test_there_are_no_data_before_keys() -> None:
 
 
 @suites
-def test_data_of_others_do_not_leak_into_padding(suite: tuple[bytes, bytes]) -> None:
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_data_of_others_do_not_leak_into_padding(suite: tuple[bytes, bytes], earlier: int) -> None:
     """Padding is overwritten: bytes left in the shared buffer by others are not sent."""
     buffer = memoryview(bytearray(b"SECRET" * 6000))
     out = memoryview(bytearray(200))
     sealer, opener = pair(suite)
+    for _ in range(earlier):
+        assert opened(opener, bytes(out[: sealer.seal(b"earlier", out, 0)])) == b"earlier"
     end = sealer.seal_data(buffer, 1, 2, None, out, 0)
     plain = memoryview(bytearray(200))
     opener.open(out, 0, end, plain)

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from tele.conch.connection.channel import Channel
 from tele.conch.connection.held_output import HeldOutput, Hold
-from tele.conch.connection.pumps import Observe, Pump
+from tele.conch.connection.pumps import Observe, Pump, filled
 from tele.sockets.buffers import DATA_BUFFERS, MAX_DATA
 
 #: Bytes of one descriptor that are held.
@@ -67,15 +67,9 @@ class HeldPump(Pump):
         left = self._read(DATA_BUFFERS[: max(1, (HELD_LIMIT - self._held.size) // MAX_DATA)])
         if not left:
             return left == 0
-        pieces = []
-        for buffer in DATA_BUFFERS:
-            if left <= 0:
-                break
-            piece = buffer[: min(left, MAX_DATA)]
-            if self._observe is not None:
-                self._observe(piece)
-            pieces.append(piece)
-            left -= len(piece)
+        pieces = filled(DATA_BUFFERS, left)
+        if self._observe is not None:
+            self._observe(*pieces)
         self._held.put(b"".join(pieces), self._code)
         return False
 

@@ -40,8 +40,8 @@ Buffers = Sequence[memoryview]
 Read = Callable[[Buffers], int | None]
 #: Writes to a descriptor, as ``os.writev`` does.
 Write = Callable[[int, Buffers], int]
-#: Sees data before they are encrypted; the view is valid during the call.
-Observe = Callable[[memoryview], None]
+#: Sees data before they are encrypted: one view for each packet, valid during the call.
+Observe = Callable[..., None]
 
 
 def move(
@@ -51,20 +51,16 @@ def move(
     return whether it was the end.
     """
     transport = channel.conn.transport
-    number = channel.remote_number
     most = min(channel.remoteMaxPacket, MAX_DATA)
-    left = read(_buffers(most, channel.remoteWindowLeft))
-    if not left:
-        return left == 0
-    channel.remoteWindowLeft -= left
-    index = 0
-    while left > 0:
-        size = min(left, most)
-        if observe is not None:
-            observe(DATA_BUFFERS[index][:size])
-        transport.seal_data(number, size, code, index)
-        left -= size
-        index += 1
+    buffers = _buffers(most, channel.remoteWindowLeft)
+    count = read(buffers)
+    if not count:
+        return count == 0
+    channel.remoteWindowLeft -= count
+    views = filled(buffers, count)
+    if observe is not None:
+        observe(*views)
+    transport.seal_data(channel.remote_number, list(map(len, views)), code)
     transport.flush()
     return False
 
@@ -80,6 +76,19 @@ def _buffers(most: int, window: int) -> Buffers:
         buffers.append(buffer[: min(most, window)])
         window -= most
     return buffers
+
+
+def filled(buffers: Buffers, count: int) -> list[memoryview]:
+    """Return the first ``count`` bytes of ``buffers``."""
+    views = []
+    for buffer in buffers:
+        size = len(buffer)
+        if count <= size:
+            views.append(buffer[:count])
+            break
+        views.append(buffer)
+        count -= size
+    return views
 
 
 def _after(buffers: Buffers, filled: int) -> Buffers:

@@ -85,10 +85,10 @@ class ITap(Interface):
         called. Called if ``holds``.
         """
 
-    def output(view: memoryview) -> None:
-        """The program wrote to its terminal or standard output."""
+    def output(*views: memoryview) -> None:
+        """The program wrote to its terminal or standard output: ``views``, in order."""
 
-    def error(view: memoryview) -> None:
+    def error(*views: memoryview) -> None:
         """The program wrote to its standard error."""
 
     def input(view: memoryview) -> None:

@@ -36,10 +36,11 @@ class IDataTransport(Interface):
         follow without another check.
         """
 
-    def seal_data(channel: int, length: int, extended: int | None = None, index: int = 0) -> None:
-        """Encrypt ``data_buffers[index][:length]`` as CHANNEL_DATA for the peer's ``channel``.
+    def seal_data(channel: int, lengths: Sequence[int], extended: int | None = None) -> None:
+        """Encrypt so many bytes of each of the first ``data_buffers``, as one CHANNEL_DATA each for
+        the peer's ``channel``.
 
-        With ``extended`` (1 is stderr) as CHANNEL_EXTENDED_DATA of that type. It is sent by
+        With ``extended`` (1 is stderr) as CHANNEL_EXTENDED_DATA of that type. They are sent by
         :meth:`flush`, or sooner if the output buffer is full.
         """
 

@@ -13,6 +13,8 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attrs import define
 
 from tele.sockets.buffers import (
@@ -93,14 +95,16 @@ class Outgoing:
         SEALED[self._at : self._at + len(line)] = line
         self._at += len(line)
 
-    def seal_data(self, channel: int, length: int, extended: int | None, index: int = 0) -> None:
-        """Seal ``DATA_BUFFERS[index][:length]``, after the first key exchange."""
+    def seal_data(self, channel: int, lengths: Sequence[int], extended: int | None) -> None:
+        """Seal so many bytes of each of the first DATA_BUFFERS, after the first key exchange."""
         if self.blocked:
             # The caller did not check can_send(): queue in order; the caller bounds it.
-            self._wait_for_data(channel, DATA_BUFFERS[index][:length], extended)
+            for buffer, length in zip(DATA_BUFFERS, lengths, strict=False):
+                self._wait_for_data(channel, buffer[:length], extended)
             return
-        self._claim(MAX_DATA + OVERHEAD)
-        self._seal_buffer(PLAIN[index], channel, length, extended)
+        for buffer, length in zip(PLAIN, lengths, strict=False):
+            self._claim(MAX_DATA + OVERHEAD)
+            self._seal_buffer(buffer, channel, length, extended)
 
     def send_data(self, channel: int, view: memoryview | bytes, extended: int | None) -> None:
         """Copy ``view`` and seal it. DATA_BUFFERS are not touched: a caller may be filling them."""

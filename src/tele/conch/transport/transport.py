@@ -14,7 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -271,12 +271,10 @@ class Transport(BufferReceiver, Disconnecting):
             and not outgoing.link.busy
         )
 
-    def seal_data(
-        self, channel: int, length: int, extended: int | None = None, index: int = 0
-    ) -> None:
+    def seal_data(self, channel: int, lengths: Sequence[int], extended: int | None = None) -> None:
         """See :class:`IDataTransport`."""
         if not self.closing:
-            self.outgoing.seal_data(channel, length, extended, index)
+            self.outgoing.seal_data(channel, lengths, extended)
 
     def send_data(
         self, channel: int, view: memoryview | bytes, extended: int | None = None
