@@ -142,7 +142,10 @@ class ConnectionTape:
     @property
     def paused(self) -> bool:
         """Whether a recorder is behind."""
-        return any(line.paused for line in self._lines)
+        for line in self._lines:  # asked for each read of a program's output
+            if line.paused:
+                return True
+        return False
 
     def when_resumed(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once, when the recorders have caught up."""

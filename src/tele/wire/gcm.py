@@ -28,13 +28,14 @@ from tele.wire.packets import (
     DATA_HEADER_SIZE,
     DATA_START,
     LENGTH_SIZE,
+    MIN_PADDING,
     WRAP,
     CipherOpener,
     CipherSealer,
     bad_length,
+    bad_padding,
     not_authentic,
     padding_for,
-    payload_end,
 )
 
 TAG_SIZE: Final = 16
@@ -190,7 +191,10 @@ class GcmOpener(CipherOpener):
             decrypt_into(nonce, source[body:stop], header, buffer[:length])
         except InvalidTag:
             raise not_authentic() from None
-        self.payload_end = payload_end(buffer[0], length)
+        padding = buffer[0]
+        if not MIN_PADDING <= padding <= length - 2:
+            raise bad_padding()
+        self.payload_end = length - padding
         self.sequence = (self.sequence + 1) & WRAP
         self.packets += 1
         self.octets += stop - start

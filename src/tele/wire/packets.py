@@ -166,8 +166,13 @@ class PlainOpener:
 def payload_end(padding: int, length: int) -> int:
     """Return where a payload ends in a packet of ``length``. Raises :class:`ProtocolError`."""
     if not MIN_PADDING <= padding <= length - 2:
-        raise ProtocolError("a packet with invalid padding")
+        raise bad_padding()
     return length - padding
+
+
+def bad_padding() -> ProtocolError:
+    """Return the error of a packet with an invalid padding length."""
+    return ProtocolError("a packet with invalid padding")
 
 
 def bad_length() -> ProtocolError:

@@ -31,8 +31,8 @@ log = make_logger(__name__)
 FULL_READ: Final = 4000
 #: Bytes still read of a terminal whose program ended: more than the kernel buffers.
 FINAL_READ_LIMIT: Final = 256 * 1024
-#: Pieces in one write to a descriptor.
-PIECES: Final = 64
+#: Pieces in one write to a descriptor: with 32 KiB each, twice what a pipe of a program holds.
+PIECES: Final = 16
 
 Buffers = Sequence[memoryview]
 #: Reads into buffers, one after the other; returns the number of bytes, 0 at the end, None if
