@@ -171,11 +171,17 @@ def select(
     return [_item(row) for row in rows]
 
 
+def newest(connection: sqlite3.Connection) -> int:
+    """Return the newest revision."""
+    found: int = connection.execute("SELECT revision FROM counter").fetchone()[0]
+    return found
+
+
 def changes_since(connection: sqlite3.Connection, revision: int) -> tuple[int, list[Change]]:
     """Return the newest revision, and what changed after ``revision``, oldest first."""
     connection.execute("BEGIN")
     try:
-        newest: int = connection.execute("SELECT revision FROM counter").fetchone()[0]
+        revision_now = newest(connection)
         rows = connection.execute(
             "SELECT key, value, revision, expires FROM items WHERE revision > ?"
             " ORDER BY revision, key",
@@ -183,13 +189,12 @@ def changes_since(connection: sqlite3.Connection, revision: int) -> tuple[int, l
         ).fetchall()
     finally:
         connection.execute("COMMIT")
-    return newest, [Change(r[0], r[2], None if r[1] is None else _item(r)) for r in rows]
+    return revision_now, [Change(r[0], r[2], None if r[1] is None else _item(r)) for r in rows]
 
 
-Batch = Sequence[tuple[Put | Delete, ...]]
-
-
-def commit(connection: sqlite3.Connection, batch: Batch, moment: float) -> list[int | TeleError]:
+def commit(
+    connection: sqlite3.Connection, batch: Sequence[tuple[Put | Delete, ...]], moment: float
+) -> list[int | TeleError]:
     """Do several commits in one transaction: one sync to disk for all of them.
 
     Returns for each its revision, or its :class:`Conflict`.
@@ -197,7 +202,7 @@ def commit(connection: sqlite3.Connection, batch: Batch, moment: float) -> list[
     answers: list[int | TeleError] = []
     connection.execute("BEGIN IMMEDIATE")
     try:
-        revision: int = connection.execute("SELECT revision FROM counter").fetchone()[0]
+        revision = newest(connection)
         for changes in batch:
             conflict = _conflict(connection, changes, moment)
             if conflict is not None:
@@ -262,7 +267,7 @@ def sweep(connection: sqlite3.Connection, moment: float) -> None:
         over = connection.execute(
             "SELECT key FROM items WHERE expires <= ? AND value IS NOT NULL", (moment,)
         ).fetchall()
-        revision: int = connection.execute("SELECT revision FROM counter").fetchone()[0]
+        revision = newest(connection)
         if over:
             revision += 1
             _apply(connection, [Delete(key) for (key,) in over], revision, moment)

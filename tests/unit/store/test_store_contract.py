@@ -28,7 +28,8 @@ from tele.errors import Conflict, Unavailable
 from tele.interfaces import Change, Delete, IBackend, IBackendFactory, Item, Put, Surroundings
 from tele.store.batches import get_many
 from tele.store.memory import MemoryBackend
-from tele.store.sqlite import LONG, POLL_SECONDS, SWEEP_SECONDS, SqliteBackend
+from tele.store.sqlite import SqliteBackend
+from tele.store.threaded import LONG, POLL_SECONDS, SWEEP_SECONDS
 from tele.testing import SettableClock
 
 T = TypeVar("T")
