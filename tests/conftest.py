@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from postgres_server import PostgresServer, programs, running_server
 from three_processes import Cluster, make_cluster
 
 # How long an example takes says how loaded the machine is, and nothing else; and the first
@@ -26,6 +27,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server for all tests of a process."""
+    if programs() is None:
+        pytest.skip("PostgreSQL's server is not installed")
+    with running_server() as server:
+        yield server
 
 
 #: Folders whose files take long, longest first. Workers that share a run begin with these: a long
@@ -89,10 +99,14 @@ def _children(pid: int) -> set[int]:
     return {int(child) for child in listed.read_text().split()} if listed.exists() else set()
 
 
+#: Fixtures whose processes are for several tests.
+SHARED = {"cluster", "postgres"}
+
+
 @pytest.fixture(autouse=True)
 def _no_processes_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test ends the processes that it starts."""
-    if "cluster" in request.fixturenames:  # its processes may be started again by a test
+    if SHARED & set(request.fixturenames):  # their processes may be started again by a test
         yield
         return
     before = _children(os.getpid())

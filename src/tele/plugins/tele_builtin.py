@@ -50,6 +50,25 @@ class _Sqlite:
 
 
 @implementer(IPlugin, IBackendFactory)
+class _Postgres:
+    kind = "postgresql"
+    help = (
+        "postgresql://[USER@]HOST[:PORT]/DATABASE[?sslrootcert=FILE&passfile=FILE] - a database of"
+        " PostgreSQL 13 or later, for clusters with several auths; needs tele-ssh[postgres]"
+    )
+
+    def make(self, arguments: str, surroundings: Surroundings) -> IBackend:
+        try:
+            from tele.store.postgres import PostgresBackend
+        except ImportError as error:
+            raise InvalidInput(
+                f"the store postgresql needs psycopg ({error}): pip install 'tele-ssh[postgres]'"
+            ) from None
+
+        return PostgresBackend(f"postgresql:{arguments}", surroundings.reactor)
+
+
+@implementer(IPlugin, IBackendFactory)
 class _Memory:
     kind = "memory"
     help = "memory - nothing is stored; for tests"
@@ -188,6 +207,7 @@ class _Local:
 
 
 sqlite = _Sqlite()
+postgresql = _Postgres()
 memory = _Memory()
 directory = _Directory()
 s3 = _S3()

@@ -10,6 +10,7 @@ Invariants:
 * A watch gets every change, whichever process made it, in order of revisions. A key that changed
   twice between two polls is one change, with its latest value.
 * A call that gets no answer within the patience of the store fails.
+* Who has missed changes does not go on with what it knew: all calls fail then.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ Batch = Sequence[tuple[Put | Delete, ...]]
 _Deliver = Callable[[Sequence[tuple["Deferred[Any]", object]]], None]
 
 
+class ChangesLost(Unavailable):
+    """Changes were lost: what this process knows of the store cannot be brought up to date."""
+
+
 class Session(Protocol):
     """One connection to the database, used by one thread. ``moment`` is the wall clock, POSIX
     seconds; a database with a clock of its own goes by that.
@@ -70,7 +75,10 @@ class Session(Protocol):
         """Return the newest revision."""
 
     def changes_since(self, revision: int) -> tuple[int, list[Change]]:
-        """Return the newest revision, and what changed after ``revision``, oldest first."""
+        """Return the newest revision, and what changed after ``revision``, oldest first.
+
+        Raises :class:`ChangesLost`; nothing can be asked of the backend then.
+        """
 
     def commit(self, batch: Batch, moment: float) -> list[int | TeleError]:
         """Do several commits in one transaction; return for each its revision or Conflict."""
@@ -198,6 +206,7 @@ class ThreadedBackend:
         self._patience = patience
         self._watchers = Watchers()
         self._closed: Deferred[None] | None = None
+        self._lost: ChangesLost | None = None
         self._long = CallQueue(reactor)
         self._seen = seen
         self._polling = False
@@ -274,9 +283,12 @@ class ThreadedBackend:
         return waiting
 
     # -- inside -----------------------------------------------------------------------
+    def _threads(self) -> list[threading.Thread]:
+        return [self._writer, *self._readers]
+
     def _join(self) -> None:
-        for worker in (self._writer, *self._readers):
-            worker.join()
+        for thread in self._threads():
+            thread.join()
         if self._closed is not None:
             self._deliver([(self._closed, None)])
 
@@ -295,6 +307,8 @@ class ThreadedBackend:
                 answer.callback(result)
 
     def _ask(self, jobs: queue.SimpleQueue[Any], job: object) -> Deferred[Any]:
+        if self._lost is not None:
+            return fail(Unavailable(str(self._lost)))
         answer: Deferred[Any] = Deferred()
         if self._patience is not None:
             answer.addTimeout(self._patience, self._reactor, self._timed_out)
@@ -354,7 +368,10 @@ class ThreadedBackend:
 
     def _failed(self, failure: Failure) -> None:
         self._polling = False
-        if self._closed is None:
+        if isinstance(failure.value, ChangesLost) and self._lost is None:
+            self._lost = failure.value
+            log.error("the changes of the store are lost", error=str(failure.value))
+        elif self._closed is None and self._lost is None:
             log.warn("cannot read the changes of the store", error=str(failure.value))
 
     def _sweep(self) -> None:

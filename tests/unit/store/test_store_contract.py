@@ -1,71 +1,38 @@
-"""What every store promises: run against memory and against SQLite."""
+"""What every store promises: run against memory, SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
 import os
-import queue
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorFromThreads
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from postgres_server import PostgresServer
+from store_turns import Turns, database_clock
 from tele.config.values import Chosen
 from tele.embed.plugins import choose
 from tele.errors import Conflict, Unavailable
 from tele.interfaces import Change, Delete, IBackend, IBackendFactory, Item, Put, Surroundings
 from tele.store.batches import get_many
 from tele.store.memory import MemoryBackend
+from tele.store.postgres import PostgresBackend
 from tele.store.sqlite import SqliteBackend
 from tele.store.threaded import LONG, POLL_SECONDS, SWEEP_SECONDS
 from tele.testing import SettableClock
 
 T = TypeVar("T")
-
-
-@implementer(IReactorFromThreads)
-class Turns(SettableClock):
-    """A clock whose threads' answers are delivered when a test waits for them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-
-    def callFromThread(
-        self,
-        callable: Callable[..., Any],  # noqa: A002 - the interface's name
-        *args: object,
-        **kwargs: object,
-    ) -> None:
-        self._calls.put(lambda: callable(*args, **kwargs))
-
-    def wait(self, answer: Deferred[T]) -> T:
-        found: list[Any] = []
-        answer.addBoth(found.append)
-        while not found:
-            self._calls.get(timeout=20)()
-            while not found and any(call.getTime() <= self.seconds() for call in self.calls):
-                self.advance(0)
-        if isinstance(found[0], Failure):
-            found[0].raiseException()
-        result: T = found[0]
-        return result
-
-    def settle(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            self._calls.get(timeout=20)()
 
 
 @implementer(IBackend)
@@ -86,15 +53,21 @@ def turns() -> Turns:
     return Turns()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, turns: Turns, tmp_path: Path) -> Iterator[IBackend]:
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def store(
+    request: pytest.FixtureRequest, turns: Turns, tmp_path: Path, postgres: PostgresServer
+) -> Iterator[IBackend]:
     """One of each kind."""
-    made: Any
-    made = (
-        MemoryBackend(turns) if request.param == "memory" else SqliteBackend(tmp_path / "s", turns)
-    )
-    yield made
-    turns.wait(made.close())
+    with ExitStack() as stack:
+        made: Any
+        if request.param == "memory":
+            made = MemoryBackend(turns)
+        elif request.param == "sqlite":
+            made = SqliteBackend(tmp_path / "s", turns)
+        else:
+            made = PostgresBackend(stack.enter_context(database_clock(postgres, turns)), turns)
+        yield made
+        turns.wait(made.close())
 
 
 def keys(
