@@ -57,7 +57,7 @@ async def main(reactor, folder: str, auth: str, token_file: str, ca_pin: str) ->
         listen=Address("127.0.0.1", 0),
         labels={"embedded": "yes"},
         join=JoinConfig(
-            auth=read_address(auth), token_file=Path(token_file), ca_pin=Pins((ca_pin,))
+            auth=(read_address(auth),), token_file=Path(token_file), ca_pin=Pins((ca_pin,))
         ),
     )
     node = node_service(reactor, config, Path(folder), recorder=Counter())

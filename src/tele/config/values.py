@@ -190,7 +190,12 @@ _CIPHERS: Any = key(
 class JoinConfig:
     """How a host becomes a member. Give ``auth`` or ``proxy``."""
 
-    auth: Address | None = key("Auth's address.", None, port=3025)
+    auth: tuple[Address, ...] = key(
+        "Auth's address, or a list with those of all auths on one store.",
+        (),
+        port=3025,
+        single=True,
+    )
     proxy: Address | None = key(
         "The address of a proxy, where auth cannot be reached directly.", None, port=3080
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import shuffle
 from typing import Any, Protocol
 
 from twisted.application.service import IService, IServiceCollection, MultiService
@@ -38,11 +39,13 @@ from tele.private_files import read_secret
 
 def join_settings(join: JoinConfig) -> JoinSettings:
     """Return how a host joins; its token file is read when it is needed."""
-    address = join.auth or join.proxy
-    if address is None:
+    addresses = [str(address) for address in join.auth or (join.proxy,) if address is not None]
+    if not addresses:
         raise InvalidInput("join: give one of auth and proxy")
+    # Each host keeps to the first one that answers: they spread over all.
+    shuffle(addresses)
     return JoinSettings(
-        (str(address),),
+        tuple(addresses),
         join.ca_pin.values if join.ca_pin is not None else (),
         _token_reader(join.token_file),
     )

@@ -10,8 +10,17 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from zope.interface import implementer
 
+from tele.errors import Unreachable
 from tele.log import make_logger
 from tele.loop import now
 from tele.model.addresses import Address
@@ -25,7 +34,7 @@ log = make_logger(__name__)
 
 
 class AuthEndpoints:
-    """The addresses of auth, in turns."""
+    """The addresses of auth, in turns. One that does not answer is followed by the next."""
 
     def __init__(self, dialer: Dialer, addresses: Sequence[str]) -> None:
         self._dialer = dialer
@@ -35,8 +44,33 @@ class AuthEndpoints:
     def next(self) -> IStreamClientEndpoint:
         """Return the endpoint of the next address."""
         self._turn += 1
-        host, port = Address.parse(self._addresses[self._turn % len(self._addresses)])
+        first = self._turn % len(self._addresses)
+        ordered = (*self._addresses[first:], *self._addresses[:first])
+        return _InOrder([self._endpoint(address) for address in ordered])
+
+    def _endpoint(self, address: str) -> IStreamClientEndpoint:
+        host, port = Address.parse(address)
         return self._dialer.endpoint(host, port, DIAL_SECONDS)
+
+
+@implementer(IStreamClientEndpoint)
+class _InOrder:
+    """The first of ``endpoints`` that answers; fails as the last one does."""
+
+    def __init__(self, endpoints: Sequence[IStreamClientEndpoint]) -> None:
+        self._endpoints = endpoints
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See :class:`IStreamClientEndpoint`."""
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        for endpoint in self._endpoints[:-1]:
+            try:
+                return await endpoint.connect(factory)
+            except (ConnectError, DNSLookupError, Unreachable) as error:
+                log.debug("an auth does not answer", error=str(error))
+        return await self._endpoints[-1].connect(factory)
 
 
 class AuthReach:

@@ -90,7 +90,9 @@ def test_public_addresses() -> None:
 def test_the_token_file_is_read_when_it_is_needed(tmp_path: Path) -> None:
     """A host that has joined needs no token file any more; for another one it is an error."""
     path = tmp_path / "token"
-    settings = join_settings(JoinConfig(auth=Address("a", 1), token_file=path, ca_pin=Pins((PIN,))))
+    settings = join_settings(
+        JoinConfig(auth=(Address("a", 1),), token_file=path, ca_pin=Pins((PIN,)))
+    )
     assert (settings.addresses, settings.pins) == (("a:1",), (PIN,))
     with pytest.raises(InvalidInput, match="No such file"):
         settings.token()
