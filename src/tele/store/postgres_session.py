@@ -270,7 +270,7 @@ class PostgresSession:
     ) -> Sequence[Item]:
         """See :class:`tele.store.threaded.Session`."""
         query = _BACKWARDS if reverse else _FORWARDS
-        values = (start, end, limit or None)
+        values = (_bound(start), _bound(end), limit or None)
         rows = self._read(lambda connection: connection.execute(query, values).fetchall())
         return [_item(row) for row in rows]
 
@@ -427,6 +427,15 @@ def _is_due(connection: psycopg.Connection[Any]) -> bool:
         (REMOVED_FOR,),
     ).fetchone()
     return row is not None and bool(row[0])
+
+
+def _bound(text: str) -> str:
+    """Return the bound of a range of keys, of which none has NUL: PostgreSQL takes none.
+
+    ``key + NUL`` is what follows a key; of keys without NUL, that is what follows it with U+0001.
+    """
+    before, nul, _ = text.partition("\0")
+    return f"{before}\x01" if nul else text
 
 
 def _item(row: Any) -> Item:

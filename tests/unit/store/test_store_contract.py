@@ -99,6 +99,15 @@ def test_ranges_are_ordered_and_half_open(store: IBackend, turns: Turns) -> None
     assert keys(turns, store, "/k/", "/k0", limit=2, reverse=True) == ["/k/5", "/k/4"]
 
 
+def test_a_page_begins_after_the_last_key_of_the_one_before(store: IBackend, turns: Turns) -> None:
+    """That key and NUL is what follows it, whatever else begins with it."""
+    some = ["/k/a", "/k/a\x01", "/k/ab", "/k/a\x7f", "/k/aé", "/k/b"]
+    turns.wait(store.commit(*(Put(key, b"") for key in some)))
+    assert keys(turns, store, "/k/a\0", "/k0") == some[1:]
+    assert keys(turns, store, "/k/", "/k/a\0") == some[:1]
+    assert keys(turns, store, "/k/a\x01\0", "/k/a\x7f\0") == some[2:4]
+
+
 def test_many_keys_are_read_at_once(store: IBackend, turns: Turns) -> None:
     """Each key's item comes in the order of the keys, None where there is none, however many."""
     turns.wait(store.commit(*(Put(f"/k/{n}", b"%d" % n) for n in range(1200))))
