@@ -144,6 +144,19 @@ def test_a_lock_is_known_at_all_auths(cluster: Cluster) -> None:
         wait_for(lambda: _says(bob, "free"), "the lock to have no effect any more")
 
 
+def test_an_auth_with_an_archive_of_its_own_is_refused(cluster: Cluster) -> None:
+    """It does not start, and says what the others need."""
+    path = cluster.folder / "auth3.yaml"
+    cluster.ports["auth3"] = free_port()
+    text = (cluster.folder / "auth.yaml").read_text()
+    text = text.replace(f"{cluster.folder}/auth\n", f"{cluster.folder}/auth3\n")
+    text = text.replace(f":{cluster.ports['auth']}\n", f":{cluster.ports['auth3']}\n")
+    path.write_text(text.replace("/recordings\n", "/others\n"))
+    with pytest.raises(AssertionError, match="this archive is not that of the other auths"):
+        cluster.start("auth3")
+    cluster.processes.pop("auth3").wait(20)
+
+
 def test_the_audit_of_both_is_one_chain(cluster: Cluster) -> None:
     """It verifies, whichever auth appended what, and so do recordings that either received."""
     assert cluster.tele("audit", "verify").stdout.startswith(b"ok")

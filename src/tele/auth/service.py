@@ -50,6 +50,7 @@ from tele.auth.regular_work import RegularWork
 from tele.auth.retention import RetentionRules
 from tele.auth.sealed_texts import SealedTexts
 from tele.auth.session_ends import END_AFTER, SessionEnds
+from tele.auth.shared_archive import check_shared
 from tele.auth.signing_keys import SigningKeys, open_seal
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
@@ -263,6 +264,7 @@ class AuthService(Service):
 
     async def _start_archive(self, authority: LocalAuthority) -> None:
         """Let an archive that uploads begin: what waits since before may be asked for."""
+        await check_shared(self._backend, self._archive)
         uploading = uploading_archive(self._archive)
         if uploading is None:
             return

@@ -72,8 +72,8 @@ def _wanted(file: Path) -> Wanted:
     listen = node.listen or (None if tunnelled else Address("0.0.0.0", 3022))  # noqa: S104
     dials: list[tuple[str, Address]] = []
     if join is not None and join.via is None:  # an egress proxy is for the node to get past
-        pairs = (("auth", join.auth), ("proxy", join.proxy))
-        dials = [(name, address) for name, address in pairs if address is not None]
+        dials = [("auth", address) for address in join.auth]
+        dials += [("proxy", address) for address in (join.proxy,) if address is not None]
     return Wanted(
         pam=node.pam,
         kill_leftovers=node.kill_leftovers,

@@ -237,7 +237,11 @@ class AuthConfig:
         check=cluster_name_problem,
     )
     listen: Address = key("Where the API is served.", Address("0.0.0.0", 3025), port=3025)  # noqa: S104
-    store: Chosen = key("Where the state is: ``sqlite[:PATH]`` or ``memory``.", Chosen("sqlite"))
+    store: Chosen = key(
+        "Where the state is: ``sqlite[:PATH]``, ``postgresql://...`` (:doc:`/howto/postgresql`) or"
+        " ``memory``.",
+        Chosen("sqlite"),
+    )
     recordings: Chosen = key(
         "Where recordings are kept: ``dir[:PATH]``, or a bucket:"
         " ``s3://BUCKET/PREFIX?endpoint=https://HOST:PORT&region=REGION``, with ``path_style=yes``"

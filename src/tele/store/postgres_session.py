@@ -224,7 +224,7 @@ class PostgresSession:
             )
         with self._translated(connection), connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MAKE_LOCK,))
-            # Whoever may only use the tables is not asked for the right to make them.
+            # An account that may only use the tables needs no right to make them.
             found = connection.execute("SELECT to_regclass('tele_counter')").fetchone()
             if found is None or found[0] is None:
                 connection.execute(_TABLES)

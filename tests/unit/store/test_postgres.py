@@ -50,8 +50,8 @@ def own_server() -> Iterator[PostgresServer]:
 
 
 def test_two_processes_lose_no_update(url: str, turns: Turns) -> None:
-    """Whoever compares and puts at the same time as others counts right, and a watch of another
-    process gets each change once, in order, whoever made it.
+    """A process that compares and puts beside others counts right, and a watch of another
+    process gets each change once, in order, from any of them.
     """
     watching = PostgresBackend(url, turns)
     seen: list[Change] = []
