@@ -39,7 +39,9 @@ def cluster(
 
 def _started(cluster: Cluster, database: PostgresServer) -> Cluster:
     folder, ports = cluster.folder, cluster.ports
-    for part in ("auth", "auth2"):
+    keys = {part: _signing_key(cluster, part) for part in ("auth", "auth2")}
+    for part in keys:
+        others = json.dumps([key for other, key in keys.items() if other != part])
         cluster.write(
             f"{part}.yaml",
             [
@@ -50,6 +52,7 @@ def _started(cluster: Cluster, database: PostgresServer) -> Cluster:
                 f"  listen: 127.0.0.1:{ports[part]}",
                 f"  store: {json.dumps(database.url())}",
                 f"  recordings: dir:{folder}/recordings",
+                f"  signing_keys: {{sealed_by: 'file:{folder}/{part}.key', also_for: {others}}}",
             ],
         )
         cluster.start(part)
@@ -78,6 +81,12 @@ def _started(cluster: Cluster, database: PostgresServer) -> Cluster:
     alice = cluster.person("alice", "access", "editor", "auditor")
     wait_for(alice.online, "the node to be online")
     return alice
+
+
+def _signing_key(cluster: Cluster, part: str) -> str:
+    """Make the key by which an auth opens those of the CAs, and return its public key."""
+    made = cluster.tele("ca", "keygen", f"file:{cluster.folder}/{part}.key")
+    return made.stdout.decode().strip()
 
 
 def _says(cluster: Cluster, word: str) -> bool:
