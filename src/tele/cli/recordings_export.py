@@ -75,9 +75,9 @@ def _parts(source: Source, form: str, times: bool) -> Iterator[bytes]:
     "form",
     type=click.Choice(["tape", "html", *FORMS]),
     default=None,
-    help="tape has all data and the signature; html is a page with the same, which any browser plays"
-    " without a network; cast is asciicast 2, cast3 version 3; json has a line for each frame; text"
-    " is what terminals showed.  [default: the ending of FILE]",
+    help="tape has all data and the signature; html is a page with the same, which any browser"
+    " plays without a network; cast is asciicast 2, cast3 version 3; json has a line for each"
+    " frame; text is what terminals showed.  [default: the ending of FILE]",
 )
 @click.option("--times", is_flag=True, help="Begin each line with its time; text only.")
 @identity_option

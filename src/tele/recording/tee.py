@@ -142,7 +142,7 @@ class ConnectionTape:
     @property
     def paused(self) -> bool:
         """Whether a recorder is behind."""
-        for line in self._lines:  # asked for each read of a program's output
+        for line in self._lines:  # noqa: SIM110 - a generator costs more, at each read of output
             if line.paused:
                 return True
         return False

@@ -1,8 +1,8 @@
 """How does a recording become one file that a browser plays, without a network?
 
-The file is a page that was built (:mod:`tele.web.built`) with the .tape file in it, as base64, and the
-data keys of a sealed recording. Its policy lets nothing run but the page's own script, whose digest it
-names, and nothing load at all.
+The file is a page that was built (:mod:`tele.web.built`) with the .tape file in it, as base64, and
+the data keys of a sealed recording. Its policy lets nothing run but the page's own script, whose
+digest it names, and nothing load at all.
 
 Invariant: what is put into the page is base64 and JSON of base64: no byte of a recording is markup.
 """

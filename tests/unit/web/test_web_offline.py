@@ -39,7 +39,7 @@ def test_the_recording_is_in_the_page(folder: Path) -> None:
 
 
 def test_nothing_of_a_recording_is_markup(folder: Path) -> None:
-    """A session that shows the end of a script, or the place of a part, changes nothing (attack)."""
+    """A session that shows the end of a script, or where a part goes, changes nothing (attack)."""
     hostile = b"</script><script>alert(1)</script>@SECRETS@@RECORDING@"
     page = b"".join(page_of([hostile], {}, folder))
     assert b"script" not in page
