@@ -250,6 +250,13 @@ def test_nodes(cluster: Cluster) -> None:
     assert (tele.home / cluster.name / ".nodes").read_text() == f"{socket.gethostname()}\n"
     assert "no such node" in tele.fails(5, "nodes", "rm", "nothing")
     assert "is not a label" in tele.fails(2, "ls", "env")
+    assert "only operator is =" in tele.fails(2, "ls", "env!=prod")
+    name = socket.gethostname()
+    host_id = tele.json("ls")[0]["id"]
+    for words, shown in (((name[1:].upper(), host_id[:9]), [name]), ((name, "no such"), [])):
+        searched = [each for word in words for each in ("--search", word)]
+        assert [row["name"] for row in tele.json("ls", *searched)] == shown
+    assert "--search is empty" in tele.fails(2, "ls", "--search", "")
     yaml = YAML(typ="safe").load(tele.run("ls", "--format", "yaml").stdout)
     assert yaml[0]["name"] == socket.gethostname()
 

@@ -21,6 +21,13 @@ def node_pages(authority: Authority, labels: tuple[str, ...] = ()) -> Iterator[S
     )
 
 
+def is_found(host: Any, words: Sequence[str]) -> bool:
+    """Whether a node has each of ``words`` in its name, id, addresses or labels, in any case."""
+    labels = (f"{key}={value}" for key, value in host.labels.items())
+    text = "\n".join((host.name, host.id, *host.addresses, *labels)).lower()
+    return all(word.lower() in text for word in words)
+
+
 def all_nodes(where: Where, labels: tuple[str, ...] = ()) -> list[Any]:
     """Return the nodes that the user may log in to, with all of ``labels``, by name."""
     with open_authority(where) as authority:

@@ -10,7 +10,7 @@ import click
 from tele.cli.auth_client import Authority, Where, current, open_authority, where_options
 from tele.cli.home import is_name
 from tele.cli.lazy import Lazy, LazyGroup
-from tele.cli.node_lists import all_nodes, node_pages
+from tele.cli.node_lists import all_nodes, is_found, node_pages
 from tele.cli.node_names import complete_node, remember
 from tele.cli.output import Column, ago, format_option, plain, show_data, show_pages, words
 from tele.errors import InvalidInput, NotFound, TeleError, quoted
@@ -43,46 +43,67 @@ _TRACING = (
 )
 
 
+_search = click.option(
+    "--search",
+    multiple=True,
+    metavar="WORD",
+    help="Only nodes with this in their name, id, addresses or labels; several: all of them.",
+)
+
+
 @click.command()
 @click.argument("labels", nargs=-1, metavar="[K=V ...]")
+@_search
 @format_option("names", "ansible")
 @where_options(local=True)
-def ls(labels: tuple[str, ...], form: str, where: Where) -> None:
+def ls(labels: tuple[str, ...], search: tuple[str, ...], form: str, where: Where) -> None:
     """List the nodes that you may log in to; with K=V, those with all these labels.
 
-    If a key is repeated, any of its values fits: env=prod env=test.
+    If a key is repeated, any of its values fits: env=prod env=test. Values may have * and ?.
     """
-    _list(labels, form, where)
+    _list(labels, search, form, where)
 
 
 @click.command(name="ls")
 @click.argument("labels", nargs=-1, metavar="[K=V ...]")
+@_search
 @click.option("--rotation", is_flag=True, help="Show which keys of the CAs each member has.")
 @click.option("--tracing", is_flag=True, help="Show what each node can trace of sessions.")
 @format_option("names", "ansible")
 @where_options(local=True)
 def nodes_ls(
-    labels: tuple[str, ...], rotation: bool, tracing: bool, form: str, where: Where
+    labels: tuple[str, ...],
+    search: tuple[str, ...],
+    rotation: bool,
+    tracing: bool,
+    form: str,
+    where: Where,
 ) -> None:
     """List the nodes that you may log in to; with K=V, those with all these labels.
 
-    If a key is repeated, any of its values fits: env=prod env=test.
+    If a key is repeated, any of its values fits: env=prod env=test. Values may have * and ?.
     """
     if tracing and rotation:
         raise click.UsageError("--tracing and --rotation show different things: give one")
     if not rotation:
-        _list(labels, form, where, _TRACING if tracing else _COLUMNS)
+        _list(labels, search, form, where, _TRACING if tracing else _COLUMNS)
         return
     from tele.cli.rotation import show_hosts
 
-    if labels or form == "ansible":
+    if labels or search or form == "ansible":
         raise click.UsageError("--rotation is about all members: leave labels and ansible out")
     show_hosts(form, where)
 
 
 def _list(
-    labels: tuple[str, ...], form: str, where: Where, columns: Sequence[Column] = _COLUMNS
+    labels: tuple[str, ...],
+    search: tuple[str, ...],
+    form: str,
+    where: Where,
+    columns: Sequence[Column] = _COLUMNS,
 ) -> None:
+    if not all(word.strip() for word in search):
+        raise InvalidInput("--search is empty: give a word, or leave it out")
     for label in labels:
         if not label.partition("=")[1]:
             raise InvalidInput(f"{quoted(label)} is not a label such as env=prod")
@@ -98,7 +119,9 @@ def _list(
             yield some
 
     with open_authority(where) as authority:
-        found = noted(node_pages(authority, labels))
+        found: Iterator[Sequence[Any]] = noted(node_pages(authority, labels))
+        if search:
+            found = ([host for host in some if is_found(host, search)] for some in found)
         if form == "ansible":
             from tele.cli.inventory import inventory
 
@@ -108,7 +131,7 @@ def _list(
             show_data("json", inventory(plain(hosts), profile.cluster, configuration))
         else:
             show_pages(form, found, columns)
-    if not labels and where.config is None:
+    if not labels and where.config is None:  # a search has seen all of them, too
         remember(names, where)
 
 

@@ -3,6 +3,7 @@
 Invariants:
 
 * A value is a text, or a glob with ``*`` and ``?``; never a regular expression of a caller.
+* An operator that is not known, such as ``!=``, is an error, and no part of a key.
 * Several values of one key mean any of them; several keys mean all of them.
 * Number and length are bounded, and so is the cost of matching one host.
 """
@@ -19,6 +20,8 @@ from tele.model.api.hosts import SELECTORS_LIMIT as SELECTORS_LIMIT
 from tele.model.patterns import matches
 
 LENGTH_LIMIT: Final = 512
+#: What other languages of selectors have before a ``=``.
+OPERATORS: Final = "!<>~"
 
 
 @frozen
@@ -44,6 +47,10 @@ def read_selector(selectors: Sequence[str]) -> Selector:
         key, equals, value = label.partition("=")
         if not key or not equals:
             raise InvalidInput(f"{quoted(label)} is not a label: expected key=value")
+        if key[-1] in OPERATORS or value[:1] in ("=", "~"):
+            raise InvalidInput(
+                f"{quoted(label)}: the only operator is =, as in key=value; values may have * and ?"
+            )
         if len(label) > LENGTH_LIMIT:
             raise InvalidInput(f"{quoted(label)} has more than {LENGTH_LIMIT} characters")
         if "*" in key or "?" in key:

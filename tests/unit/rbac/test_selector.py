@@ -40,11 +40,15 @@ def test_several_values_of_a_key_are_any_and_several_keys_all(
         (("env=^(a+)+$",), "regular expressions are for roles"),
         (("*=*",), "only the value"),
         (("e?v=prod",), "only the value"),
+        *(
+            ((text,), "only operator is =")
+            for text in ("a!=b", "a==b", "a=~b", "a<=b", "a>=b", "a~=b")
+        ),
         (("env=" + "x" * LENGTH_LIMIT,), "characters"),
         (("env=prod",) * (SELECTORS_LIMIT + 1), "more than"),
     ],
 )
 def test_what_a_selector_cannot_be(said: tuple[str, ...], words: str) -> None:
-    """Regular expressions, patterns for keys and endless lists are refused with the reason."""
+    """Regular expressions, patterns for keys, other operators and endless lists are refused."""
     with pytest.raises(InvalidInput, match=words):
         read_selector(said)
