@@ -248,6 +248,21 @@ def test_a_number_is_given_to_no_other_login(accounts: Accounts) -> None:
     assert accounts.line("passwd")[2] == number
 
 
+def test_a_number_that_changes(accounts: Accounts) -> None:
+    """An account that is kept does not go on with a number that the user's trait does not have any
+    more; with a trait as before, or without one, it does.
+    """
+    accounts.made(drop=False, sudoers=[ID])
+    number = int(accounts.line("passwd")[2])
+    for trait in ({"uid": number + 1}, {"gid": number + 1}):
+        answer = accounts.ask("ensure", drop=False, sudoers=[ID], **trait)
+        assert not answer["ok"]
+        assert f"id {number} on this machine" in answer["message"]
+        assert not list((accounts.root / "etc/sudoers.d").glob("tele-*"))
+    for same in ({"uid": number}, {}):
+        assert accounts.ask("ensure", drop=False, **same)["ok"]
+
+
 def test_jobs_of_a_dropped_account_end_with_it(root: Path) -> None:
     """Who leaves jobs of cron or at does not run commands as the next user of the login, and those
     of others stay (attack).

@@ -157,6 +157,13 @@ class HostAccounts:
         """Change what is not as roles want it; whether groups, shell or sudoers were not."""
         login, entry = wanted.login, ledger.accounts[wanted.login]
         account = pwd.getpwnam(login)
+        for what, has, number in (("uid", entry.uid, wanted.uid), ("gid", entry.gid, wanted.gid)):
+            if number not in (None, has):
+                raise Refused(
+                    f"the account {login!r} has the {what} {has} on this machine, and the user's"
+                    f" trait host_user_{what} is {number}: its files would be another's. Remove it"
+                    f" (userdel {login}) when it has no sessions, and move its home away"
+                )
         if wanted.make:
             # What was made to be kept is kept: its home has work in it.
             entry.drop = entry.drop and wanted.drop
