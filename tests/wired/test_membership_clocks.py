@@ -137,6 +137,21 @@ def test_a_step_and_a_difference_are_events(world: World, hours: int) -> None:
     assert (back.ok, back.fields["seconds"], len(events_of(world, "clock.skew"))) == (True, 0.0, 2)
 
 
+def test_auth_is_told_how_far_the_clock_is_off(world: World) -> None:
+    """Once it has asked for that; an auth of an older version never reads of it."""
+    another_clock(world)
+    world.start()
+    world.clock.set_wall(HOUR)
+    world.clock.pump([1.0] * 120)
+    assert {each.clock_ahead for each in world.auth.announced} == {None}
+    world.auth.wants_clock = True
+    world.clock.pump([1.0] * 120)
+    assert world.auth.announced[-1].clock_ahead == HOUR
+    world.clock.set_wall(-HOUR)
+    world.clock.pump([1.0] * 120)
+    assert world.auth.announced[-1].clock_ahead == 0
+
+
 def test_a_clock_that_was_wrong_from_the_start_is_reported(world: World) -> None:
     """By auth's date, in the log and in an event."""
     another_clock(world, ahead=-600.0)

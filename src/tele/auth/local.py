@@ -139,8 +139,9 @@ class LocalAuthority:
             parts.state, parts.members, parts.hosts, parts.issued, authorizer, journal,
         )  # fmt: skip
         rotating = RotatingOperations(
-            clock, parts.authorities, RotationGate(clock, parts.authorities, parts.hosts), journal
-        )
+            clock, parts.authorities, RotationGate(clock, parts.authorities, parts.hosts),
+            parts.members, journal,
+        )  # fmt: skip
         self._rotating = rotating
         resources = (
             self._certificates,

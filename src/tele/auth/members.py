@@ -15,7 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -126,6 +126,11 @@ class Members:
         """Return a member, or None."""
         entry = await self._members.get(_key(role, host_id))
         return None if entry is None else entry.value
+
+    async def ends(self, hosts: Sequence[tuple[HostRole, str]]) -> Mapping[str, datetime]:
+        """Return the end of the last certificate of each of these members, by host id."""
+        found = await self._members.get_many([_key(role, host_id) for role, host_id in hosts])
+        return {entry.value.host_id: entry.value.ends for entry in found}
 
     async def named(self, name: str) -> Member | None:
         """Return the member that a name or an address belongs to, or None."""

@@ -245,6 +245,11 @@ class Hosts:
         announcement = self._announced[role].get(host_id)
         return () if announcement is None else announcement.presence.features
 
+    def clock_ahead(self, role: HostRole, host_id: str) -> int | None:
+        """Return by how many seconds a host's clock is ahead of auth's, as it reports."""
+        announcement = self._announced[role].get(host_id)
+        return None if announcement is None else announcement.presence.clock_ahead
+
     def last_seen(self, role: HostRole, host_id: str) -> datetime | None:
         """Return the time of a host's last announcement, or None."""
         announcement = self._announced[role].get(host_id)

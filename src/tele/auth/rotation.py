@@ -79,6 +79,7 @@ class RotationGate:
             HostRotation(
                 s.host.id, s.host.name, s.host.role, s.host.status,
                 tuple(dict.fromkeys(text for text in s.behind.values() if text)),
+                self._hosts.clock_ahead(s.host.role, s.host.id),
             )
             for s in surveyed
             if not s.host.sshd

@@ -67,8 +67,12 @@ def ls(labels: tuple[str, ...], search: tuple[str, ...], form: str, where: Where
 @click.command(name="ls")
 @click.argument("labels", nargs=-1, metavar="[K=V ...]")
 @_search
-@click.option("--rotation", is_flag=True, help="Show which keys of the CAs each member has.")
 @click.option("--tracing", is_flag=True, help="Show what each node can trace of sessions.")
+@click.option(
+    "--rotation",
+    is_flag=True,
+    help="Show which keys of the CAs each member has, when its certificates end, and its clock.",
+)
 @format_option("names", "ansible")
 @where_options(local=True)
 def nodes_ls(

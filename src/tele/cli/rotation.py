@@ -23,12 +23,15 @@ from tele.cli.output import (
     words,
 )
 from tele.errors import InvalidInput
+from tele.text import duration
 
 #: Written here, too, so that ``--help`` loads no model.
 CAS: Final = ("user", "host", "tls-user", "tls-host")
 PHASES: Final = ("init", "update_clients", "update_servers", "standby", "rollback")
 #: Seconds between two looks of ``tele ca status --watch``.
 WATCH_SECONDS: Final = 2.0
+#: A host's clock that is off by so many seconds gets a warning.
+SKEW_WARNED: Final = 30
 
 
 def _next(ca: Mapping[str, Any]) -> str:
@@ -37,6 +40,13 @@ def _next(ca: Mapping[str, Any]) -> str:
         held = len(each["holds"]) + each["more"]
         shown.append(f"{each['phase']} (held up by {held})" if held else each["phase"])
     return ", ".join(shown)
+
+
+def _clock(ahead: int | None) -> str:
+    """Return how far a host's clock is off, as it reports; nothing if it does not say."""
+    if not ahead:
+        return "" if ahead is None else "ok"
+    return f"{duration(abs(ahead))} {'ahead' if ahead > 0 else 'behind'}"
 
 
 _COLUMNS = (
@@ -50,6 +60,8 @@ _HOSTS = (
     Column("NAME", lambda h: h["name"]),
     Column("ROLE", lambda h: h["role"]),
     Column("STATUS", lambda h: h["status"]),
+    Column("EXPIRES", lambda h: h.get("expires") or ""),
+    Column("CLOCK", lambda h: _clock(h.get("clock_ahead"))),
     Column("ROTATION", lambda h: "; ".join(h.get("behind", ())) or "up to date"),
 )
 
@@ -78,7 +90,14 @@ def _reasons(cas: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]
 def show_hosts(form: str, where: Where) -> None:
     """Print what each member has reported: those that are behind first."""
     with open_authority(where) as authority:
-        show_list(form, _look(authority).hosts, _HOSTS)
+        hosts = _look(authority).hosts
+    show_list(form, hosts, _HOSTS)
+    for host in hosts:
+        if abs(host.clock_ahead or 0) >= SKEW_WARNED:
+            print_notice(
+                f"warning: the clock of {host.name} is {_clock(host.clock_ahead)} of auth's:"
+                " certificates may be refused there; set the clock that is wrong"
+            )
 
 
 def _look(authority: Authority) -> Any:
@@ -96,7 +115,8 @@ def watch_rotation(form: str, where: Where, *, watch: bool) -> None:
             found = _look(authority)
         key = [plain(found.items), plain(found.hosts)]
         for item in key[1]:
-            item.pop("status", None)
+            for name in ("status", "expires", "clock_ahead"):
+                item.pop(name, None)
         if key != shown:
             show_rotation(form, found)
             sys.stdout.flush()

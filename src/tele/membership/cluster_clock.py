@@ -92,6 +92,11 @@ class ClusterClock:
         self._emit_event("clock.skew", skew, ok=not self._reported)
 
     @property
+    def reported(self) -> int:
+        """The last skew that was reported, in whole seconds; 0 if the clocks agree."""
+        return round(self._reported)
+
+    @property
     def skew(self) -> float:
         """By how many seconds our clock is ahead of auth's; less than 0 if it is behind."""
         return wall_seconds(self._clock) - self.seconds

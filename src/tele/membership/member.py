@@ -47,7 +47,7 @@ from tele.membership.store import MemberStore
 from tele.model.api.members import WATCH_STATE, Announced, ClusterState, WatchState
 from tele.model.audit_head import AUDIT_HEADS
 from tele.model.event import Event
-from tele.model.presence import Presence
+from tele.model.presence import CLOCK, Presence
 from tele.workers import SerialWorker
 
 _log: Final = make_logger(__name__)
@@ -100,6 +100,8 @@ class Member(KnownCluster, Service):
             changed=self._changed,
         )
         self.clock = ClusterClock(reactor, lambda: store.identity, self.emit, self._clock_was_set)
+        #: Whether auth takes it; one of an older version does not know the key.
+        self._clock_wanted = False
         self._heads = HeadKeeper(
             reactor,
             store.heads,
@@ -291,6 +293,7 @@ class Member(KnownCluster, Service):
     def _announced(self, answer: Announced, asked: float) -> None:
         self.clock.observe(answer.time, asked)
         self._labelled = True
+        self._clock_wanted = answer.wants_clock
         if answer.head is not None:
             self._heads.receive(answer.head)
         if dict(answer.labels) != dict(self._store.bound):
@@ -346,6 +349,7 @@ class Member(KnownCluster, Service):
         """Return what is announced, with what is the same for each member."""
         return evolve(
             presence,
-            features=(*presence.features, AUDIT_HEADS),
+            features=(*presence.features, AUDIT_HEADS, CLOCK),
+            clock_ahead=self.clock.reported if self._clock_wanted else None,
             rotation=facts(self.identity, self.authorities).text,
         )

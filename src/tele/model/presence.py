@@ -19,6 +19,11 @@ ANNOUNCE_PERIOD = timedelta(seconds=30)
 OFFLINE_AFTER = timedelta(seconds=90)
 FORGET_AFTER = timedelta(days=7)
 
+#: The feature of a host that tells auth how far its clock is off, once auth asks for it.
+CLOCK = "clock"
+#: The clock of a host is shown as off by at most so many seconds.
+CLOCK_LIMIT = 10 * 366 * 86_400
+
 #: How many of each a host may have.
 ADDRESSES_LIMIT = 32
 TUNNELS_LIMIT = 64
@@ -54,6 +59,7 @@ class Presence:
     the PROXY protocol. ``features``: see :mod:`tele.model.recording_modes`. ``tracing`` is what a
     node can trace of sessions, ``untraced`` why not the rest, if it is to trace any.
     ``sshd``, ``names`` and ``problem`` are of :class:`Host`, and announced by no host.
+    ``clock_ahead`` is by how many seconds its clock is ahead of auth's, 0 if they agree.
     """
 
     name: str = field(validator=NAME)
@@ -76,6 +82,7 @@ class Presence:
         default=(), validator=AtMost(len(TraceKind)), metadata=OMITTED
     )
     untraced: str = field(default="", validator=AtMost(PROBLEM_LIMIT), metadata=OMITTED)
+    clock_ahead: int | None = field(default=None, metadata=OMITTED)
 
 
 @frozen

@@ -90,10 +90,16 @@ class CaRotation:
 
 @frozen
 class HostRotation:
-    """What a member has reported: ``behind`` is empty if it has what each phase needs of it."""
+    """What a member has reported: ``behind`` is empty if it has what each phase needs of it.
+
+    ``clock_ahead`` is by how many seconds its clock is ahead of auth's, None if it does not say;
+    ``expires`` is the end of its certificates, by auth.
+    """
 
     id: str
     name: str
     role: HostRole
     status: Status
     behind: tuple[str, ...] = field(default=(), metadata=OMITTED)
+    clock_ahead: int | None = field(default=None, metadata=OMITTED)
+    expires: datetime | None = field(default=None, metadata=OMITTED)

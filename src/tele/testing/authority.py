@@ -30,6 +30,7 @@ from tele.model.api.members import Announced, ClusterInfo, ClusterState, PublicK
 from tele.model.api.operation import Nothing, Operation
 from tele.model.authority import AuthorityKind, Certificates, TrustedAuthority
 from tele.model.identity import HostIdentity, HostRole
+from tele.model.presence import CLOCK
 from tele.model.resources import RecordingSettings
 
 CLUSTER = "small"
@@ -50,6 +51,8 @@ class FakeAuthority:
     tls: TlsKey = field(factory=TlsKey.generate)
     calls: list[str] = field(factory=list)
     announced: list[Any] = field(factory=list)
+    #: Whether it asks hosts how far their clocks are off.
+    wants_clock: bool = False
     events: list[Any] = field(factory=list)
     reports: list[Any] = field(factory=list)
     bound: dict[str, str] = field(factory=dict)
@@ -162,7 +165,8 @@ class FakeAuthority:
 
     def _announce(self, request: Any) -> Announced:
         self.announced.append(request)
-        return Announced(labels=self.bound, time=now(self.clock))
+        wanted = self.wants_clock and CLOCK in request.features
+        return Announced(labels=self.bound, time=now(self.clock), wants_clock=wanted)
 
     def _emit_events(self, request: Any) -> Nothing:
         if any(event.fields.get("bad") for event in request.events):

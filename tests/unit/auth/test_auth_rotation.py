@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from attrs import evolve
 from cryptography import x509
 
 from auth_world import HOST_ID, OTHER_ID, PROXY_ID, Tape, World, result
@@ -31,7 +32,7 @@ from tele.model.authority import AuthorityKind
 from tele.model.codec import decode, encode
 from tele.model.identity import Caller, HostRole
 from tele.model.lifetimes import HOST_LIFETIME, REJOIN_LIMIT
-from tele.model.presence import OFFLINE_AFTER, Presence
+from tele.model.presence import CLOCK, CLOCK_LIMIT, OFFLINE_AFTER, Presence
 from tele.model.rotation import Phase, RotatingCa
 from tele.rbac.revoking import LONGEST_CERTIFICATE
 
@@ -296,6 +297,24 @@ def test_a_phase_waits_for_users(world: World) -> None:
     world.clock.advance(LONG)
     rotate(world, Phase.UPDATE_SERVERS, RotatingCa.HOST, RotatingCa.TLS_HOST)
     rotate(world, Phase.STANDBY)
+
+
+def test_clocks_and_ends_of_certificates_are_shown(world: World) -> None:
+    """Of each member, as it has said and as auth knows; auth asks hosts that know of it. A host
+    says nothing of others, and nothing impossible (attack).
+    """
+    node = Node(world)
+    (row,) = world.do(table.ROTATION, Nothing()).hosts
+    assert (row.clock_ahead, row.expires) == (None, node.certificates.expires)
+    caller = world.host(node.id)
+    presence = Presence(node.name, HostRole.NODE, features=(CLOCK,), clock_ahead=-7380)
+    assert world.do(table.ANNOUNCE, presence, caller).wants_clock
+    assert not world.do(table.ANNOUNCE, evolve(presence, features=()), caller).wants_clock
+    (row,) = world.do(table.ROTATION, Nothing()).hosts
+    assert row.clock_ahead == -7380
+    for wrong in (CLOCK_LIMIT + 1, -CLOCK_LIMIT - 1):
+        with pytest.raises(InvalidInput, match="clock_ahead"):
+            world.do(table.ANNOUNCE, evolve(presence, clock_ahead=wrong), caller)
 
 
 def test_a_step_from_an_old_state_changes_nothing(world: World) -> None:

@@ -36,7 +36,7 @@ from tele.model.api.operation import Nothing
 from tele.model.api.paging import ById
 from tele.model.audit_head import AUDIT_HEADS, SignedHead
 from tele.model.identity import Caller, HostRole, Identity, UserIdentity
-from tele.model.presence import LABEL_LIMIT, Host, Presence, Status
+from tele.model.presence import CLOCK, CLOCK_LIMIT, LABEL_LIMIT, Host, Presence, Status
 from tele.model.recording_modes import FEATURE
 from tele.rbac.selector import read_selector
 
@@ -119,6 +119,7 @@ class HostOperations:
             request.peer_header and is_proxy, request.features,
             tracing=() if is_proxy else request.tracing,
             untraced="" if is_proxy else request.untraced,
+            clock_ahead=request.clock_ahead,
         )  # fmt: skip
         labels = {**request.labels, **member.labels}
         source = host_of(caller.seen_addr) if is_proxy else ""
@@ -127,7 +128,10 @@ class HostOperations:
         await self._sealing.announced(member)
         # Hosts of an older version do not know the key.
         head = self._head() if AUDIT_HEADS in request.features else None
-        return api.Announced(labels=member.labels, time=now(self._clock), head=head)
+        wants_clock = CLOCK in request.features
+        return api.Announced(
+            labels=member.labels, time=now(self._clock), head=head, wants_clock=wants_clock
+        )
 
     def watch_state(
         self, request: api.WatchState, receiver: Callable[[api.ClusterState], None]
@@ -189,6 +193,8 @@ def _check_presence(presence: Presence) -> None:
     for feature in presence.features:
         if not FEATURE.fullmatch(feature):
             raise InvalidInput(f"{quoted(feature)} is not the name of a feature")
+    if abs(presence.clock_ahead or 0) > CLOCK_LIMIT:
+        raise InvalidInput(f"clock_ahead has to be within {CLOCK_LIMIT} seconds")
     for proxy in presence.tunnels:
         check_host_id(proxy)
     for key, value in presence.labels.items():

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.authorities import Authorities
 from tele.auth.handlers import Handler, handler
 from tele.auth.journal import LOCAL, Journal
+from tele.auth.members import Members
 from tele.auth.rotation import RotationGate
 from tele.certs.rotation import TABLE
 from tele.errors import Conflict, InvalidInput
@@ -50,11 +52,13 @@ class RotatingOperations:
         clock: IReactorTime,
         authorities: Authorities,
         gate: RotationGate,
+        members: Members,
         journal: Journal,
     ) -> None:
         self._clock = clock
         self._authorities = authorities
         self._gate = gate
+        self._members = members
         self._journal = journal
 
     def handlers(self) -> tuple[Handler, ...]:
@@ -62,8 +66,11 @@ class RotatingOperations:
         return (handler(table.ROTATION, self.rotation), handler(table.ROTATE, self.rotate))
 
     async def rotation(self, request: Nothing, caller: Caller) -> api.Rotations:
-        """Return the phase of each CA, and what holds the next one up."""
-        return await self._gate.look()
+        """Return the phase of each CA, what holds the next one up, and what members have."""
+        found = await self._gate.look()
+        ends = await self._members.ends([(host.role, host.id) for host in found.hosts])
+        hosts = tuple(evolve(host, expires=ends.get(host.id)) for host in found.hosts)
+        return evolve(found, hosts=hosts)
 
     async def rotate(self, request: api.Rotate, caller: Caller) -> api.Rotations:
         """Begin a phase, unless something holds it up."""

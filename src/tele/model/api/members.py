@@ -96,12 +96,14 @@ class Announced:
 
     ``labels`` are those that the cluster bound to the host; they win over its own. ``time`` is
     auth's date, ``head`` the last head of the audit that it signed, for the host to keep.
+    ``wants_clock``: the host may announce how far its clock is off.
     """
 
     rotation: str = ""
     labels: Mapping[str, str] = Factory(dict)
     time: datetime | None = None
     head: SignedHead | None = field(default=None, metadata=OMITTED)
+    wants_clock: bool = field(default=False, metadata=OMITTED)
 
 
 @frozen
