@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from lone_auth import LoneAuth
 from three_processes import Cluster, make_cluster, wait_for
 
 
@@ -19,6 +21,40 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield running
     finally:
         running.stop()
+
+
+def test_a_passphrase_opens_a_backup(tmp_path: Path) -> None:
+    """A short one is refused, and another one does not open it; what is not in a file of this
+    machine is not backed up.
+    """
+    auth = LoneAuth(tmp_path)
+    auth.start()
+    try:
+        right, wrong, short = (tmp_path / name for name in ("right", "wrong", "short"))
+        for path, text in ((right, "correct horse"), (wrong, "another horse"), (short, "horse")):
+            path.touch(0o600)
+            path.write_text(text)
+        local, file = ("--config", str(auth.config)), str(tmp_path / "auth.backup")
+        refused = auth.run("backup", file, "--passphrase-file", str(short), *local)
+        assert "at least 12 characters" in refused.stderr
+        assert auth.run("backup", file, *local).returncode == 2
+        assert not (tmp_path / "auth.backup").exists()
+        assert not list(auth.data_dir.glob(".backup-*"))
+        done = auth.run("backup", file, "--passphrase-file", str(right), *local)
+        assert done.returncode == 0, done.stderr
+        assert "it has no recordings" in done.stderr
+        shown = auth.run("restore", file, "--check", "--passphrase-file", str(right))
+        assert shown.stdout == done.stdout
+        refused = auth.run("restore", file, "--check", "--passphrase-file", str(wrong))
+        assert refused.returncode == 2
+        assert "this passphrase does not open the backup" in refused.stderr
+        assert "horse" not in refused.stderr + done.stderr + done.stdout
+    finally:
+        auth.stop()
+    auth.settings = "store: memory"
+    auth.configure()
+    refused = auth.run("backup", f"{file}2", "--passphrase-file", str(right), *local)
+    assert "is not in a file of this machine" in refused.stderr
 
 
 def recordings(cluster: Cluster) -> list[str]:

@@ -7,15 +7,21 @@ Invariants:
 
 * A name that is not of this list is refused, before anything is written: no path leads elsewhere.
 * Regular files only, each once.
+* Both are done as the account that owns the folder: that account could lead root elsewhere.
 """
 
 from __future__ import annotations
 
+import os
+import pwd
 import re
 from datetime import datetime
+from pathlib import Path
 from typing import Final
 
 from attrs import frozen
+
+from tele.errors import InvalidInput
 
 INFO: Final = "backup.json"
 STORE: Final = "auth.sqlite"
@@ -47,6 +53,21 @@ class BackupInfo:
     created: datetime
     version: str
     recordings: bool = False
+
+
+def check_owner(folder: Path) -> None:
+    """Raise :class:`InvalidInput` if ``folder`` belongs to another account. May raise OSError."""
+    uid = folder.stat().st_uid
+    if uid == os.geteuid():
+        return
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = f"#{uid}"
+    raise InvalidInput(
+        f"{folder} belongs to the account {name}: run this as that account, for example with"
+        f" sudo -u '{name}'"
+    )
 
 
 def is_name(name: str) -> bool:

@@ -22,7 +22,7 @@ from typing import IO, Any, Final, cast
 
 import zstandard
 
-from tele.backups.contents import INFO, INFO_LIMIT, STORE, BackupInfo, is_name
+from tele.backups.contents import INFO, INFO_LIMIT, STORE, BackupInfo, check_owner, is_name
 from tele.backups.sealed_stream import OpenedBy, SealedReader
 from tele.durable_files import make_folder, sync_folder
 from tele.errors import Conflict, InvalidInput, TeleError
@@ -43,6 +43,7 @@ def restore(
     """
     try:
         make_folder(folder)
+        check_owner(folder)
         for left in folder.glob(f"{_BESIDE}*"):
             shutil.rmtree(left)  # of a restoration that was killed
         present = sorted(set(os.listdir(folder)) - _EMPTY)
@@ -58,7 +59,6 @@ def restore(
         beside.mkdir(mode=0o700)
         info = unpack(backup, beside, by)
         check(info, beside / STORE)
-        _own(beside, folder)
         os.sync()
         names = sorted(os.listdir(beside), key=lambda name: name == STORE)
         for name in names:
@@ -131,14 +131,3 @@ def _check_store(path: Path) -> None:
         answer = str(error)
     if answer != "ok":
         raise InvalidInput(f"the store in the backup is damaged: {answer}")
-
-
-def _own(beside: Path, folder: Path) -> None:
-    """Give all files to the owner of ``folder``, if this is root."""
-    found = folder.stat()
-    if os.geteuid() != 0 or found.st_uid == 0:
-        return
-    for place, folders, names in os.walk(beside):
-        for name in (*folders, *names):
-            os.chown(Path(place) / name, found.st_uid, found.st_gid, follow_symlinks=False)
-    os.chown(beside, found.st_uid, found.st_gid)

@@ -35,6 +35,7 @@ from tele.backups.contents import (
     RECORDINGS,
     STORE,
     BackupInfo,
+    check_owner,
     is_name,
 )
 from tele.backups.sealed_stream import SealedFor, SealedWriter
@@ -63,6 +64,7 @@ def copy_store(files: AuthFiles) -> Path:
     """
     if not files.store.is_file():
         raise NotFound(f"there is no store {files.store}: is this the configuration of auth?")
+    check_owner(files.folder)
     for left in files.folder.glob(f"{_COPY}*"):
         shutil.rmtree(left, ignore_errors=True)  # of a backup that was killed
     beside = files.folder / f"{_COPY}{os.urandom(8).hex()}"

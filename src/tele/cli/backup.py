@@ -51,9 +51,8 @@ def backup(
 ) -> None:
     """Write a backup of auth to FILE, encrypted, while auth runs.
 
-    On auth's machine, as the account that auth runs as, or root. It has the state, the CAs' keys as
-    they are stored, the audit, which is verified, and the keys that open them if they are in
-    data_dir.
+    On auth's machine, as the account that auth runs as. It has the state, the CAs' keys as they are
+    stored, the audit, which is verified, and the keys that open them if they are in data_dir.
     """
     import os
     import shutil
@@ -76,7 +75,10 @@ def backup(
     if auth is None:
         raise loaded.problem("auth", "missing section: a backup needs the configuration of auth")
     if auth.store.kind != "sqlite":
-        raise InvalidInput(f"the store {auth.store} is not in a file: there is nothing to back up")
+        raise InvalidInput(
+            f"the store {auth.store.kind} is not in a file of this machine: back up a database with"
+            " its own tools, such as pg_dump"
+        )
     data_dir = loaded.config.data_dir
     kept = auth.recordings
     if recordings and kept.kind != "dir":

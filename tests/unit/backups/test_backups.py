@@ -287,6 +287,20 @@ def test_attack_a_backup_that_says_nothing_of_itself(tmp_path: Path) -> None:
     assert names_in(tmp_path) == {"b"}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_attack_root_works_in_a_folder_of_another_account(files: AuthFiles, tmp_path: Path) -> None:
+    """It could lead root elsewhere while that reads, writes or removes: root does nothing there."""
+    take(files, tmp_path / "b")
+    (tmp_path / "new").mkdir()
+    for folder in (files.folder, tmp_path / "new"):
+        os.chown(folder, 65534, 65534)
+    with pytest.raises(InvalidInput, match="belongs to the account nobody: run this as that"):
+        copy_store(files)
+    with pytest.raises(InvalidInput, match="belongs to the account nobody"):
+        restore(tmp_path / "b", tmp_path / "new", OpenedBy(PRIVATE), no_check)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 def test_names() -> None:
     """Only those that auth has."""
     assert is_name("recordings/ab/ab1/00000.chunk")
