@@ -14,7 +14,12 @@ import tele.plugins
 from small_cluster import ME, SmallCluster, set_options, small_cluster
 from tele.config.values import Chosen
 from tele.embed import choose
-from tele.interfaces import ISessionTracer, ISessionTracerFactory, Surroundings
+from tele.interfaces import (
+    ISessionTracer,
+    ISessionTracerFactory,
+    ISubsystemFactory,
+    Surroundings,
+)
 from tele.model.frame import FrameKind
 from tele.model.trace import TraceKind
 from tele.testing import MemoryRecorder
@@ -65,6 +70,25 @@ def test_the_example(
     assert (done.stdout, done.returncode) == (b"", 254)
     refused = [each for each in cluster.wait_event("exec", 3) if not each.ok]
     assert "network: the tracer 'first' sees programs only" in refused[0].error
+
+
+def test_what_runs_in_the_node_cannot_be_traced(
+    cluster: SmallCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subsystem of a plugin has no process of its own: it does not start (attack)."""
+    folder = tmp_path / "tele" / "plugins"
+    shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("__pycache__", "*.cache"))
+    monkeypatch.setattr(tele.plugins, "__path__", [*tele.plugins.__path__, str(folder)])
+    surroundings = Surroundings(cluster.reactor, tmp_path)
+    node = cluster.node(
+        tracer=choose(ISessionTracerFactory, Chosen("first"), surroundings),
+        subsystems=[choose(ISubsystemFactory, Chosen("greeting"), surroundings)],
+    )
+    set_options(cluster, node, enhanced_recording=(TraceKind.COMMAND,))
+    done = cluster.ssh("alice", node, "greeting", stdin=b"one\n", options=("-s",))
+    assert done.stdout == b""
+    (event,) = cluster.wait_event("subsystem")
+    assert "cannot be traced" in event.error
 
 
 def test_a_node_without_a_tracer_says_so(cluster: SmallCluster, tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from tele.conch.connection.windows import MIN_WINDOW, WindowBudget
 from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.conch.session.remote_program import LINGER
 from tele.errors import Unreachable
-from tele.model.access import Denied, Reason
+from tele.model.access import Denied, Reason, RecordingPlan
 from tele.model.actions import TransferRules
+from tele.model.trace import TraceKind
 from tele.sessions.remote_programs import START_SECONDS
 from tele.spawner.control_groups import EXPELLED_GRACE
 from tele.wire.fields import boolean, string, uint32
@@ -238,6 +239,28 @@ def test_files_of_an_sshd() -> None:
     remote.programs_behind = evolve(remote.programs_behind, keeps_rules=True)
     remote.session._programs = remote.programs_behind
     remote.run(ProgramRequest("exec", b"scp -t /in"))
+    assert len(remote.programs) == 1
+    remote.close()
+
+
+def test_a_traced_role_at_an_sshd() -> None:
+    """What has to be traced does not start where nothing can be; a node behind the proxy traces it
+    (attack).
+    """
+    plan = RecordingPlan(trace=(TraceKind.COMMAND,))
+    remote = Remote(recording=plan)
+    for asked in (ProgramRequest("shell"), ProgramRequest("subsystem", b"sftp")):
+        remote.run(asked)
+    assert not remote.programs
+    errors = [fields["error"] for _, fields in remote.audit.events]
+    assert all("enhanced_recording" in error for error in errors)
+    remote.programs_behind = evolve(remote.programs_behind, keeps_rules=True)
+    remote.session._programs = remote.programs_behind
+    remote.run(ProgramRequest("exec", b"id"))
+    assert len(remote.programs) == 1
+    remote.close()
+    remote = Remote(recording=plan, break_glass=True)
+    remote.run(ProgramRequest("exec", b"id"))
     assert len(remote.programs) == 1
     remote.close()
 

@@ -46,7 +46,7 @@ def addresses(wanted: str) -> tuple[str, Callable[[str], bool]]:
         raise InvalidInput(f"--connect: {wanted} is too wide a network: /{bits} is the widest")
     text = str(network.network_address)
     groups = text.partition("::")[0].split(separator)[:whole]
-    begin = separator.join(groups) or "[::"  # an IPv6 address that begins with zeros
+    begin = separator.join(groups)
 
     def fits(line: str) -> bool:
         found = _ADDRESS.search(line)
@@ -57,6 +57,8 @@ def addresses(wanted: str) -> tuple[str, Callable[[str], bool]]:
         except ValueError:
             return False
 
+    if not begin:  # an IPv6 address that begins with zeros
+        return "[::", fits
     return (f"{begin}{separator}" if len(groups) < len(text.split(separator)) else begin), fits
 
 

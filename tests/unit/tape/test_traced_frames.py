@@ -122,6 +122,7 @@ def test_opening_many_files_hides_no_command() -> None:
         ("10.0.0.0/8", "10.", "connect stream 10.9.8.7:1", "connect stream 8.10.2.1:1"),
         ("198.50.0.0/15", "198.", "connect stream 198.51.5.5:1", "connect stream 198.52.5.5:1"),
         ("2001:db8::/32", "2001:db8:", "bind x [2001:db8:7::1]:53", "bind x [2001:db9::1]:53"),
+        ("::1/128", "[::", "connect x [::1]:80", "connect x [::2]:80"),
         ("192.0.2.7/32", "192.0.2.7", "connect stream 192.0.2.7:1", "connect stream 192.0.2.77:1"),
     ],
 )  # fmt: skip
