@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from private_machine import Machine, account, machine, make_machine, wait_until
-from tele.spawner.control_groups import FOLDER, own_group
+from tele.spawner.control_groups import FOLDER, Groups, find_group, own_group
 
 pytestmark = [
     pytest.mark.root,
@@ -88,6 +89,25 @@ def test_no_process_leaves_its_group(root: Path, user: pwd.struct_passwd) -> Non
     assert text.startswith("0::")
     assert f"/{FOLDER}/" in text
     assert not (SESSIONS / "mine").exists()
+
+
+def test_a_group_is_found_when_its_first_process_has_ended() -> None:
+    """What it left running is traced on: a program that ends at once leaves no way out (attack). A
+    number that is another process's by now misleads nobody.
+    """
+    groups = Groups(own_group())
+    name = groups.name(1)
+    try:
+        for descriptor in groups.make(name) or ():
+            os.close(descriptor)
+        number = groups.id_of(name)
+        ended = subprocess.Popen(["/bin/true"])
+        ended.wait()
+        for process in (ended.pid, os.getpid()):
+            assert find_group(process, number) == str(SESSIONS / name)
+    finally:
+        groups.session_ended(name)
+    assert find_group(ended.pid, number) is None
 
 
 def test_leftovers_live_on(root: Path, user: pwd.struct_passwd) -> None:

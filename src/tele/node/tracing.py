@@ -26,7 +26,7 @@ from tele.log import make_logger
 from tele.model.trace import Traced, TracedProgram, TraceKind, TraceLost
 from tele.sessions.context import ConnectionContext
 from tele.sessions.trace_record import TraceRecords
-from tele.spawner.control_groups import group_of, is_populated
+from tele.spawner.control_groups import find_group, is_populated
 
 #: Seconds for a tracer to begin, and for what it has not reported yet at the end of a program.
 OPEN_SECONDS: Final = 10.0
@@ -34,6 +34,8 @@ FLUSH_SECONDS: Final = 5.0
 #: Seconds between two looks whether anything of an ended program still runs.
 SHORTEST: Final = 0.5
 LONGEST: Final = 15.0
+#: Seconds for which what a program left running is traced where it has no control group.
+UNKNOWN_SECONDS: Final = 600.0
 #: Ended programs of which something still runs, over all sessions.
 REMAINING_LIMIT: Final = 256
 
@@ -47,6 +49,7 @@ class ProgramTrace:
     _tracing: Tracing
     _trace: ITrace
     _lose: Callable[[str], None]
+    _is_grouped: bool = field(default=True, init=False)
     _group: str | None = field(default=None, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
     _pause: float = field(default=SHORTEST, init=False)
@@ -58,9 +61,10 @@ class ProgramTrace:
         return number
 
     def started(self, pid: int, cgroup: int) -> None:
-        """Its first process runs."""
+        """Its first process runs, or did: it may have ended already."""
+        self._is_grouped = bool(cgroup)
         if cgroup:
-            self._group = group_of(pid)
+            self._group = find_group(pid, cgroup)
         self._trace.started(pid, cgroup)
 
     def ended(self, how: Exit) -> Deferred[Exit]:
@@ -78,6 +82,11 @@ class ProgramTrace:
     def _look(self) -> None:
         """Go on for as long as something of it runs."""
         self._timer = None
+        if not self._is_grouped:
+            # Nothing says whether that is so.
+            self._is_grouped = True
+            self._timer = self._tracing.clock.callLater(UNKNOWN_SECONDS, self._look)
+            return
         if self._group is None or not is_populated(self._group):
             self.close()
             return

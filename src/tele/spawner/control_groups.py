@@ -192,6 +192,21 @@ def own_group() -> str | None:
     return group_of("self")
 
 
+def find_group(process: int, number: int) -> str | None:
+    """Return the folder of the group with the id ``number``, which ``process`` was in, if it can be
+    found: the process may have ended, and what it has started lives on.
+    """
+    path = group_of(process)
+    if path is not None and _id_of(path) == number:
+        return path
+    own = own_group()
+    try:
+        groups = [] if own is None else list(os.scandir(os.path.join(own, FOLDER)))
+    except OSError:
+        return None
+    return next((each.path for each in groups if each.inode() == number), None)
+
+
 def is_populated(path: str) -> bool:
     """Whether anything lives in the group ``path``, or below it."""
     try:

@@ -18,7 +18,13 @@ from tele.interfaces import ISessionTracer, ITrace
 from tele.model.access import RecordingPlan
 from tele.model.trace import Traced, TracedProgram, TraceKind, TraceLost
 from tele.node import tracing
-from tele.node.tracing import FLUSH_SECONDS, OPEN_SECONDS, ProgramTrace, Tracing
+from tele.node.tracing import (
+    FLUSH_SECONDS,
+    OPEN_SECONDS,
+    UNKNOWN_SECONDS,
+    ProgramTrace,
+    Tracing,
+)
 from tele.sessions.trace_record import TraceRecords
 
 GROUP = "/sys/fs/cgroup/of-the-test"
@@ -182,7 +188,7 @@ def test_what_goes_on_in_the_background_is_traced_until_it_ends(
 ) -> None:
     """As long as anything lives in the program's control group."""
     living = {GROUP}
-    monkeypatch.setattr(tracing, "group_of", lambda _: GROUP)
+    monkeypatch.setattr(tracing, "find_group", lambda *_: GROUP)
     monkeypatch.setattr(tracing, "is_populated", living.__contains__)
     fake = FakeTrace()
     world = World(FakeTracer(answer=succeed(fake)))
@@ -197,9 +203,23 @@ def test_what_goes_on_in_the_background_is_traced_until_it_ends(
     assert not world.clock.getDelayedCalls()
 
 
+def test_without_a_control_group_it_is_traced_for_some_minutes() -> None:
+    """Nothing says when all of it has ended."""
+    fake = FakeTrace()
+    world = World(FakeTracer(answer=succeed(fake)))
+    trace = world.opened()
+    trace.started(17, 0)
+    trace.ended(Exit(0, None))
+    world.clock.advance(UNKNOWN_SECONDS - 1)
+    assert fake.calls == ["started"]
+    world.clock.advance(1)
+    assert fake.calls == ["started", "closed"]
+    assert not world.clock.getDelayedCalls()
+
+
 def test_what_is_left_running_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is given up, and that is an event; the node's end gives up all."""
-    monkeypatch.setattr(tracing, "group_of", lambda _: GROUP)
+    monkeypatch.setattr(tracing, "find_group", lambda *_: GROUP)
     monkeypatch.setattr(tracing, "is_populated", lambda _: True)
     monkeypatch.setattr(tracing, "REMAINING_LIMIT", 2)
     fakes = [FakeTrace() for _ in range(3)]
