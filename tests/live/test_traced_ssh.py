@@ -200,3 +200,20 @@ def test_a_loss_ends_a_strict_session(tmp_path: Path) -> None:
         assert gaps
         assert all("lost" in each["reason"] for each in gaps)
         made.cluster.wait_event("recording.gap")
+
+
+def test_system_calls_by_name(traced: World) -> None:
+    """Those that a role names are recorded one by one, and all are counted; a name that the machine
+    does not know starts nothing.
+    """
+    kinds = (TraceKind.SYSCALLS,)
+    assert traced.ssh("exec /bin/uname -s", *kinds, traced_syscalls=("uname",)) == b"Linux\n"
+    frames = traced.frames(FrameKind.SYSCALLS)
+    assert [each["result"] for each in frames if each["action"] == "uname"] != []
+    assert any(
+        count["name"] == "uname"
+        for each in frames
+        if each["action"] == "counts"
+        for count in each["counts"]
+    )
+    assert traced.ssh("echo started", *kinds, traced_syscalls=("no_such_call",)) == b""

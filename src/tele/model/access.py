@@ -96,6 +96,7 @@ class RecordingPlan:
     stream of a command without a terminal, at its begin and at its end. ``input``: what the user
     types is recorded, too. ``strict``: nothing runs that cannot be recorded.
     ``trace`` is what is recorded of what programs do: one that cannot be traced does not start.
+    ``syscalls`` are recorded one by one.
     """
 
     mode: RecordingMode = RecordingMode.NODE
@@ -106,6 +107,7 @@ class RecordingPlan:
     input: bool = False
     strict: bool = False
     trace: tuple[TraceKind, ...] = ()
+    syscalls: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -115,6 +117,7 @@ class RecordingPlan:
         input: bool,  # noqa: A002
         strict: bool,
         trace: tuple[TraceKind, ...] = (),
+        syscalls: tuple[str, ...] = (),
     ) -> RecordingPlan:
         """Return what the cluster's ``settings`` and the roles ask for."""
         return cls(
@@ -126,6 +129,7 @@ class RecordingPlan:
             input,
             strict,
             trace,
+            syscalls,
         )
 
 

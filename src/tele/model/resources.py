@@ -25,7 +25,7 @@ from tele.model.recording_modes import MODES, ProxyLogin
 from tele.model.recording_modes import RecordingMode as RecordingMode
 from tele.model.sizes import Size
 from tele.model.time_windows import WINDOWS_LIMIT, TimeWindow
-from tele.model.trace import TraceKind
+from tele.model.trace import SYSCALLS_LIMIT, TraceKind
 
 #: The default of ``max_forwards``.
 MAX_FORWARDS = 1024
@@ -127,7 +127,8 @@ class RoleOptions:
     audit: for those who have to free space.
 
     ``enhanced_recording`` is what programs are traced for, by the kernel of their node: each kind
-    that one of the roles has. A program that cannot be traced does not start.
+    that one of the roles has. A program that cannot be traced does not start. ``traced_syscalls``
+    are system calls that are recorded one by one, with their arguments; ``syscalls`` counts them.
 
     ``client_idle_timeout`` ends a connection without activity, 0 is never; with
     ``disconnect_expired_cert`` one ends with the certificate of its login. None is the cluster's.
@@ -155,6 +156,9 @@ class RoleOptions:
     break_glass: bool = field(default=False, metadata=OMITTED)
     enhanced_recording: tuple[TraceKind, ...] = field(
         default=(), validator=AtMost(len(TraceKind)), metadata=OMITTED
+    )
+    traced_syscalls: tuple[str, ...] = field(
+        default=(), validator=AtMost(SYSCALLS_LIMIT), metadata=OMITTED
     )
     client_idle_timeout: timedelta | None = field(default=None, metadata=OMITTED)
     disconnect_expired_cert: bool | None = field(default=None, metadata=OMITTED)

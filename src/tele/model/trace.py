@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final
 
 from attrs import Factory, fields, frozen
+
+#: System calls that a role names, and that one program is traced for.
+SYSCALLS_LIMIT: Final = 64
+#: What the name of a system call is.
+SYSCALL: Final = re.compile(r"[a-z_][a-z0-9_]{1,63}", re.ASCII)
 
 
 class TraceKind(str, Enum):
@@ -35,13 +41,17 @@ class TraceEvent(str, Enum):
 
 @frozen
 class TracedProgram:
-    """A program of a session that is to be traced, on ``channel``, as the account ``login``."""
+    """A program of a session that is to be traced, on ``channel``, as the account ``login``.
+
+    ``syscalls`` are to be recorded one by one.
+    """
 
     session_id: str
     channel: int
     user: str
     login: str
     kinds: tuple[TraceKind, ...]
+    syscalls: tuple[str, ...] = ()
 
 
 @frozen

@@ -145,7 +145,12 @@ class Tracing:
                 reason = missing.get(lacking or kinds[0], "") or "this node traces nothing"
                 raise Unavailable(f"{(lacking or kinds[0]).value}: {reason}")
             program = TracedProgram(
-                context.session_id, channel, grant.identity.user, grant.login, kinds
+                context.session_id,
+                channel,
+                grant.identity.user,
+                grant.login,
+                kinds,
+                grant.recording.syscalls,
             )
             trace = await self._begin(self.tracer, program, channel, records)
         except TeleError as error:

@@ -234,7 +234,8 @@ class KernelTracer:
         )
         try:
             kinds = sorted(trace.kinds)
-            running.send({"op": "start", "id": trace.number, "kinds": kinds})
+            calls = list(program.syscalls)
+            running.send({"op": "start", "id": trace.number, "kinds": kinds, "syscalls": calls})
             await trace.answer
         except BaseException:
             self._traces.pop(trace.number, None)

@@ -135,6 +135,7 @@ def decide(
             input=any(o.record_input for o in options),
             strict=strictly and not (has_break_glass(given) and account == emergency),
             trace=_traced(options),
+            syscalls=tuple(sorted({name for o in options for name in o.traced_syscalls})),
         ),
         client_idle_timeout=_shortest(o.client_idle_timeout for o in options),
         disconnect_expired_cert=_any_of(o.disconnect_expired_cert for o in options),

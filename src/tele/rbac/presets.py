@@ -13,10 +13,12 @@ from tele.model.resources import (
     Conditions,
     Metadata,
     Role,
+    RoleOptions,
     RoleSpec,
     Rule,
     keepalive_problem,
 )
+from tele.model.trace import SYSCALL, TraceKind
 from tele.rbac.decision import permits, refusal
 from tele.rbac.forced import trouble_with
 from tele.rbac.forwards import check_forwards
@@ -126,6 +128,7 @@ def check_role(role: Role) -> None:
     most = role.spec.options.max_connections
     if most is not None and most < 1:
         raise InvalidInput("options: max_connections is at least 1; without it there is no limit")
+    _check_traced(role.spec.options)
     trouble = trouble_with(role.spec.options.force_command)
     if trouble is not None:
         raise InvalidInput(f"options: {trouble}")
@@ -139,6 +142,19 @@ def exceeds(held: Iterable[str], others: Iterable[str], roles: Mapping[str, Role
         refusal(held, roles, *each, possibly=True) is None and not permits(others, roles, *each)
         for each in PERMISSIONS
     )
+
+
+def _check_traced(options: RoleOptions) -> None:
+    named = options.traced_syscalls
+    if named and TraceKind.SYSCALLS not in options.enhanced_recording:
+        raise InvalidInput(
+            "options: traced_syscalls has no effect without enhanced_recording: [syscalls]"
+        )
+    for name in named:
+        if not SYSCALL.fullmatch(name):
+            raise InvalidInput(
+                f"options: traced_syscalls: {quoted(name)} is not the name of a system call"
+            )
 
 
 def _check_effect(rule: Rule) -> None:

@@ -292,6 +292,7 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "lock": (LockMode.BEST_EFFORT, LockMode.STRICT),
     "record": (SessionRecording.BEST_EFFORT, SessionRecording.STRICT),
     "break_glass": (True, False),
+    "traced_syscalls": ((), ("mount",), ("bpf", "mount")),
     "enhanced_recording": ((), (TraceKind.DISK,), (TraceKind.COMMAND, TraceKind.NETWORK)),
     "client_idle_timeout": (timedelta(minutes=5), timedelta(minutes=60)),
     "disconnect_expired_cert": (True, False),
@@ -309,6 +310,7 @@ RULES: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "``keep`` if one is, otherwise ``drop`` if one is": lambda values: max(
         values, key=["off", "drop", "keep"].index
     ),
+    "those of all": lambda values: tuple(sorted({name for each in values for name in each})),
     "each kind that one of them has": lambda values: tuple(
         kind for kind in TraceKind if any(kind in each for each in values)
     ),
@@ -352,6 +354,8 @@ def merged(option: str, roles: list[Role]) -> Any:
         return making.host_user.shell
     if option == "record":
         return grant.recording.strict
+    if option == "traced_syscalls":
+        return grant.recording.syscalls
     if option == "enhanced_recording":
         return grant.recording.trace
     if option == "lock":
