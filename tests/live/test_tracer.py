@@ -363,6 +363,30 @@ def test_what_is_lost_is_told() -> None:
         assert lost == known["lost"] > 0
 
 
+def test_a_flood_takes_nothing_from_others() -> None:
+    """A session that does more than can be recorded loses its own records, and no other's."""
+    with tracing(command_buffer=65536, event_buffer=65536) as tracer:
+        flooding, quiet = tracer.start("disk"), tracer.start("disk")
+        code = "import os\nwhile True: os.close(os.open('/etc/hostname', 0))"
+        flood = tracer.begin(flooding, PYTHON, "-I", "-S", "-c", code)
+        try:
+            while not any(isinstance(each, Lost) for each in tracer.records.get(flooding, ())):
+                tracer.read(0.05)
+            for _ in range(20):
+                process = tracer.begin(
+                    quiet, "/bin/cat", "/etc/hostname", stdout=subprocess.DEVNULL
+                )
+                while process.poll() is None:
+                    tracer.read(0.05)
+        finally:
+            flood.kill()
+            flood.wait()
+        assert tracer.stop(quiet)["lost"] == 0
+        assert tracer.stop(flooding)["lost"] > 0
+        opened = [each for each in tracer.records[quiet] if isinstance(each, FileAction)]
+        assert [each.path for each in opened].count(b"/etc/hostname") == 20
+
+
 def test_only_a_process_itself_joins(tracer: Tracer) -> None:
     """Nothing has another process be of a session, nor of one that is not there."""
     number = tracer.start("command")

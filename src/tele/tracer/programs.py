@@ -10,12 +10,13 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import platform
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from tele.tracer.libbpf import Library, Object, Ring
@@ -38,7 +39,8 @@ RECORDED: Final = {
 OLDEST: Final = (5, 11)
 _NUMBER: Final = struct.Struct("=Q")
 _INDEX: Final = struct.Struct("=I")
-_SESSION: Final = struct.Struct("=QQQ16Q")
+_SESSION: Final = struct.Struct("=QQQ16Q2Q")
+_PROGRESS: Final = struct.Struct("=QQ")
 _PROCESS: Final = struct.Struct("=QQII")
 _COUNTERS: Final = 129
 _NAMED: Final = re.compile(r"prog '(\w+)': (?:BPF program load failed|failed to )")
@@ -70,6 +72,7 @@ class Programs:
             self._tags = self._object.map("tags", 4, _NUMBER.size)
             self._sessions = self._object.map("sessions", _NUMBER.size, _SESSION.size)
             self._counts = self._object.map("counts", _PROCESS.size, COUNTER.size * _COUNTERS)
+            self._progresses = self._object.map("progresses", _NUMBER.size, _PROGRESS.size)
             operations = self._object.map("operations", _INDEX.size, 8)
             for number, operation in table():
                 operations.put(_INDEX.pack(number), operation.packed())
@@ -105,7 +108,7 @@ class Programs:
         named = [0] * 16
         for call in wanted.calls:
             named[call >> 6] |= 1 << (call & 63)
-        value = _SESSION.pack(0, 0, wanted.kinds, *named)
+        value = _SESSION.pack(0, 0, wanted.kinds, *named, 0, 0)
         self._sessions.put(_NUMBER.pack(wanted.number), value)
 
     def join(self, number: int, pidfd: int) -> None:
@@ -120,9 +123,15 @@ class Programs:
         given, lost, *_ = _SESSION.unpack(value)
         return given, lost
 
+    def have_read(self, number: int, sizes: Sequence[int]) -> None:
+        """Note how many bytes of a session were read from each ring since it began."""
+        with contextlib.suppress(OSError):  # then it has less space than it could have
+            self._progresses.put(_NUMBER.pack(number), _PROGRESS.pack(*sizes))
+
     def stop(self, number: int) -> None:
         """Record nothing of a session any more."""
         self._sessions.remove(_NUMBER.pack(number))
+        self._progresses.remove(_NUMBER.pack(number))
 
     def counters(self, number: int, pid: int, start: int) -> bytes:
         """Return the counters of a process that has ended, and forget them."""
@@ -172,6 +181,7 @@ def _load(options: Options, path: str) -> tuple[Library, Object, frozenset[str]]
             loaded.resize("commands", options.command_buffer)
             loaded.resize("others", options.event_buffer)
             loaded.resize("sessions", SESSIONS_LIMIT)
+            loaded.resize("progresses", SESSIONS_LIMIT)
             loaded.load()
         except OSError as error:
             if loaded is not None:

@@ -106,12 +106,13 @@ class Sequencer:
         """Expect records of ``session`` from number 1."""
         self._sessions[session] = Sequence()
 
-    def add(self, record: bytes, out: list[bytes], now: float) -> None:
-        """Take a record from a ring; one of a session that is not expected is dropped."""
+    def add(self, record: bytes, out: list[bytes], now: float) -> int:
+        """Take a record from a ring; return its session. One that is not expected is dropped."""
         session, number = records.PLACE.unpack_from(record)
         sequence = self._sessions.get(session)
         if sequence is not None:
             sequence.add(number, record, out, now)
+        return int(session)
 
     def states(self, *, everything: bool) -> dict[int, tuple[int, int]]:
         """Ask the kernel for numbers given and lost, before the rings are read to their ends: of

@@ -7,6 +7,7 @@
 // Invariants:
 //
 // * A number of a record is taken before space for it is, so that a lost record is a gap.
+// * A session has a share of the space for records: it takes none from others.
 // * A record is written whole or not at all; text that is longer than its limit is marked as cut.
 // * The environment of a program is never read.
 //
@@ -125,7 +126,18 @@ struct session {
 	u64 lost;
 	u64 kinds;
 	u64 named[16]; // system calls that are recorded one by one: a bit for each number
+	u64 written[2]; // bytes in each ring, from the beginning
 };
+
+// Bytes of a session that were read from each ring: its reader writes them.
+struct progress { u64 read[2]; };
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, struct progress);
+} progresses SEC(".maps");
 
 struct tag { u64 session; };
 
@@ -301,7 +313,21 @@ static __always_inline int begin(struct record *record, struct task_struct *task
 	return 1;
 }
 
-static __always_inline void end(struct record *record, void *ring)
+// Whether a session may have so much more in a ring: not more than is left for all others. However
+// many write as much as they can, there is space for one that does not.
+static __always_inline int has_share(struct record *record, void *ring, u32 which, u64 size)
+{
+	u64 all = bpf_ringbuf_query(ring, BPF_RB_RING_SIZE);
+	u64 used = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
+	if (used < all / 8)
+		return 1;
+	u64 id = record->slot->head.session;
+	struct progress *progress = bpf_map_lookup_elem(&progresses, &id);
+	u64 own = record->session->written[which] - (progress ? progress->read[which] : 0);
+	return own + size <= all - used;
+}
+
+static __always_inline void end(struct record *record, void *ring, u32 which)
 {
 	struct slot *slot = record->slot;
 	u32 size = slot->head.size;
@@ -310,7 +336,10 @@ static __always_inline void end(struct record *record, void *ring)
 		slot->head.size = TEXT_LIMIT;
 		slot->head.flags |= CUT;
 	}
-	if (bpf_ringbuf_output(ring, slot, sizeof(struct head) + size, 0))
+	u64 total = sizeof(struct head) + size;
+	if (has_share(record, ring, which, total) && !bpf_ringbuf_output(ring, slot, total, 0))
+		__sync_fetch_and_add(&record->session->written[which], total);
+	else
 		count_loss(record->session);
 	__sync_lock_test_and_set(record->taken, 0);
 }
@@ -552,7 +581,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	} else {
 		slot->head.flags |= CUT;
 	}
-	end(&record, &commands);
+	end(&record, &commands, 0);
 	return 0;
 }
 
@@ -583,7 +612,7 @@ int BPF_PROG(on_exit, struct task_struct *task)
 	head->values[2] = BPF_CORE_READ(task, signal, maxrss);
 	head->values[3] = BPF_CORE_READ(task, signal, group_exit_code);
 	head->values[4] = BPF_CORE_READ(task, group_leader, start_boottime);
-	end(&record, &commands);
+	end(&record, &commands, 0);
 	return 0;
 }
 
@@ -601,7 +630,7 @@ int BPF_PROG(on_ring_submission, struct io_kiocb *request)
 	if (!begin(&record, task, id, session, RING_SUBMITTED))
 		return 0;
 	record.slot->head.values[0] = BPF_CORE_READ(request, opcode);
-	end(&record, &others);
+	end(&record, &others, 1);
 	return 0;
 }
 
@@ -861,7 +890,7 @@ static __always_inline void write_messages(struct call *call)
 			record.slot->head.flags |= CUT;
 		record.slot->head.class = SEND_MESSAGES;
 		add_socket(record.slot, call->arguments[0], message.name, message.name_size);
-		end(&record, &others);
+		end(&record, &others, 1);
 	}
 }
 
@@ -935,6 +964,6 @@ int BPF_PROG(on_call, struct pt_regs *regs, s64 result)
 		return 0;
 	if (asked)
 		add_operation(record.slot, call.task, call.operation, call.compat, result);
-	end(&record, &others);
+	end(&record, &others, 1);
 	return 0;
 }

@@ -41,6 +41,8 @@ class Tracing:
         self._programs: Programs | None = None
         self._rings: list[Ring] = []
         self._kinds: dict[int, int] = {}
+        #: Bytes of each session that were read from each ring.
+        self._sizes: dict[int, list[int]] = {}
         self._sequencer = Sequencer(self._given_and_lost)
         self._busy = False
         self._look_at = 0.0
@@ -81,6 +83,7 @@ class Tracing:
             self._rest(now)
             raise
         self._kinds[wanted.number] = wanted.kinds
+        self._sizes[wanted.number] = [0, 0]
         self._sequencer.start(wanted.number)
 
     def join(self, number: int, pidfd: int) -> None:
@@ -102,7 +105,7 @@ class Tracing:
             for pid, counters in programs.all_counters(number):
                 out.append(records.counted_at(number, pid, int(now * 1e9), counters))
         passed, lost = self._sequencer.stop(number, given, out)
-        del self._kinds[number]
+        del self._kinds[number], self._sizes[number]
         if not self._kinds:
             self._rest(now)
         return self._completed(out), {"records": passed, "lost": lost}
@@ -166,11 +169,19 @@ class Tracing:
     def _read(self, out: list[bytes], now: float) -> bool:
         """Read one round; return whether that was all."""
         done = True
-        for ring in self._rings:
+        touched: set[int] = set()
+        for which, ring in enumerate(self._rings):
             read = ring.read(ROUND)
             done = done and len(read) < ROUND
             for record in read:
-                self._sequencer.add(record, out, now)
+                number = self._sequencer.add(record, out, now)
+                sizes = self._sizes.get(number)
+                if sizes is not None:
+                    sizes[which] += len(record)
+                    touched.add(number)
+        if self._programs is not None:
+            for number in touched:
+                self._programs.have_read(number, self._sizes[number])
         return done
 
     def _completed(self, out: list[bytes]) -> list[bytes]:
