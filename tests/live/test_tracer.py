@@ -447,6 +447,7 @@ def _is_loaded(program: int) -> bool:
 def test_nothing_is_left(end: str) -> None:
     """When the last session has ended, or the node, no program is in the kernel any more."""
     with tracing(linger=0.2) as tracer:
+        tracer.read(1.5)
         assert _programs_of(tracer.process.pid) == []
         number = tracer.start("command")
         programs = _programs_of(tracer.process.pid)

@@ -92,7 +92,7 @@ class Tracer:
             self._control.send(pack(message))
             return False
         answer = {"event": "ready", "kinds": programs.kinds, "missing": programs.missing}
-        programs.close()
+        self._tracing.adopt(programs, _now())  # the first session is likely to come now
         self._control.setblocking(False)
         self._tell(answer)
         return True

@@ -70,7 +70,7 @@ class Tracing:
             raise ValueError("the number of a session is in use")
         if len(self._kinds) >= SESSIONS_LIMIT:
             raise ValueError(f"{SESSIONS_LIMIT} sessions are traced already")
-        programs = self._programs or self._loaded()
+        programs = self._programs or self._loaded(now)
         missing = [kind for kind in programs.missing if wanted.kinds & KINDS[kind]]
         if missing:
             raise ValueError(f"{missing[0]} cannot be recorded: {programs.missing[missing[0]]}")
@@ -147,9 +147,15 @@ class Tracing:
             self._programs.close()
             self._programs = None
 
-    def _loaded(self) -> Programs:
-        self._programs = programs = self._load(self._options)
+    def adopt(self, programs: Programs, now: float) -> None:
+        """Use programs that are loaded, for sessions that come soon."""
+        self._programs = programs
         self._rings = programs.rings()
+        self._unload_at = now + self._options.linger
+
+    def _loaded(self, now: float) -> Programs:
+        programs = self._load(self._options)
+        self.adopt(programs, now)
         return programs
 
     def _rest(self, now: float) -> None:
