@@ -1,10 +1,15 @@
 """How fast is a tele node, beside sshd, in the same run?
 
     python bench/all.py [--only bulk,logins,...] [--rounds 3] [--big] ...
+    python bench/all.py --undisturbed --against OTHER/bin/python ...
 
 Prints JSON: for each measure the medians of both servers over interleaved rounds, and tele's
 over sshd's. Absolute figures are of this machine; limits are for the ratios. Everything that
 tele runs is recorded, if the mode of the cluster is to record; sshd records nothing.
+
+Other work on the machine changes all figures, CPU, too. ``--undisturbed`` gives what is measured
+real-time priority, and ``--against`` measures another tele, such as the one before a change, in
+the same rounds: ``change`` is this one's over the other's.
 
 download, upload   zeros through a command, aes128-gcm; limit: cpu_s/GB at most 0.9, MB/s 1.1
 download_blocks    the same as download, of a command that writes 1 MiB at a time instead of 4 KiB
@@ -32,10 +37,13 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 
 import sessions
 import transfers
+from priority import undisturbed
 from servers import Fleet, Server, account, auth, node, sshd
 
 Figures = dict[str, float]
@@ -47,19 +55,31 @@ def medians(rows: list[Figures]) -> Figures:
 
 
 def measure(
-    servers: tuple[Server, ...], rounds: int, one: Callable[[Server], Figures]
+    servers: tuple[Server, ...],
+    rounds: int,
+    one: Callable[[Server], Figures],
+    beside: Callable[[Server], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> dict[str, Figures]:
-    """Return medians over interleaved rounds for each server, and tele's over sshd's."""
+    """Return medians over interleaved rounds for each server, and tele's over sshd's.
+
+    Each server is measured within ``beside(server)``.
+    """
     rows: dict[str, list[Figures]] = {server.name: [] for server in servers}
     for turn in range(rounds):
         for server in servers[:: -1 if turn % 2 else 1]:
-            rows[server.name].append(one(server))
+            with beside(server):
+                rows[server.name].append(one(server))
     result = {name: medians(many) for name, many in rows.items()}
-    ratio = {
-        key: round(value / result["sshd"][key], 2) if result["sshd"][key] else 0.0
-        for key, value in result["tele"].items()
+    report = {**result, "ratio": _over(result["tele"], result["sshd"])}
+    if "other" in result:
+        report["change"] = _over(result["tele"], result["other"])
+    return report
+
+
+def _over(figures: Figures, others: Figures) -> Figures:
+    return {
+        key: round(value / others[key], 2) if others[key] else 0.0 for key, value in figures.items()
     }
-    return {**result, "ratio": ratio}
 
 
 def measures(
@@ -74,7 +94,7 @@ def measures(
         return transfers.terminal(server, text)
 
     def idle(server: Server) -> Figures:
-        count = options.connections if server.name == "tele" else options.sshd_connections
+        count = options.sshd_connections if server.name == "sshd" else options.connections
         return sessions.idle(server, fleet, count, options.starts)
 
     def small_files(server: Server, copy: Callable[..., None], *, up: bool) -> Figures:
@@ -101,6 +121,12 @@ def measures(
     }
 
 
+def _one(
+    known: dict[str, dict[str, Callable[[Server], Figures]]], name: str, server: Server
+) -> Figures:
+    return known[server.name][name](server)
+
+
 def read_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -119,6 +145,12 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=1000, help="small files for scp and sftp")
     parser.add_argument("--big", action="store_true", help="1000 MB, 10,000 files, 200 MB of text")
     parser.add_argument("--mode", default="node", help="recording mode of the cluster")
+    parser.add_argument(
+        "--undisturbed", action="store_true", help="measure with real-time priority; needs root"
+    )
+    parser.add_argument(
+        "--against", type=Path, metavar="PYTHON", help="of another tele, which is measured beside"
+    )
     options = parser.parse_args()
     if options.big:
         options.megabytes, options.files, options.text_megabytes = 1000, 10_000, 200
@@ -138,26 +170,40 @@ def main() -> None:
     }
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with (
-        tempfile.TemporaryDirectory(prefix="tele-bench-") as name,
+        tempfile.TemporaryDirectory(prefix="tele-bench-") as folder_name,
         tempfile.TemporaryDirectory(prefix="tele-bench-", dir=memory) as shared_name,
     ):
-        folder, shared = Path(name), Path(shared_name)
+        folder, shared = Path(folder_name), Path(shared_name)
         shared.chmod(0o1777)
-        with (
-            account() as login,
-            auth(folder, options.mode, login) as fleet,
-            node(fleet) as ours,
-            sshd(folder, fleet.options, fleet.user_authority) as theirs,
-        ):
-            known = measures(options, fleet, shared)
-            wanted = options.only.split(",") if options.only else list(known)
-            if unknown := set(wanted) - set(known):
+        with ExitStack() as stack:
+            login = stack.enter_context(account())
+            fleet = stack.enter_context(auth(folder, options.mode, login))
+            ours = stack.enter_context(node(fleet))
+            theirs = stack.enter_context(sshd(folder, fleet.options, fleet.user_authority))
+            servers: tuple[Server, ...] = (ours, theirs)
+            known = dict.fromkeys(("tele", "sshd"), measures(options, fleet, shared))
+            auths = dict.fromkeys(("tele", "sshd"), fleet.auth_pid)
+            if options.against is not None:
+                (folder / "other").mkdir()
+                programs = options.against.parent
+                other = stack.enter_context(auth(folder / "other", options.mode, login, programs))
+                servers = (*servers, stack.enter_context(node(other, "other")))
+                known["other"], auths["other"] = measures(options, other, shared), other.auth_pid
+
+            def beside(server: Server) -> AbstractContextManager[None]:
+                if not options.undisturbed:
+                    return nullcontext()
+                its_auth = Server("auth", 0, auths[server.name], ())
+                return undisturbed((server, its_auth))
+
+            wanted = options.only.split(",") if options.only else list(known["tele"])
+            if unknown := set(wanted) - set(known["tele"]):
                 sys.exit(f"no such measure: {', '.join(sorted(unknown))}")
-            for one in wanted:
-                print(f"{one} ...", file=sys.stderr)
+            for name in wanted:
+                print(f"{name} ...", file=sys.stderr)
                 # Memory that idle connections took is there for the next ones: once.
-                rounds = 1 if one == "idle" else options.rounds
-                report[one] = measure((ours, theirs), rounds, known[one])
+                rounds = 1 if name == "idle" else options.rounds
+                report[name] = measure(servers, rounds, partial(_one, known, name), beside)
     json.dump(report, sys.stdout, indent=2)
     print()
 

@@ -239,7 +239,10 @@ def sshd(
 
 @frozen
 class Fleet:
-    """A cluster's auth and the credentials of one user, for nodes to join and be measured."""
+    """A cluster's auth and the credentials of one user, for nodes to join and be measured.
+
+    ``programs`` is where tele's commands are.
+    """
 
     folder: Path
     login: str
@@ -249,11 +252,12 @@ class Fleet:
     pin: str
     auth_port: int
     auth_pid: int
+    programs: Path = BIN
 
 
 @contextmanager
-def auth(folder: Path, mode: str, login: str) -> Iterator[Fleet]:
-    """A tele auth whose cluster records in ``mode``."""
+def auth(folder: Path, mode: str, login: str, programs: Path = BIN) -> Iterator[Fleet]:
+    """A tele auth whose cluster records in ``mode``; ``programs`` has the commands of a tele."""
     port = free_port()
     config = folder / "auth.yaml"
     config.write_text(
@@ -262,16 +266,16 @@ def auth(folder: Path, mode: str, login: str) -> Iterator[Fleet]:
     )
     log = (folder / "auth.log").open("wb")
     process = subprocess.Popen(
-        [str(BIN / "twistd"), "-n", "--pidfile=", "tele-auth", "--config", str(config)],
+        [str(programs / "twistd"), "-n", "--pidfile=", "tele-auth", "--config", str(config)],
         stdout=log, stderr=log, cwd=folder,
     )  # fmt: skip
     try:
         wait_listening(port, process)
-        tele, local = str(BIN / "tele"), ("--config", str(config))
+        tele, local = str(programs / "tele"), ("--config", str(config))
         token = json.loads(run(tele, "tokens", "add", "--role", "node", "--format", "json", *local))
         (folder / "token").touch(0o600)
         (folder / "token").write_text(token["token"])
-        add_user(folder, "bench", login, "key")
+        add_user(folder, "bench", login, "key", programs)
         (folder / "user-ca").write_bytes(run(tele, "ca", "export", "--type", "user", *local))
         options = (
             "-o", f"User={login}",
@@ -283,19 +287,19 @@ def auth(folder: Path, mode: str, login: str) -> Iterator[Fleet]:
         )  # fmt: skip
         yield Fleet(
             folder, login, options, folder / "user-ca", folder / "token", token["ca_pin"], port,
-            process.pid,
+            process.pid, programs,
         )  # fmt: skip
     finally:
         stop(process)
         log.close()
 
 
-def add_user(folder: Path, name: str, login: str, key: str) -> Path:
+def add_user(folder: Path, name: str, login: str, key: str, programs: Path = BIN) -> Path:
     """Add a user to the cluster in ``folder``; returns the path of the new key ``key``.
 
     Its certificate is beside it.
     """
-    tele, local = str(BIN / "tele"), ("--config", f"{folder}/auth.yaml")
+    tele, local = str(programs / "tele"), ("--config", f"{folder}/auth.yaml")
     path = folder / key
     run(tele, "users", "add", name, "--role", "access", "--login", login, *local)
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path))
@@ -317,7 +321,7 @@ def node(fleet: Fleet, name: str = "tele", host: str = LOOPBACK) -> Iterator[Ser
     )
     log = (fleet.folder / "node.log").open("wb")
     process = subprocess.Popen(
-        [str(BIN / "twistd"), "-n", "--pidfile=", "tele-node", "--config", str(config)],
+        [str(fleet.programs / "twistd"), "-n", "--pidfile=", "tele-node", "--config", str(config)],
         stdout=log, stderr=log, cwd=fleet.folder,
     )  # fmt: skip
     try:
