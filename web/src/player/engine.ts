@@ -3,6 +3,7 @@
 // A jump begins at the last keyframe before the time, if the recording has an index, and goes on
 // from there. Nothing here draws: a screen is told what to show.
 
+import { ApiError } from "../net/authority.js";
 import { type Frame, Kind, details } from "../tape/chunk.js";
 import type { Keyframe } from "../tape/index.js";
 import type { Source } from "../tape/recording.js";
@@ -124,6 +125,7 @@ export class Player {
   }
 
   play(): void {
+    this.problem = "";
     if (!this.recording.isRunning && this.time >= this.length) void this.seek(0);
     this.isPlaying = true;
     this.changed();
@@ -144,6 +146,7 @@ export class Player {
   async seek(time: number): Promise<void> {
     const turn = ++this.#turn;
     this.#isAtEdge = false;
+    this.problem = "";
     const target = Math.max(0, time);
     this.isLoading = true;
     this.time = Math.min(target, this.length);
@@ -273,14 +276,19 @@ export class Player {
   }
 
   async #pass(elapsed: number, turn: number): Promise<void> {
+    if (this.#isAtEdge) {
+      if (Date.now() - this.#polled < POLL_MS) return;
+      this.#polled = Date.now();
+    }
     const next = await this.#peek();
     if (turn !== this.#turn) return;
+    this.problem = "";
     if (next === null) {
       this.time = Math.min(this.time + elapsed * 1e6 * this.speed, this.length);
       if (this.time < this.length) return;
       this.#isAtEdge = this.recording.isRunning;
-      if (this.#isAtEdge) await this.#poll();
-      else this.isPlaying = false;
+      if (!this.#isAtEdge) this.isPlaying = false;
+      else if (++this.#polls % POLLS_OF_STATE === 0 || this.#cursor.isAtEnd) await this.recording.refresh();
       return;
     }
     if (this.#isAtEdge) {
@@ -307,18 +315,11 @@ export class Player {
     }
   }
 
-  /** Ask for more of a session that runs. */
-  async #poll(): Promise<void> {
-    const now = Date.now();
-    if (now - this.#polled < POLL_MS) return;
-    this.#polled = now;
-    if (++this.#polls % POLLS_OF_STATE === 0) await this.recording.refresh();
-    if (this.#cursor.isAtEnd) await this.recording.refresh();
-  }
-
   #fail(error: unknown): void {
     this.problem = error instanceof Error ? error.message : String(error);
-    this.isPlaying = false;
+    // A session that runs is asked for again, at the pace of the polls; anything else waits for the person.
+    const isAway = error instanceof ApiError && error.kind === "unreachable";
+    if (!(isAway && this.#isAtEdge)) this.isPlaying = false;
     this.isLoading = false;
   }
 }

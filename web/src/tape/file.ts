@@ -136,6 +136,10 @@ export class TapeFile implements Source {
     // A file stays as it is.
   }
 
+  close(): void {
+    // Nothing is asked for.
+  }
+
   keyframe(): Promise<Bytes> {
     return Promise.reject(new BadRecording("a file has no keyframes"));
   }

@@ -9,9 +9,10 @@ import { type Index, type Keyframe, readIndex, tablesEnd } from "./index.js";
 
 /** Bytes that are read to open an index. */
 const FIRST_PART = 256 * 1024;
-/** How often auth is asked whether the index is made, and how often at most. */
-const INDEX_MS = 250;
-const INDEX_TRIES = 12;
+/** How long an index that is being made is waited for before it plays, and how often auth is asked then. */
+const INDEX_WAITS_MS = [150, 300, 300];
+const INDEX_MS = 3000;
+const INDEX_TRIES = 200;
 /** Chunks that stay unpacked: one may have 5 MiB. */
 const CACHED = 6;
 
@@ -55,6 +56,8 @@ export interface Source {
   readonly numbers: number[];
   /** Ask for its state again. */
   refresh(): Promise<void>;
+  /** Nobody plays it any more. */
+  close(): void;
   /** The screen of a keyframe of its index. */
   keyframe(keyframe: Keyframe): Promise<Bytes>;
   /** Chunk `number`, or null if it is not there yet. Throws BadRecording. */
@@ -67,6 +70,7 @@ export class Recording implements Source {
   #details!: Details;
   #secrets: Secrets = new Map();
   #cache = new Map<number, Promise<Chunk>>();
+  #isClosedHere = false;
 
   private constructor(
     readonly id: string,
@@ -138,19 +142,46 @@ export class Recording implements Source {
     return named === undefined || named.find((each) => each.number === last.number)?.sha256 === hex(index.digest);
   }
 
-  /** Have the index made, which auth does when it is asked for; a long one is not waited for. */
+  /** Have the index made, which auth does when it is asked for; a long one is read when it is there. */
   async #askForIndex(): Promise<void> {
-    for (let tries = 0; tries < INDEX_TRIES; tries++) {
-      try {
-        await this.auth.part(`${this.#path}/index`, 0, 1);
-      } catch (error) {
-        if (!(error instanceof ApiError)) throw error;
-      }
-      await this.refresh();
-      if (this.#details.index === "ready") return this.#readIndex();
-      if (this.#details.index === "failed") return;
-      await new Promise((resolve) => setTimeout(resolve, INDEX_MS));
+    for (const wait of INDEX_WAITS_MS) {
+      if (await this.#findIndex(wait)) return;
     }
+    this.notice = "its index is being made: until then it is read from the beginning";
+    void this.#awaitIndex();
+  }
+
+  async #awaitIndex(): Promise<void> {
+    for (let tries = 0; tries < INDEX_TRIES && !this.#isClosedHere; tries++) {
+      try {
+        if (await this.#findIndex(INDEX_MS)) return;
+      } catch {
+        // Auth may be away for a while: it is asked again.
+      }
+    }
+  }
+
+  /** Whether there is an index now, or will be none; if there will be, after `wait` milliseconds. */
+  async #findIndex(wait: number): Promise<boolean> {
+    try {
+      await this.auth.part(`${this.#path}/index`, 0, 1);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+    }
+    await this.refresh();
+    if (this.#details.index === "ready") {
+      this.notice = "";
+      await this.#readIndex();
+      return true;
+    }
+    if (this.#details.index === "failed") return true;
+    await new Promise((resolve) => setTimeout(resolve, wait));
+    return false;
+  }
+
+  /** Nobody plays it any more. */
+  close(): void {
+    this.#isClosedHere = true;
   }
 
   async keyframe(keyframe: Keyframe): Promise<Bytes> {

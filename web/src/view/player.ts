@@ -81,6 +81,7 @@ export class PlayerPage extends Page {
     document.removeEventListener("keydown", this.#keys);
     cancelAnimationFrame(this.#frame);
     this.#player?.pause();
+    this.recording?.close();
     this.#screen?.dispose();
     super.disconnectedCallback();
   }
