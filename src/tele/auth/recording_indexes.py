@@ -67,6 +67,8 @@ CLAIM: Final = timedelta(minutes=30)
 #: How often what waits is read, and how many with one call.
 POLL_SECONDS: Final = 60.0
 PAGE: Final = 100
+#: How many of those without an index are counted.
+COUNTED: Final = 1000
 #: Of how many that are due one is chosen; users on hosts whose time is counted.
 LOOKED_AT: Final = 2000
 SPENT_LIMIT: Final = 10_000
@@ -168,6 +170,14 @@ class RecordingIndexes:
         elif not ready and (entry := await self._failed.get(recording_id)) is not None:
             return IndexState.FAILED, entry.value.reason
         return IndexState.READY if ready else IndexState.NONE, ""
+
+    async def without(self) -> tuple[int, int]:
+        """Return how many closed recordings wait for their index, and how many get none.
+
+        More than :data:`COUNTED` are so many.
+        """
+        waiting = await _count(self._waiting, lambda entry: not entry.opened)
+        return waiting, await _count(self._failed, lambda _: True)
 
     async def part(self, row: Recording, start: int, end: int, if_range: str) -> Octets:
         """Return the index, or a part of it, see :class:`~tele.model.api.recordings.GetIndex`.
@@ -369,6 +379,11 @@ class RecordingIndexes:
         if not numbers:
             raise _Never("nothing of it has arrived")
         return [ChunkDigest(number, 0, "") for number in numbers]
+
+
+async def _count(entries: Repository[Unindexed], counts: Callable[[Unindexed], bool]) -> int:
+    page = await entries.list(COUNTED)
+    return sum(counts(entry.value) for entry in page)
 
 
 def _seal(recording_id: str, secrets: Mapping[int, bytes]) -> Callable[[bytes], bytes] | None:

@@ -144,19 +144,35 @@ def search(
     elif connect is not None:
         wanted = (FoundIn.CONNECTION,)
         sought, fits = addresses(connect)
-    cut = False
+    cut, waiting, failed = False, 0, 0
 
     with open_authority(where) as authority:
 
         def ask(after: str, size: int) -> Any:
-            nonlocal cut
+            nonlocal cut, waiting, failed
             request = SearchRecordings(
                 sought, min(size, PAGE), after, user or "", wanted, since, until
             )
             result = authority.perform(SEARCH_RECORDINGS, request)
             cut = cut or (result.cut and not result.next)
+            waiting, failed = max(waiting, result.waiting), max(failed, result.failed)
             return evolve(result, items=tuple(hit for hit in result.items if fits(hit.line)))
 
         show_pages(form, pages(ask, limit), _COLUMNS, name=lambda r: r["recording"])
     if cut:
         print_notice("tele: the search took too long and is incomplete: use --since or --user")
+    if waiting:
+        print_notice(
+            f"tele: {_counted(waiting)} not searched yet: auth makes their index; try again later"
+        )
+    if failed:
+        print_notice(
+            f"tele: {_counted(failed)} not searched: there is no index; the log of auth says why,"
+            " and tele play reads them"
+        )
+
+
+def _counted(number: int) -> str:
+    if number == 1:
+        return "1 recording is"
+    return f"{number:,}{' or more' if number >= 1000 else ''} recordings are"

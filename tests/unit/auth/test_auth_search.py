@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from auth_world import Tape, World, result
 from recorded_sessions import chunks_of, frame, opened
-from tele.auth.recording_indexes import RecordingIndexes
+from tele.auth.recording_indexes import RecordingIndexes, Unindexed
 from tele.auth.recording_texts import RecordingTexts, around
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.interfaces import SearchedLine, SearchedRecording, SearchPage, SearchQuery
@@ -249,3 +250,26 @@ def test_attack_spaces_hide_nothing(world: World, searching: Searching) -> None:
     assert search(world, "drop  table") == [(tape.id, "DROP TABLE x")]
     request = ListRecordings(command="rm  -rf")
     assert [row.id for row in world.do(table.LIST_RECORDINGS, request).items] == [tape.id]
+
+
+def test_what_was_not_searched_is_counted(world: World, searching: Searching) -> None:
+    """Recordings that wait for their index, or get none, are counted for those who may read all:
+    an empty answer is not taken for a proof. Others learn nothing of them.
+    """
+    world.add_user("mallory", "access")
+    session(world, "alice", "one")
+    indexes: Any = world.parts.recordings.indexes
+    for recording, entry in (
+        ("w1", Unindexed()),
+        ("w2", Unindexed()),
+        ("w3", Unindexed(opened=True)),
+    ):
+        result(world.backend.commit(indexes._waiting.put(recording, entry)))
+    result(world.backend.commit(indexes._failed.put("f1", Unindexed(4, None, "damaged"))))
+    request = SearchRecordings("nothing")
+    found = world.do(table.SEARCH_RECORDINGS, request)
+    assert (found.items, found.waiting, found.failed) == ((), 2, 1)
+    own = world.do(table.SEARCH_RECORDINGS, request, world.user("mallory", "access"))
+    assert (own.waiting, own.failed) == (0, 0)
+    later = world.do(table.SEARCH_RECORDINGS, evolve(request, after="5"))
+    assert (later.waiting, later.failed) == (0, 0)

@@ -288,6 +288,9 @@ class RecordingOperations:
         )
         for row in rows:
             await self._note_access(row, caller)
+        if own is None and not request.after and self._recordings.indexes is not None:
+            waiting, failed = await self._recordings.indexes.without()
+            result = evolve(result, waiting=waiting, failed=failed)
         return result
 
     async def _readable(self, recording_id: str, caller: Caller) -> Recording:

@@ -9,7 +9,7 @@ from typing import Final
 from attrs import field, frozen
 
 from tele.model.api.operation import Operation, Permitted, Users
-from tele.model.bounds import AtMost, Between
+from tele.model.bounds import OMITTED, AtMost, Between
 
 #: Characters of what is searched, at least (fewer have no trigram) and at most.
 SHORTEST: Final = 3
@@ -65,11 +65,18 @@ class SearchHit:
 
 @frozen
 class SearchResult:
-    """``next`` continues the search. ``cut``: it took too long, and looked at a part only."""
+    """``next`` continues the search. ``cut``: it took too long, and looked at a part only.
+
+    ``waiting`` and ``failed``: of the cluster's closed recordings, how many have no index yet, and
+    how many will have none, up to 1,000 each: those were not searched. Only the first page of one
+    who may read all recordings has them.
+    """
 
     items: tuple[SearchHit, ...]
     next: str = ""
     cut: bool = False
+    waiting: int = field(default=0, metadata=OMITTED)
+    failed: int = field(default=0, metadata=OMITTED)
 
 
 SEARCH_RECORDINGS: Final = Operation(
