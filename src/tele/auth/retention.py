@@ -8,7 +8,8 @@ Invariants:
   clock that is set forward removes nothing for a day (:mod:`tele.auth.regular_work`).
 * Over the size the oldest go of the hosts that recorded most: a host that floods auth pushes out
   its own recordings, and no host keeps less than an equal share of the size for what others send,
-  or do not close. What is held is taken from the size first.
+  or do not close. What is held is taken from the size first, but half of it at most: who may hold
+  recordings, and not remove any, cannot have the others removed.
 * Each removal is an event, with the rule.
 * It is done in steps between which other calls run.
 """
@@ -120,13 +121,16 @@ class Retention:
         end = INDEX[:-1] + "0"
         held = await self._held()
         sizes: dict[HostPlace, int] = {}
-        room = most
+        of_held = 0
         async for row in self._rows(end):
             if row.id in held:
-                room -= row.size
+                of_held += row.size
             else:
                 sizes[row.recorded_by] = sizes.get(row.recorded_by, 0) + row.size
-        share = equal_share(sizes.values(), max(0, room))
+        room = max(most - of_held, most // 2)
+        if of_held > most // 2:
+            log.warn("what is held takes more than half of max_size", bytes=of_held)
+        share = equal_share(sizes.values(), room)
         size = sum(sizes.values())
         if size <= room:
             return

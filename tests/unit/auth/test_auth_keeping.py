@@ -248,6 +248,22 @@ def test_what_is_held_takes_room_of_all(world: World) -> None:
     result(keeper.stop())
 
 
+def test_attack_holds_do_not_push_out_the_others(world: World) -> None:
+    """One who may hold recordings, and remove none, holds more than the whole size: the newest of
+    the others still have half of it.
+    """
+    tapes = []
+    for _ in range(9):
+        tapes.append(stored(world))
+        world.clock.advance(60)
+    for each in tapes[:5]:
+        world.do(table.HOLD_RECORDING, HoldRecording(each.id, "a pretext"))
+    keeper = retention(world, RetentionRules(max_size=4 * TAPE_SIZE))
+    run(world)
+    assert ids(world) == {each.id for each in (*tapes[:5], *tapes[-2:])}
+    result(keeper.stop())
+
+
 def test_rules_that_change_hold_from_the_next_round_on(world: World) -> None:
     """Those of the cluster's settings: without a restart, and none removes nothing."""
     tape, now = stored(world), [RetentionRules()]
