@@ -8,7 +8,8 @@ Invariants:
 
 * From the first byte that it reads on it can open no file and no socket (``RLIMIT_NOFILE``), start
   no process, write no more than :data:`OUTPUT_LIMIT` bytes, use no more memory and CPU than it was
-  given, and is no more root.
+  given, and is no more root. It reaches no other process of its account, either
+  (:mod:`tele.snapshots.system_calls`).
 * It ends when its input ends, so it does not outlive the process that started it.
 """
 
@@ -26,6 +27,7 @@ import zstandard
 
 from tele.errors import BadRecording
 from tele.snapshots.builder import IndexBuilder
+from tele.snapshots.system_calls import restrict
 from tele.snapshots.terminals import MakeTerminal, OwnTerminal
 from tele.tape.layout import DATA_LIMIT, RAW_LIMIT, Chunk, Facts
 
@@ -70,6 +72,7 @@ def confine(cpu_seconds: int) -> None:
         (resource.RLIMIT_NOFILE, 3),
     ):
         resource.setrlimit(limit, (value, value))
+    restrict()
 
 
 class Lines:

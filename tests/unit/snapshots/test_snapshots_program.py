@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import zstandard
 from recorded_sessions import chunks_of, frame, opened, read_all
 from tele.model.frame import FrameKind
 from tele.snapshots.program import BAD_RECORDING, CHUNK_HEAD, RESULT_HEAD
+from tele.snapshots.system_calls import filter_for
 from tele.tape.index import read_index
 
 PROGRAM = [sys.executable, "-I", "-m", "tele.snapshots.program"]
@@ -22,7 +24,8 @@ def run(terminal: str, data: bytes) -> subprocess.CompletedProcess[bytes]:
 
 def confined(code: str) -> str:
     """What ``code`` prints in a process that has given up its rights."""
-    before = "from tele.snapshots.program import confine\nimport os, socket, sys\nconfine(20)\n"
+    modules = "ctypes, fcntl, os, resource, socket, sys"
+    before = f"from tele.snapshots.program import confine\nimport {modules}\nconfine(20)\n"
     done = subprocess.run(
         [sys.executable, "-I", "-c", before + code], capture_output=True, timeout=60
     )
@@ -96,3 +99,64 @@ except MemoryError:
     print("no memory")
 """
     assert confined(code) == "no memory\n"
+
+
+def test_attack_it_reaches_no_process_of_its_account() -> None:
+    """Where auth is not root, the process has its account: it can still not signal it, trace it,
+    read or set its limits, nor have the kernel signal it. What it may do goes on.
+    """
+    code = """
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *words):
+    if getattr(libc, name)(*words) < 0:
+        raise OSError(ctypes.get_errno(), name)
+parent = os.getpid()
+for name, attempt in (
+    ("kill", lambda: os.kill(parent, 0)),
+    ("ptrace", lambda: call("ptrace", 16, parent, 0, 0)),
+    ("memory", lambda: call("process_vm_readv", parent, 0, 0, 0, 0, 0)),
+    ("limit", lambda: resource.prlimit(parent, resource.RLIMIT_CPU)),
+    ("nice", lambda: os.setpriority(os.PRIO_PROCESS, parent, 19)),
+    ("owner", lambda: fcntl.fcntl(0, fcntl.F_SETOWN, parent)),
+    ("stat", lambda: os.stat("/etc/hostname")),
+    ("exec", lambda: os.execv("/bin/true", ["true"])),
+    ("pidfd", lambda: os.pidfd_open(parent)),
+):
+    try:
+        attempt()
+    except OSError as error:
+        print(name, error.errno)
+    else:
+        print(name, "done")
+"""
+    lines = dict(line.split() for line in confined(code).splitlines())
+    assert set(lines.values()) == {"1"}, lines
+    assert len(lines) == 9
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_of_calls(machine: str) -> None:
+    """It allows the listed calls of one architecture, refuses others, and ends the process for any
+    of another architecture; a machine without a list has no filter.
+    """
+    code = [struct.unpack_from("=HBBI", filter_for(machine), at) for at in range(0, 8 * 43, 8)]
+    assert len(filter_for(machine)) == 8 * 43
+    own = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[machine]
+
+    def decided(number: int, architecture: int = own) -> int:
+        at, value = 0, 0
+        while True:
+            kind, yes, no, operand = code[at]
+            if kind == 0x06:
+                return int(operand)
+            if kind == 0x20:
+                value = {0: number, 4: architecture}[operand]
+            taken = value == operand if kind == 0x15 else value >= operand
+            at += 1 + (0 if kind == 0x20 else yes if taken else no)
+
+    allowed = [number for number in range(1000) if decided(number) == 0x7FFF0000]
+    assert len(allowed) == 36
+    assert {"x86_64": 101, "aarch64": 117}[machine] not in allowed  # ptrace
+    assert decided(0x40000000) == decided(0xFFFFFFFF) == 0x00050001
+    assert decided(allowed[0], own ^ 1) == 0x80000000
+    assert filter_for("s390x") == b""
