@@ -28,6 +28,12 @@ def test_a_session_is_found_by_what_it_showed(cluster: Cluster) -> None:
     cluster.tele.run("ssh", node, "echo needle-$((40 + 2))")
     (recording,) = {row["id"] for row in cluster.tele.json("recordings", "ls")} - before
     waited_for(cluster, recording)
+    shown = dict(
+        line.split(":", 1)
+        for line in cluster.tele.run("recordings", "show", recording).stdout.splitlines()
+    )
+    stated = [shown[name].strip() for name in ("Recorded by", "State", "Sealed", "Index")]
+    assert stated == ["node", "complete", "no", "ready"]
     (hit,) = cluster.tele.json("recordings", "search", "NEEDLE-42", "--in", "output")
     assert (hit["recording"], hit["kind"], hit["line"]) == (recording, "output", "needle-42")
     (command,) = cluster.tele.json("recordings", "search", "needle-$((", "--in", "exec")
