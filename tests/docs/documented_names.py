@@ -48,6 +48,7 @@ FOREIGN_NAMES = {
     "per_caller": "the end of a name",
     "proxy_pass": "nginx",
     "recording_id": "a field of the log",
+    "pg_dump": "PostgreSQL",
     "sshd_config": "sshd",
     "user_readenv": "an option of pam_env",
     "user_trust": "an attribute of tele.embed.ssh",

@@ -100,8 +100,8 @@ def _works(cluster: Cluster, *command: str) -> bool:
 
 @pytest.mark.parametrize("gone", ["auth", "auth2"])
 def test_an_auth_that_is_killed_is_not_missed(cluster: Cluster, gone: str) -> None:
-    """Logins, sessions and changes of users go on at the other one; when it comes back, it knows
-    what happened meanwhile.
+    """Logins, sessions and changes of users go on at the other one; after its start it knows what
+    happened meanwhile.
     """
     assert _says(cluster, "before")
     cluster.kill(gone)

@@ -228,7 +228,10 @@ def index() -> Index:
     packed = [pack_state(each) for each in states]
     return Index(
         whole=True, length=9_000_000_000, raw=15, output=7, digest=bytes(range(32)),
-        chunks=(ChunkPlace(0, 0, 10, 1, 2, 1, 2, 0), ChunkPlace(1, 10, 5, 3, 9_000_000_000, 3, 3, 7)),
+        chunks=(
+            ChunkPlace(0, 0, 10, 1, 2, 1, 2, 0),
+            ChunkPlace(1, 10, 5, 3, 9_000_000_000, 3, 3, 7),
+        ),
         channels=(Channel(1, 5, True, False, 80, 24), Channel(2, 6, False, True, 0, 0)),
         keyframes=(
             Keyframe(3, 1, 0, 4, 80, 24, False, False, 5, 0, len(packed[0]), len(states[0])),

@@ -67,7 +67,9 @@ def test_kinds_choose_plugins(tmp_path: Path) -> None:
 def test_unknown_kinds_and_arguments(tmp_path: Path) -> None:
     """What there is gets listed; a plugin refuses arguments that mean nothing to it."""
     surroundings = Surroundings(Clock(), tmp_path)
-    with pytest.raises(InvalidInput, match="no plugin for 'etcd'; there are memory, sqlite"):
+    with pytest.raises(
+        InvalidInput, match="no plugin for 'etcd'; there are memory, postgresql, sqlite"
+    ):
         choose(IBackendFactory, Chosen("etcd", "//x"), surroundings)
     with pytest.raises(InvalidInput, match="takes no arguments"):
         choose(IBackendFactory, Chosen("memory", "x"), surroundings)

@@ -120,7 +120,7 @@ def test_a_stream_for_a_page_of_this_origin() -> None:
     ],
 )
 def test_no_stream_for_others(name: bytes, value: bytes | None, status: int) -> None:
-    """A page of another origin cannot use its visitor's address to call auth (attack)."""
+    """A page of another origin cannot use its reader's address to call auth (attack)."""
     headers = {**UPGRADE, name: value} if value is not None else {**UPGRADE}
     if value is None:
         del headers[name]
