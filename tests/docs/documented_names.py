@@ -40,6 +40,8 @@ FOREIGN_OPTIONS = {
     "--no-config": "fish",
     "--help": "any program",
     "--seed": "tests/fuzz",
+    "--undisturbed": "bench",
+    "--against": "bench",
 }
 #: Names that have the form of a setting and are something else.
 FOREIGN_NAMES = {

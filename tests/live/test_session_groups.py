@@ -92,7 +92,7 @@ def test_no_process_leaves_its_group(root: Path, user: pwd.struct_passwd) -> Non
 
 
 def test_a_group_is_found_when_its_first_process_has_ended() -> None:
-    """What it left running is traced on: a program that ends at once leaves no way out (attack). A
+    """What it left running is traced on: a program that ends at once is no escape (attack). A
     number that is another process's by now misleads nobody.
     """
     groups = Groups(own_group())
