@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,8 +58,22 @@ def show(recording: str, events: bool, identity: Path | None, form: str, where: 
 
     with open_authority(where) as authority:
         details = authority.perform(GET_RECORDING, ById(full_id(authority, recording)))
-    columns = (*COLUMNS, Column("INDEX", lambda r: r["index"]))
-    show_one(form, details.recording, columns, index=details.index.value)
+    columns = (
+        *COLUMNS,
+        Column("RECORDED BY", _recorded_by),
+        Column("STATE", lambda r: r["state"] + (f": {r['incomplete']}" if r["incomplete"] else "")),
+        Column("SEALED", lambda r: r["sealed"]),
+        Column("INDEX", lambda r: r["index"]),
+    )
+    show_one(
+        form, details.recording, columns, index=details.index.value, state=details.state.value,
+        sealed="yes" if details.keys else "no",
+    )  # fmt: skip
+
+
+def _recorded_by(row: Mapping[str, Any]) -> str:
+    by = row.get("recorder") or "node"
+    return f"{by} ({row['mode']})" if row.get("mode") else by
 
 
 def _show_events(recording: str, identity: Path | None, form: str, where: Where) -> None:

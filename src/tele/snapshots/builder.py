@@ -38,7 +38,7 @@ CHANNELS: Final = 10_000
 RESIZES: Final = 100_000
 #: Marks of each kind, and bytes of their texts.
 MARKS: Final = 50_000
-MARK_TEXTS: Final = 8 * 1024 * 1024
+MARK_TEXTS: Final = 4 * 1024 * 1024
 #: Marks of what was traced, of each kind; a text that repeats has one. The others keep the rest.
 TRACED_MARKS: Final = 12_000
 #: Characters that two marks of one text have in common: the longest text that is searched.
