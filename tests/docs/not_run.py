@@ -36,6 +36,7 @@ OTHER_BLOCKS: Final = {
     ("docs/howto/proxies.rst", "listen tele"): (
         "HAProxy's configuration; tests/interop/test_balancers.py runs HAProxy with one"
     ),
+    ("docs/howto/postgresql.rst", "CREATE ROLE tele LOGIN;"): "SQL for an administrator's psql",
     ("docs/protocols/api.rst", '{"error": '): "an answer of the API",
     ("docs/protocols/audit.rst", "import hashlib, json"): (
         "a function that shows how hashes are made; tests of the audit check the same"
