@@ -112,7 +112,7 @@ export class AuditPage extends Page {
     const where = event.login || event.server_name ? `${event.login}${event.server_name ? `@${event.server_name}` : ""}` : "";
     return html`
       <tr>
-        <td>${date(event.time)}</td>
+        <td class="when">${date(event.time)}</td>
         <th scope="row">${printable(event.event)}</th>
         <td>${printable(event.user)}</td>
         <td>${printable(event.remote_addr)}</td>

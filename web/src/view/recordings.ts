@@ -128,7 +128,7 @@ export class RecordingsPage extends Page {
             ${this.items.map(
               (each) => html`
                 <tr>
-                  <th scope="row"><a href="#/recordings/${each.id}">${date(each.started)}</a></th>
+                  <th scope="row" class="when"><a href="#/recordings/${each.id}">${date(each.started)}</a></th>
                   <td>${printable(each.user)}</td>
                   <td>${printable(`${each.login}@${each.node}`)}${each.interactive ? "" : html` <span class="quiet">no terminal</span>`}</td>
                   <td>${each.ended ? clock((Date.parse(each.ended) - Date.parse(each.started)) * 1e6) : ""}</td>
