@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import socket
+import subprocess
+import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tele.certs.pins import pin
+from tele.certs.x509 import TlsKey, make_authority
+from tele.model.authority import AuthorityKind
 from tele_command import Cluster
 
 pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
 
+ADMIN = pwd.getpwuid(os.geteuid()).pw_name
 NODE = socket.gethostname()
 PHASES = ("init", "update_clients", "update_servers", "standby")
 
@@ -102,6 +110,28 @@ def test_who_was_away_calls_auth_all_the_same(cluster: Cluster, folder: Path) ->
     is_old(folder)
     cluster.tele.run("ls")
     wait_for(folder, 1, but=old)
+
+
+def test_another_server_changes_nothing(cluster: Cluster, folder: Path) -> None:
+    """Under a CA that is not trusted an answer is none, whoever gives it (attack)."""
+    before = (folder / "ca.json").read_text()
+    other = json.loads(before)
+    key = TlsKey.generate()
+    for each in other:
+        kind = AuthorityKind(each["kind"])
+        made = make_authority(cluster.name, kind, key, datetime.now(UTC), os.urandom)
+        each.update(tls_certificates=[made], pins=[pin(made)])
+    (folder / "ca.json").write_text(json.dumps(other))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "tele.cli.trust", cluster.tele.home, cluster.name, ADMIN],
+            env=cluster.tele.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert "not the auth server of this cluster" in done.stderr
+        assert json.loads((folder / "ca.json").read_text()) == other
+    finally:
+        (folder / "ca.json").write_text(before)
 
 
 def test_a_certificate_of_a_dropped_key_is_said_to_be_none(cluster: Cluster, folder: Path) -> None:
