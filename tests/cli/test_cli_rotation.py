@@ -113,7 +113,7 @@ def test_who_was_away_calls_auth_all_the_same(cluster: Cluster, folder: Path) ->
 
 
 def test_another_server_changes_nothing(cluster: Cluster, folder: Path) -> None:
-    """Under a CA that is not trusted an answer is none, whoever gives it (attack)."""
+    """An answer under a CA that is not trusted is none (attack)."""
     before = (folder / "ca.json").read_text()
     other = json.loads(before)
     key = TlsKey.generate()
