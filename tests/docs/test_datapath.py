@@ -33,6 +33,7 @@ NOT_TAKEN = {
     "src/tele/plugins/kernel_records.py": "a role with enhanced_recording",
     "src/tele/rbac/predicates.py": "a role with an expression or a template with a function",
     "src/tele/rbac/windows.py": "a role with valid_times",
+    "src/tele/spawner/traced.py": "a session whose programs are traced",
     "src/tele/store/postgres.py": "a store in PostgreSQL",
     "src/tele/store/postgres_session.py": "a store in PostgreSQL",
     "src/tele/recording/recovery.py": "after a crash",
