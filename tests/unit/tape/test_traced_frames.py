@@ -30,8 +30,8 @@ def frame(kind: FrameKind, number: int = 1, **fields: Any) -> Frame:
         (FrameKind.COMMAND, {"action": "exec", "argv": ["ls", "-l"]}, "exec ls -l"),
         (
             FrameKind.COMMAND,
-            {"action": "exec", "path": "/x", "argv": ["x"], "failed": "ENOENT"},
-            "exec x: ENOENT",
+            {"action": "exec", "path": "/bin/x", "argv": ["x", "-a"], "failed": "ENOENT"},
+            "exec /bin/x -a: ENOENT",
         ),
         (FrameKind.DISK, {"action": "rename", "path": "/a", "to": "/b"}, "rename /a -> /b"),
         (

@@ -114,6 +114,9 @@ def _command(fields: dict[str, Any]) -> str:
         return ""
     words = fields.get("argv")
     shown = " ".join(map(_text, words)) if isinstance(words, list) else _text(fields.get("path"))
+    if fields.get("failed") and fields.get("path"):  # a search along PATH: which one is not there
+        rest = words[1:] if isinstance(words, list) else []
+        shown = " ".join(map(_text, (fields["path"], *rest)))
     return _failing(f"{_text(action)} {shown}", fields)
 
 
