@@ -144,23 +144,26 @@ def search(
     elif connect is not None:
         wanted = (FoundIn.CONNECTION,)
         sought, fits = addresses(connect)
-    cut, waiting, failed = False, 0, 0
+    cut, waiting, failed, sealed = False, 0, 0, False
 
     with open_authority(where) as authority:
 
         def ask(after: str, size: int) -> Any:
-            nonlocal cut, waiting, failed
+            nonlocal cut, waiting, failed, sealed
             request = SearchRecordings(
                 sought, min(size, PAGE), after, user or "", wanted, since, until
             )
             result = authority.perform(SEARCH_RECORDINGS, request)
             cut = cut or (result.cut and not result.next)
             waiting, failed = max(waiting, result.waiting), max(failed, result.failed)
+            sealed = sealed or result.sealed
             return evolve(result, items=tuple(hit for hit in result.items if fits(hit.line)))
 
         show_pages(form, pages(ask, limit), _COLUMNS, name=lambda r: r["recording"])
     if cut:
         print_notice("tele: the search took too long and is incomplete: use --since or --user")
+    if sealed:
+        print_notice("tele: sealed recordings are not searched: auth keeps no text of them")
     if waiting:
         print_notice(
             f"tele: {_counted(waiting)} not searched yet: auth makes their index; try again later"

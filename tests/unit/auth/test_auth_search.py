@@ -12,6 +12,7 @@ from attrs import evolve
 from auth_world import Tape, World, result
 from recorded_sessions import chunks_of, frame, opened
 from tele.auth.recording_indexes import RecordingIndexes, Unindexed
+from tele.auth.recording_keys import KeysOfRecording
 from tele.auth.recording_texts import RecordingTexts, around
 from tele.errors import AccessDenied, InvalidInput, Unavailable
 from tele.interfaces import SearchedLine, SearchedRecording, SearchPage, SearchQuery
@@ -268,8 +269,11 @@ def test_what_was_not_searched_is_counted(world: World, searching: Searching) ->
     result(world.backend.commit(indexes._failed.put("f1", Unindexed(4, None, "damaged"))))
     request = SearchRecordings("nothing")
     found = world.do(table.SEARCH_RECORDINGS, request)
-    assert (found.items, found.waiting, found.failed) == ((), 2, 1)
+    assert (found.items, found.waiting, found.failed, found.sealed) == ((), 2, 1, False)
+    keys: Any = world.parts.recordings.keys
+    result(world.backend.commit(keys._keys.put("s1", KeysOfRecording(()))))
+    assert world.do(table.SEARCH_RECORDINGS, request).sealed
     own = world.do(table.SEARCH_RECORDINGS, request, world.user("mallory", "access"))
-    assert (own.waiting, own.failed) == (0, 0)
+    assert (own.waiting, own.failed, own.sealed) == (0, 0, False)
     later = world.do(table.SEARCH_RECORDINGS, evolve(request, after="5"))
     assert (later.waiting, later.failed) == (0, 0)

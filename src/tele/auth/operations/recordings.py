@@ -290,7 +290,9 @@ class RecordingOperations:
             await self._note_access(row, caller)
         if own is None and not request.after and self._recordings.indexes is not None:
             waiting, failed = await self._recordings.indexes.without()
-            result = evolve(result, waiting=waiting, failed=failed)
+            keys = self._recordings.keys
+            sealed = not keys.searchable and bool(await keys.sealed(""))
+            result = evolve(result, waiting=waiting, failed=failed, sealed=sealed)
         return result
 
     async def _readable(self, recording_id: str, caller: Caller) -> Recording:

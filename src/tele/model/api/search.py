@@ -68,8 +68,9 @@ class SearchResult:
     """``next`` continues the search. ``cut``: it took too long, and looked at a part only.
 
     ``waiting`` and ``failed``: of the cluster's closed recordings, how many have no index yet, and
-    how many will have none, up to 1,000 each: those were not searched. Only the first page of one
-    who may read all recordings has them.
+    how many will have none, up to 1,000 each: those were not searched. ``sealed``: there are sealed
+    recordings, and their text is not kept. Only the first page of one who may read all recordings
+    has them.
     """
 
     items: tuple[SearchHit, ...]
@@ -77,6 +78,7 @@ class SearchResult:
     cut: bool = False
     waiting: int = field(default=0, metadata=OMITTED)
     failed: int = field(default=0, metadata=OMITTED)
+    sealed: bool = field(default=False, metadata=OMITTED)
 
 
 SEARCH_RECORDINGS: Final = Operation(
