@@ -63,8 +63,11 @@ def test_a_line_cannot_control_a_terminal(kind: str) -> None:
 
 
 def test_a_replay_lists_programs_and_not_each_file() -> None:
-    """Thousands of files would hide what the session showed; JSON has all of them."""
+    """Thousands of files, and programs that are not in a folder of the path, would hide what the
+    session showed; JSON has all of them.
+    """
     frames = [
+        frame(FrameKind.COMMAND, 1, action="exec", argv=["ls"], failed="ENOENT"),
         frame(FrameKind.COMMAND, 1, action="exec", argv=["ls"]),
         frame(FrameKind.COMMAND, 2, action="exit", status="0"),
         frame(FrameKind.DISK, 3, action="open", path="/etc/passwd"),
@@ -72,9 +75,9 @@ def test_a_replay_lists_programs_and_not_each_file() -> None:
     ]
     assert "".join(text(frames)) == "[exec ls]\n[hand-over to docker /run/docker.sock]\n"
     assert [json.loads(line)["frame"] for line in json_lines(frames)] == [
-        "command", "command", "disk", "handover",
+        "command", "command", "command", "disk", "handover",
     ]  # fmt: skip
-    assert summary(frames[2]) == ""
+    assert summary(frames[3]) == ""
 
 
 def indexed(frames: list[Frame]) -> list[tuple[MarkKind, str]]:

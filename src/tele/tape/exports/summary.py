@@ -120,6 +120,12 @@ def _command(fields: dict[str, Any]) -> str:
     return _failing(f"{_text(action)} {shown}", fields)
 
 
+def _executed(fields: dict[str, Any]) -> str:
+    """Only what ran: a shell tries each folder of its path."""
+    ran = fields.get("action") == "exec" and not fields.get("failed")
+    return _command(fields) if ran else ""
+
+
 def _disk(fields: dict[str, Any]) -> str:
     to = f" -> {_text(fields['to'])}" if fields.get("to") else ""
     return _failing(f"{_text(fields.get('action'))} {_text(fields.get('path'))}{to}", fields)
@@ -170,7 +176,7 @@ _MAKERS: Final[dict[FrameKind, Callable[[dict[str, Any]], str]]] = {
     FrameKind.GAP: _gap,
     FrameKind.PAUSE: _pause,
     FrameKind.HOST: _host,
-    FrameKind.COMMAND: _command,
+    FrameKind.COMMAND: _executed,
     FrameKind.HANDOVER: _hand_over,
 }
 
