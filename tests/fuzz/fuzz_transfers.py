@@ -135,7 +135,7 @@ def scp_streams(dice: Dice) -> tuple[list[Transfer], list[str]]:
     observer = observer_of(Launched("exec", b"scp -t x"), told.append, broken.append)
     size = dice.randint(0, 50)
     lines = [b"D0755 0 d\n", b"C0644 %d f\n" % size, CONTENT[:size] + b"\0", b"E\n", b"T1 0 1 0\n"]
-    sides = [observer.input, observer.output]
+    sides: list[Callable[[memoryview], None]] = [observer.input, observer.output]
     if dice.random() < 0.5:
         sides.reverse()
     pieces(dice, sides[1], b"\0")

@@ -254,12 +254,14 @@ def test_a_number_that_changes(accounts: Accounts) -> None:
     """
     accounts.made(drop=False, sudoers=[ID])
     number = int(accounts.line("passwd")[2])
-    for trait in ({"uid": number + 1}, {"gid": number + 1}):
+    others: tuple[dict[str, Any], ...] = ({"uid": number + 1}, {"gid": number + 1})
+    for trait in others:
         answer = accounts.ask("ensure", drop=False, sudoers=[ID], **trait)
         assert not answer["ok"]
         assert f"id {number} on this machine" in answer["message"]
         assert not list((accounts.root / "etc/sudoers.d").glob("tele-*"))
-    for same in ({"uid": number}, {}):
+    fitting: tuple[dict[str, Any], ...] = ({"uid": number}, {})
+    for same in fitting:
         assert accounts.ask("ensure", drop=False, **same)["ok"]
 
 
