@@ -218,6 +218,8 @@ def _print_result(outcome: dict[str, Any]) -> None:
         "  tele ls\n"
         f"  tele ssh {outcome['node']}\n"
         f"  tele config --install   # then: ssh {outcome['node']}.{outcome['cluster']}\n"
+        f"  https://{outcome['proxy']}/   # pages; for a password: tele users reset"
+        f" {outcome['user']} --invite\n"
         f"  tele down{outcome['dir_option']}"
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tele.cli.auth_client import Where, open_authority, where_options
-from tele.cli.home import Home
+from tele.cli.home import Home, Profile
 from tele.cli.lazy import Lazy, LazyGroup
 from tele.cli.lists import end_of, end_option, pages, read_password, split_words, ttl_option
 from tele.cli.output import (
@@ -111,18 +111,29 @@ def _show_password(form: str, made: UserPassword, where: Where) -> None:
         )
         print_text(made.invitation)
         print_notice(
-            f"{name} types: tele login {first_contact(where)} --invite\nand enters it there"
+            f"{name} types: tele login {first_contact(where)} --invite\n"
+            f"and enters it there, or in a browser: {_page(where)}"
         )
     elif made.password:
         print_notice(f"the password of {name}, shown this once:")
         print_text(made.password)
 
 
+def _profile(where: Where) -> Profile | None:
+    if where.config is not None:
+        return None
+    return Home.find().chosen(where.cluster, where.proxy, where.user)
+
+
+def _page(where: Where) -> str:
+    """Return the address of the page where an invitation is entered."""
+    chosen = _profile(where)
+    return f"https://{'HOST:PORT' if chosen is None else chosen.proxy}/#/invitation"
+
+
 def first_contact(where: Where, pin: str = "PIN") -> str:
     """Return the options of a first ``tele login`` to this cluster; ``pin`` is that of its CA."""
-    chosen = None
-    if where.config is None:
-        chosen = Home.find().chosen(where.cluster, where.proxy, where.user)
+    chosen = _profile(where)
     if chosen is None or not chosen.ca_pins:
         return f"--proxy HOST:PORT --ca-pin {pin}"
     return f"--proxy {chosen.proxy} --ca-pin {chosen.ca_pins[0]}"
