@@ -112,6 +112,17 @@ def test_who_was_away_calls_auth_all_the_same(cluster: Cluster, folder: Path) ->
     wait_for(folder, 1, but=old)
 
 
+def test_a_user_who_rotates_is_not_locked_out(cluster: Cluster) -> None:
+    """Not even if the old key says nothing, and all phases follow at once."""
+    words: tuple[str, ...] = ("--type", "tls-host", "--compromised")
+    for phase in PHASES:
+        begun = ("ca", "rotate", "--manual", "--phase", phase, "--force", "--yes")
+        done = cluster.tele.run(*begun, *words)
+        assert "note:" not in done.stderr
+        words = ()
+    cluster.tele.run("ls")
+
+
 def test_another_server_changes_nothing(cluster: Cluster, folder: Path) -> None:
     """An answer under a CA that is not trusted is none (attack)."""
     before = (folder / "ca.json").read_text()

@@ -164,6 +164,7 @@ def rotate(
     who has not. An automatic rotation that is held up for long goes on by hand. With --rollback,
     and then --manual --phase standby, the old keys stay.
     """
+    from tele.cli.trust import refresh_own
     from tele.model.api.authorities import ROTATE, Rotate
     from tele.model.rotation import Phase, RotatingCa
 
@@ -186,6 +187,8 @@ def rotate(
         if force:
             _confirm(_look(authority), wanted, cas, ask=not yes)
         found = authority.perform(ROTATE, request)
+    if where.config is None:
+        refresh_own(where)
     if form in ("text", "names"):
         show_rotation(form, found)
     else:

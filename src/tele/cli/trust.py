@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tele.cli.auth_client import trusted_hosts
+from tele.cli.auth_client import Where, trusted_hosts
 from tele.cli.home import Files, Home, Profile
 from tele.cli.openssh import write_openssh_files
 from tele.cli.output import plain, print_notice
@@ -53,6 +53,20 @@ def refresh(home: Home, profile: Profile) -> None:
         home.write(files.folder / "profile.json", json.dumps(fields, indent=1))
     write_openssh_files(home, profile)
     _drop(files, authority_of(info.authorities, AuthorityKind.USER))
+
+
+def refresh_own(where: Where) -> None:
+    """Refresh at once for the user who rotates: otherwise the next call may be refused.
+
+    A failure is a notice: the phase has begun.
+    """
+    home = Home.find()
+    try:
+        profile = home.chosen(where.cluster, where.proxy, where.user)
+        if profile is not None:
+            refresh(home, profile)
+    except TeleError as error:
+        print_notice(f"note: what you trust is as before: {error}")
 
 
 def _drop(files: Files, users: TrustedAuthority | None) -> None:
