@@ -11,6 +11,8 @@ import pytest
 from small_cluster import ME, SmallCluster, small_cluster
 from tele.certs.suites import SignatureSuite
 from tele.membership import renewal
+from tele.membership.identity import is_superseded
+from tele.model.api.authorities import ROTATE, Rotate
 from tele.model.rotation import Phase
 from test_rotation import Fleet, host_keys
 
@@ -63,3 +65,26 @@ def test_hosts_and_cas_get_the_configured_suite(cluster: SmallCluster) -> None:
     assert [line.split()[0] for line in host_keys(fleet)] == [ecdsa]
     assert [m.identity.host.host_id for m in fleet.members] == ids
     assert not cluster.events("node.rejoin")
+
+
+def test_a_forced_rotation_leads_to_the_same(cluster: SmallCluster) -> None:
+    """A host that misses phases, and reconnects by its old key, makes a key of the new suite, too:
+    clients of the suite accept no other.
+    """
+    direct = cluster.node()
+    member = direct.member
+    cluster.stop_auth()
+    cluster.suite = SignatureSuite.ECDSA
+    cluster.start_auth()
+    cluster.reactor.until(lambda: not member.trouble, 60)
+    for phase in (Phase.INIT, Phase.UPDATE_CLIENTS, Phase.UPDATE_SERVERS, Phase.STANDBY):
+        cluster.reactor.wait(cluster.admin.perform(ROTATE, Rotate(phase, (), True)))
+    cluster.reactor.until(
+        lambda: (
+            member.identity.keys.is_of(SignatureSuite.ECDSA)
+            and not is_superseded(member.identity, member.authorities)
+        ),
+        90,
+    )
+    cluster.person("alice", ME)
+    assert cluster.ssh("alice", direct, "echo on").stdout == b"on\n"

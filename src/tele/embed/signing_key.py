@@ -72,7 +72,10 @@ def read_key(chosen: Chosen, folder: Path, environment: MutableMapping[str, str]
     if chosen.kind == "pkcs11":
         from tele.embed.hardware_key import derive
 
-        return derive(name)
+        try:
+            return derive(name)
+        except InvalidInput as error:
+            raise InvalidInput(f"{_WHAT} (auth.signing_keys.sealed_by): {error}") from None
     if chosen.kind == "env":
         text = environment.pop(name, "")
         if not text:

@@ -26,7 +26,6 @@ from tele.membership.calls import Calls, pause_after
 from tele.membership.identity import (
     MemberIdentity,
     assemble,
-    host_suite,
     is_superseded,
     tls_authorities,
 )
@@ -214,7 +213,7 @@ class Enrolment:
 
     async def _renew(self, old: MemberIdentity) -> None:
         presence = self._presence()
-        keys = old.keys.of_suite(host_suite(self._authorities()))
+        keys = old.keys.for_authorities(self._authorities())
         request = RenewRequest(presence.name, keys.public, hosts_of(presence))
         certificates = await self._calls.perform("renew", RENEW, request)
         self._asked = frozenset(request.addresses)

@@ -22,7 +22,7 @@ from tele.certs.keys import PrivateKey, parse_line
 from tele.certs.rotation import Facts, facts_of
 from tele.certs.suites import SignatureSuite, suite_of
 from tele.certs.x509 import TlsKey, issued_by, read_identity
-from tele.errors import BadCertificate, TeleError
+from tele.errors import BadCertificate, InvalidInput, TeleError
 from tele.https.identity import TlsIdentity
 from tele.model.api.members import PublicKeys
 from tele.model.authority import AuthorityKind, Certificates, TrustedAuthority, authority_of
@@ -42,11 +42,19 @@ class HostKeyPair:
         """Make both."""
         return cls(suite.generate(), TlsKey.generate())
 
-    def of_suite(self, suite: SignatureSuite) -> HostKeyPair:
-        """Return these keys, with a new SSH key if theirs is of another suite."""
-        if self.ssh.public.type.decode("ascii") == suite.key_type:
-            return self
-        return HostKeyPair(suite.generate(), self.tls)
+    def is_of(self, suite: SignatureSuite) -> bool:
+        """Whether the SSH key is of this suite."""
+        return self.ssh.public.type.decode("ascii") == suite.key_type
+
+    def for_authorities(self, authorities: Iterable[TrustedAuthority]) -> HostKeyPair:
+        """Return these keys, with a new SSH key if theirs is of another suite than hosts have.
+
+        They stay as they are if the suite is one that this version cannot make.
+        """
+        suite = _suite_made(authorities)
+        return (
+            self if suite is None or self.is_of(suite) else HostKeyPair(suite.generate(), self.tls)
+        )
 
     @property
     def public(self) -> PublicKeys:
@@ -130,13 +138,19 @@ def ssh_authorities(
 
 
 def is_superseded(identity: MemberIdentity, authorities: Iterable[TrustedAuthority]) -> bool:
-    """Whether another key than those of ``authorities`` that sign now has signed ``identity``."""
+    """Whether another key than those of ``authorities`` that sign now has signed ``identity``.
+
+    Or its SSH key is of another suite than the one that signs.
+    """
     found = authority_of(tuple(authorities), AuthorityKind.HOST)
     if found is None:
         return False
     if identity.ssh_certificate.authority_key != parse_line(found.ssh_public_keys[0]):
         return True
-    return not issued_by(identity.leaf, found.tls_certificates[:1])
+    if not issued_by(identity.leaf, found.tls_certificates[:1]):
+        return True
+    suite = _suite_made((found,))
+    return suite is not None and not identity.keys.is_of(suite)
 
 
 def facts(identity: MemberIdentity, authorities: Iterable[TrustedAuthority]) -> Facts:
@@ -151,6 +165,14 @@ def host_suite(authorities: Iterable[TrustedAuthority]) -> SignatureSuite:
     """
     found = authority_of(tuple(authorities), AuthorityKind.HOST)
     return suite_of(() if found is None else found.ssh_public_keys)
+
+
+def _suite_made(authorities: Iterable[TrustedAuthority]) -> SignatureSuite | None:
+    """Return the suite of hosts' keys; None if this version cannot make such keys."""
+    try:
+        return host_suite(authorities)
+    except InvalidInput:
+        return None
 
 
 def tls_authorities(authorities: Iterable[TrustedAuthority]) -> tuple[str, ...]:
