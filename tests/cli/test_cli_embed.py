@@ -216,7 +216,10 @@ def test_twistd_reports_all_mistakes_of_a_file(tele: Tele) -> None:
     config.write_text("version: v1\ndata_dir: d\nauth: {cluster_name: c, store: mysql, x: 1}\n")
     done = twistd(tele, "tele-auth", "--config", config)
     assert done.returncode == 2
-    assert f"{config}:3: auth.store: no plugin for mysql; there are memory, sqlite" in done.stderr
+    assert (
+        f"{config}:3: auth.store: no plugin for mysql; there are memory, postgresql, sqlite"
+        in done.stderr
+    )
     assert f"{config}:3: auth.x: unknown key" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tele.folder / "d").exists()

@@ -7,6 +7,7 @@ replaced; what a page expects of the reader between two commands is a step ``bef
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -312,6 +313,15 @@ def test_services_and_tunnels(tmp_path: Path) -> None:
             it.run(line.removeprefix("# "), "auth")
 
 
+#: The settings of a cluster whose proxies answer clients that know no certificates, too.
+PLAIN_KEYS = json.dumps(
+    {
+        "kind": "cluster", "version": "v1", "metadata": {"name": "tele"},
+        "spec": {"session_recording": {"mode": "node", "proxy_plain_keys": True}},
+    }
+)  # fmt: skip
+
+
 def test_a_machine_with_sshd(tmp_path: Path) -> None:
     """The page on machines that keep their sshd, by the administrator of a cluster of one machine
     and on a machine without tele: what was done there is recorded, and direct logins are refused.
@@ -324,6 +334,9 @@ def test_a_machine_with_sshd(tmp_path: Path) -> None:
         public = machine.run("cat /etc/ssh/ssh_host_ed25519_key.pub")
         it.machines["one"].write("/home/root/ssh_host_ed25519_key.pub", public)
         it.words["10.0.0.9:22"] = "10.0.0.1:2222"
+        it.words["gate1"] = "one-proxy"
+        it.machines["one"].write("/home/root/cluster.json", PLAIN_KEYS)
+        said = []
         texts = [block.text for block in of_page(page)]
         for line in lines_of(page):
             if line.startswith("tele nodes add"):
@@ -337,9 +350,13 @@ def test_a_machine_with_sshd(tmp_path: Path) -> None:
                 machine.start("/usr/sbin/sshd -D", 2222)
             if line.startswith("tele ssh"):
                 until(lambda: "online" in it.run("tele ls env=legacy", "one"))
-            output = it.run(line, "one")
-        assert "load average" in output
-        shown = it.run(f"tele play {newest_recording(it, 'one')} --format text", "one")
+            if line.startswith("mkdir"):  # then the page is about clients without certificates
+                it.run("tele apply -f cluster.json", "one")
+                recording = newest_recording(it, "one")
+            said.append(it.run(line, "one"))
+        assert any("load average" in output for output in said)
+        assert "one-proxy" in it.run("cat .ssh/known_hosts", "one")
+        shown = it.run(f"tele play {recording} --format text", "one")
         assert "load average" in shown
         options = "-o BatchMode=yes -o StrictHostKeyChecking=no -p 2222"
         own = "$(ls .tele/tele/*-cert.pub | sed s/-cert.pub//)"

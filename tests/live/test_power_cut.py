@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -112,6 +113,11 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         disk.unmount()
 
 
+def times(text: bytes) -> list[float]:
+    """The times in whole lines; start-up files of the account's shell may print other lines."""
+    return [float(each) for each in re.findall(rb"^[0-9]+\.[0-9]+\r?$", text, re.MULTILINE)]
+
+
 @define
 class Shown:
     """A session that shows the time again and again, and the last time that its client saw."""
@@ -123,13 +129,12 @@ class Shown:
         """Read what comes until the clock says ``until``."""
         assert self.process.stdout is not None
         while (line := self.process.stdout.readline()) and self.seen < until:
-            self.seen = float(line)
+            self.seen = max(self.seen, *times(line), 0.0)
 
     def end(self) -> None:
         """Read the rest."""
         out, _ = self.process.communicate()
-        lines = [line for line in out.split(b"\n") if line.strip()]
-        self.seen = max([self.seen, *(float(line) for line in lines[:-1])])
+        self.seen = max([self.seen, *times(out.rpartition(b"\n")[0])])
 
 
 @pytest.mark.parametrize("auth_is_there", [True, False])
@@ -200,4 +205,4 @@ def last_shown(alice: Cluster, recording_id: str) -> float:
     done = alice.tele("play", recording_id, "--format", "json")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     text = "".join(row["data"] for row in rows if row["frame"] == "output")
-    return max(float(line) for line in text.split("\n")[:-1] if line.strip())
+    return max(times(text.rpartition("\n")[0].encode()))
