@@ -85,7 +85,7 @@ def not_now() -> dict[str, Any]:
             "node",
         ),
         ({"node_labels": {"env": ["prod"]}}, {}, "label", "node"),
-        ({"logins": ["somebody-else"]}, {}, "login", "login"),
+        ({"logins": ["another"]}, {}, "login", "login"),
     ],
     ids=["second-factor", "times", "expression", "labels", "logins"],
 )
