@@ -25,15 +25,15 @@ async def check_shared(backend: IBackend, archive: IArchive) -> None:
     """Raise :class:`InvalidInput` if the archive is not that of the other auths."""
     if IOnDisk.providedBy(backend) or IUploadingArchive.providedBy(archive):
         return
-    try:
-        found = (await archive.get(FOLDER, NAME)).decode("ascii", "replace").strip()
-    except NotFound:
-        found = ""
+    found = await _read(archive)
     item = await backend.get(KEY)
     if item is None:
         if not found:
             found = str(uuid4())
-            await archive.put(FOLDER, NAME, found.encode("ascii"))
+            try:
+                await archive.put(FOLDER, NAME, found.encode("ascii"))
+            except Conflict:  # another auth was first, in the same archive
+                found = await _read(archive)
         try:
             await backend.commit(Put(KEY, found.encode("ascii"), if_revision=0))
             return
@@ -46,3 +46,10 @@ async def check_shared(backend: IBackend, archive: IArchive) -> None:
             " them one directory that they share, or a bucket. If the archive was replaced, write"
             f" {known} into its file {FOLDER}/{NAME}"
         )
+
+
+async def _read(archive: IArchive) -> str:
+    try:
+        return str((await archive.get(FOLDER, NAME)).decode("ascii", "replace").strip())
+    except NotFound:
+        return ""

@@ -14,6 +14,7 @@ import os
 import ssl
 import threading
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from typing import Any, Final
 
 import psycopg
@@ -39,7 +40,6 @@ LISTEN_SECONDS: Final = 1.0
 
 #: A server that checks certificates is checked with these.
 _CHECKED: Final = ("verify-ca", "verify-full")
-_LOCAL: Final = ("localhost", "::1")
 
 #: What holds unless the URL says something else.
 _DEFAULTS: Final[Mapping[str, str]] = {
@@ -91,7 +91,12 @@ def read_url(url: str, patience: float = PATIENCE) -> Database:
 
 
 def _is_local(host: str) -> bool:
-    return not host or host.startswith(("/", "@", "127.")) or host in _LOCAL
+    if not host or host.startswith(("/", "@")) or host == "localhost":
+        return True
+    try:  # a name that begins like a loopback address is a name
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _check_tls(words: dict[str, Any]) -> None:
