@@ -81,7 +81,9 @@ def test_a_disk_that_something_else_filled(alice: Cluster) -> None:
         login(alice)
     wait_for(lambda: health(alice) == "full", "auth to say so")
     wait_for(
-        lambda: "full" in {e["level"] for e in events(alice, "disk.low")}, "the audit to have it", 60
+        lambda: "full" in {e["level"] for e in events(alice, "disk.low")},
+        "the audit to have it",
+        60,
     )
     refused = alice.tele(
         "users", "add", "bob", "--role", "access", "--login", "x", check=False, stdin=b""
