@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from etcd_server import EtcdCluster, program, running_etcd
 from postgres_server import PostgresServer, programs, running_server
 from three_processes import Cluster, make_cluster
 
@@ -36,6 +37,15 @@ def postgres() -> Iterator[PostgresServer]:
         pytest.skip("PostgreSQL's server is not installed")
     with running_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def etcd() -> Iterator[EtcdCluster]:
+    """A member of etcd for all tests of a process."""
+    if program() is None:
+        pytest.skip("etcd is not installed")
+    with running_etcd() as cluster:
+        yield cluster
 
 
 #: Folders whose files take long, longest first. Workers that share a run begin with these: a long
@@ -100,7 +110,7 @@ def _children(pid: int) -> set[int]:
 
 
 #: Fixtures whose processes are for several tests.
-SHARED = {"cluster", "postgres"}
+SHARED = {"cluster", "postgres", "etcd"}
 
 
 @pytest.fixture(autouse=True)

@@ -112,6 +112,8 @@ class IBackend(Interface):
 class IBatchBackend(IBackend):
     """A store that reads many keys with one call; optional."""
 
+    commit_limit = Attribute("(changes, bytes) that one commit has at most; None: any number")
+
     def get_many(keys: Sequence[str]) -> Deferred[Sequence[Item | None]]:
         """Return for each key the item, or None, of the same revision of the store."""
 

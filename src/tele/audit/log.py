@@ -19,12 +19,14 @@ Invariants:
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
+from attrs import frozen
 from twisted.internet.defer import Deferred, DeferredLock, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
@@ -38,7 +40,7 @@ from tele.log import make_logger
 from tele.model.api.audit import EventList, ListEvents
 from tele.model.codec import decode, encode
 from tele.model.event import OWN_KEYS, Event, is_plain
-from tele.store.batches import get_many
+from tele.store.batches import commit_limit, get_many
 
 IDS: Final = "/audit/ids/"
 
@@ -61,6 +63,21 @@ log = make_logger(__name__)
 _ID = re.compile(r"[!-~]{1,128}", re.ASCII)
 
 
+@frozen
+class _Waiting:
+    """An event that waits to be stored. ``size`` is in bytes."""
+
+    event: Event
+    size: int
+    changes: Changes
+    answer: Deferred[None]
+
+    @property
+    def count(self) -> int:
+        """How many changes it is: the event, its id, and those that are committed with it."""
+        return 2 + len(self.changes)
+
+
 class AuditLog:
     """The audit of one cluster, on its store.
 
@@ -73,10 +90,11 @@ class AuditLog:
         self._backend = backend
         self._clock = clock
         self._deliveries = [Delivery(sink) for sink in sinks]
-        self._waiting: deque[tuple[Event, Changes, Deferred[None]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._appending = False
         self._followers: dict[object, Callable[[Event], None]] = {}
         self._beginning = DeferredLock()
+        self._commit_limit = commit_limit(backend)
         self._watching = False
 
     @property
@@ -98,14 +116,13 @@ class AuditLog:
         return Deferred.fromCoroutine(self._append(events, changes or {}))
 
     async def _append(self, events: Sequence[Event], changes: Mapping[str, Changes]) -> None:
-        for value in events:
-            _check(value)
+        sizes = [_checked(value) for value in events]
         if len(self._waiting) >= BACKLOG:
             raise Unavailable("too many events wait to be stored; try again later")
         answers = []
-        for value in events:
+        for value, size in zip(events, sizes, strict=True):
             answer: Deferred[None] = Deferred()
-            self._waiting.append((value, changes.get(value.id, ()), answer))
+            self._waiting.append(_Waiting(value, size, changes.get(value.id, ()), answer))
             answers.append(answer)
         if not self._appending:
             self._appending = True
@@ -116,19 +133,33 @@ class AuditLog:
     async def _drain(self) -> None:
         try:
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                batch = self._next_batch()
                 try:
-                    appended = await self._write([(value, changes) for value, changes, _ in batch])
+                    appended = await self._write([(each.event, each.changes) for each in batch])
                 except Exception as error:
-                    for *_, answer in batch:
-                        answer.errback(error)
+                    for each in batch:
+                        each.answer.errback(error)
                     continue
                 for delivery in self._deliveries:
                     delivery.send(appended)
-                for *_, answer in batch:
-                    answer.callback(None)
+                for each in batch:
+                    each.answer.callback(None)
         finally:
             self._appending = False
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Take what the next commit has: one event, and more if the store takes them at once."""
+        batch = [self._waiting.popleft()]
+        most, size = self._commit_limit or (math.inf, math.inf)
+        most -= 1 + batch[0].count  # 1: the head
+        size -= batch[0].size
+        while self._waiting and len(batch) < BATCH:
+            most -= self._waiting[0].count
+            size -= self._waiting[0].size
+            if most < 0 or size < 0:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
 
     async def _write(self, events: Sequence[tuple[Event, Changes]]) -> list[Event]:
         by_id = {_id_key(value): (value, changes) for value, changes in reversed(events)}
@@ -228,7 +259,8 @@ def _id_key(value: Event) -> str:
     return f"{IDS}{value.server_id}/{value.id}" if value.is_claim else IDS + value.id
 
 
-def _check(value: Event) -> None:
+def _checked(value: Event) -> int:
+    """Return an event's size in bytes; raises :class:`InvalidInput` if it cannot be stored."""
     if taken := OWN_KEYS & set(value.fields):
         raise InvalidInput(f"event {value.id}: {min(taken)} is not a field of its own")
     if _ID.fullmatch(value.id) is None:
@@ -241,3 +273,4 @@ def _check(value: Event) -> None:
         raise InvalidInput(f"event {value.id} cannot be stored: {error}") from None
     if len(text) > EVENT_LIMIT:
         raise InvalidInput(f"event {value.id} has {len(text)} bytes, {EVENT_LIMIT} are allowed")
+    return len(text)

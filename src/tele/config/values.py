@@ -238,8 +238,8 @@ class AuthConfig:
     )
     listen: Address = key("Where the API is served.", Address("0.0.0.0", 3025), port=3025)  # noqa: S104
     store: Chosen = key(
-        "Where the state is: ``sqlite[:PATH]``, ``postgresql://...`` (:doc:`/howto/postgresql`) or"
-        " ``memory``.",
+        "Where the state is: ``sqlite[:PATH]``, ``postgresql://...`` (:doc:`/howto/postgresql`),"
+        " ``etcd://...`` (:doc:`/howto/etcd`) or ``memory``.",
         Chosen("sqlite"),
     )
     recordings: Chosen = key(

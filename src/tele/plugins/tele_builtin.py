@@ -69,6 +69,20 @@ class _Postgres:
 
 
 @implementer(IPlugin, IBackendFactory)
+class _Etcd:
+    kind = "etcd"
+    help = (
+        "etcd://HOST:2379,HOST:2379[/PREFIX][?ca=FILE&user=NAME&password_file=FILE] - etcd 3.4 or"
+        " later, for clusters with several auths"
+    )
+
+    def make(self, arguments: str, surroundings: Surroundings) -> IBackend:
+        from tele.store.etcd import EtcdBackend
+
+        return EtcdBackend(arguments, surroundings.reactor)
+
+
+@implementer(IPlugin, IBackendFactory)
 class _Memory:
     kind = "memory"
     help = "memory - nothing is stored; for tests"
@@ -208,6 +222,7 @@ class _Local:
 
 sqlite = _Sqlite()
 postgresql = _Postgres()
+etcd = _Etcd()
 memory = _Memory()
 directory = _Directory()
 s3 = _S3()

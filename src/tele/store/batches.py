@@ -1,4 +1,7 @@
-"""How are many keys read from any store? With one call if it can, else with one for each key."""
+"""What can a store do at once?
+
+It reads many keys with one call if it can, else one by one. How much one commit takes it says.
+"""
 
 from __future__ import annotations
 
@@ -20,3 +23,10 @@ async def get_many(backend: IBackend, keys: Sequence[str]) -> Sequence[Item | No
         return await gatherResults(answers, consumeErrors=True)
     except FirstError as error:
         error.subFailure.raiseException()
+
+
+def commit_limit(backend: IBackend) -> tuple[int, int] | None:
+    """Return how many changes, and of how many bytes, a commit has at most; None: any number."""
+    many: IBatchBackend | None = IBatchBackend(backend, None)
+    found: tuple[int, int] | None = None if many is None else getattr(many, "commit_limit", None)
+    return found

@@ -21,6 +21,8 @@ from tele.store.watchers import Watchers
 class MemoryBackend:
     """Keeps everything in this process. Leases end by ``clock``."""
 
+    commit_limit: tuple[int, int] | None = None
+
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._items: dict[str, Item] = {}

@@ -24,8 +24,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from tele.errors import InvalidInput, TeleError
 from tele.log import make_logger
+from tele.store.polled import PolledBackend
 from tele.store.postgres_session import Database, PostgresSession
-from tele.store.threaded import ThreadedBackend
 
 log = make_logger(__name__)
 
@@ -140,7 +140,7 @@ class _Listener(threading.Thread):
         self._session.interrupt()
 
 
-class PostgresBackend(ThreadedBackend):
+class PostgresBackend(PolledBackend):
     """Keeps everything in the database at ``url`` (a URL of libpq, without a password).
 
     Raises :class:`InvalidInput` for a URL that is not acceptable, and

@@ -20,14 +20,15 @@ from tele.errors import TeleError
 from tele.interfaces import Change, IOnDisk, Item
 from tele.model.disk import DiskSpace
 from tele.store import sqlite_file
+from tele.store.polled import PolledBackend, PolledSession
 from tele.store.reserve import StoreReserve
-from tele.store.threaded import Batch, Session, ThreadedBackend
+from tele.store.threaded import Batch
 
 READERS: Final = 2
 
 
 class _SqliteSession:
-    """See :class:`Session`; the one that writes has the reserve."""
+    """See :class:`PolledSession`; the one that writes has the reserve."""
 
     def __init__(self, connection: sqlite3.Connection, reserve: StoreReserve, writes: bool) -> None:
         self._connection = connection
@@ -68,7 +69,7 @@ class _SqliteSession:
 
 
 @implementer(IOnDisk)
-class SqliteBackend(ThreadedBackend):
+class SqliteBackend(PolledBackend):
     """Keeps everything in the SQLite file ``path``. ``reactor`` gives time and threads' answers.
 
     Raises :class:`tele.errors.Unavailable` when the file cannot be used.
@@ -82,7 +83,7 @@ class SqliteBackend(ThreadedBackend):
         ]
         seen = sqlite_file.newest(connections[0])
         self._reserve.check()  # the folder may be new
-        sessions: list[Session] = [
+        sessions: list[PolledSession] = [
             _SqliteSession(connection, self._reserve, writes=number == 0)
             for number, connection in enumerate(connections)
         ]

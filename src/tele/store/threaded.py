@@ -1,14 +1,14 @@
 """How is a database used by threads, and how do answers and changes reach the reactor?
 
-One thread writes, and commits all waiting commits as one transaction; a few threads read.
+One thread writes, and commits all waiting commits as one transaction; a few threads read. How
+changes are learnt of is a matter of the database: see :mod:`tele.store.polled`.
 
 Invariants:
 
 * The reactor never waits for the database; threads never touch the reactor's objects. At most one
   answer with many items is delivered in each iteration of the reactor.
 * A commit is acknowledged after the database has acknowledged it.
-* A watch gets every change, whichever process made it, in order of revisions. A key that changed
-  twice between two polls is one change, with its latest value.
+* A watch gets every change, whichever process made it, in order of revisions.
 * A call that gets no answer within the patience of the store fails.
 * Who has missed changes does not go on with what it knew: all calls fail then.
 """
@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
@@ -38,7 +38,6 @@ log = make_logger(__name__)
 
 T = TypeVar("T")
 
-POLL_SECONDS: Final = 1.0
 SWEEP_SECONDS: Final = 10.0
 BATCH_LIMIT: Final = 256
 #: An answer with more items is delivered in an iteration of the reactor of its own.
@@ -73,12 +72,6 @@ class Session(Protocol):
 
     def newest(self) -> int:
         """Return the newest revision."""
-
-    def changes_since(self, revision: int) -> tuple[int, list[Change]]:
-        """Return the newest revision, and what changed after ``revision``, oldest first.
-
-        Raises :class:`ChangesLost`; nothing can be asked of the backend then.
-        """
 
     def commit(self, batch: Batch, moment: float) -> list[int | TeleError]:
         """Do several commits in one transaction; return for each its revision or Conflict."""
@@ -187,18 +180,23 @@ class _Writer(_Worker):
             return [Unavailable(f"the store cannot be written: {error}")]
 
 
+S = TypeVar("S", bound=Session)
+
+
 @implementer(IBatchBackend)
-class ThreadedBackend:
+class ThreadedBackend(Generic[S]):
     """A backend on the sessions of a database: the first one writes, the others read.
 
     ``reactor`` gives time and threads' answers. ``patience`` is how many seconds a call may take;
     None: as long as it takes.
     """
 
+    commit_limit: tuple[int, int] | None = None
+
     def __init__(
         self,
         reactor: IReactorTime,
-        sessions: Sequence[Session],
+        sessions: Sequence[S],
         seen: int,
         patience: float | None = None,
     ) -> None:
@@ -209,8 +207,6 @@ class ThreadedBackend:
         self._lost: ChangesLost | None = None
         self._long = CallQueue(reactor)
         self._seen = seen
-        self._polling = False
-        self._poll_again = False
         self._writes: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._writer = _Writer(
@@ -223,7 +219,6 @@ class ThreadedBackend:
         for worker in (self._writer, *self._readers):
             worker.start()
         self._timers: dict[str, IDelayedCall] = {}
-        self._every("poll", POLL_SECONDS, self._poll)
         self._every("sweep", SWEEP_SECONDS, self._sweep)
 
     # -- IBackend ---------------------------------------------------------------------
@@ -322,7 +317,7 @@ class ThreadedBackend:
             worker.interrupt(seconds)
         return Failure(Unavailable(f"the store has not answered within {seconds:g} s"))
 
-    def _read(self, function: Callable[[Session], T]) -> Deferred[T]:
+    def _read(self, function: Callable[[S], T]) -> Deferred[T]:
         if self._closed is not None:
             return fail(Unavailable("the store is closed"))
         return self._ask(self._reads, function)
@@ -335,23 +330,14 @@ class ThreadedBackend:
         self._timers[name] = self._reactor.callLater(seconds, again)
 
     def _committed(self, revision: int) -> int:
-        self._poll()
+        """Called after each commit of this process; returns its revision."""
         return revision
 
-    def _poll(self) -> None:
-        """Read the changes since the last poll; at most one poll runs at a time."""
-        if not self._watchers or self._closed is not None:
-            return
-        if self._polling:
-            self._poll_again = True
-            return
-        self._polling = True
-        seen = self._seen
-        self._read(lambda session: session.changes_since(seen)).addCallbacks(
-            self._polled, self._failed
-        )
+    def _swept(self, _: None) -> None:
+        """Called after a sweep."""
 
-    def _polled(self, found: tuple[int, list[Change]]) -> None:
+    def _found(self, found: tuple[int, list[Change]]) -> None:
+        """Deliver changes, which bring what is known to a revision."""
         if self._long:
             # Earlier reads are delivered first, so that no old value follows a newer one.
             self._long.add(partial(self._notify, found))
@@ -359,15 +345,11 @@ class ThreadedBackend:
             self._notify(found)
 
     def _notify(self, found: tuple[int, list[Change]]) -> None:
-        self._polling = False
         self._seen, changes = found
         self._watchers.notify(changes)
-        if self._poll_again:
-            self._poll_again = False
-            self._poll()
 
     def _failed(self, failure: Failure) -> None:
-        self._polling = False
+        """Changes cannot be read, for now or for ever."""
         if isinstance(failure.value, ChangesLost) and self._lost is None:
             self._lost = failure.value
             log.error("the changes of the store are lost", error=str(failure.value))
@@ -377,7 +359,7 @@ class ThreadedBackend:
     def _sweep(self) -> None:
         moment = wall_seconds(self._reactor)
         swept: Deferred[None] = self._ask(self._writes, lambda session: session.sweep(moment))
-        swept.addCallbacks(lambda _: self._poll(), self._failed)
+        swept.addCallbacks(self._swept, self._failed)
 
 
 def _is_long(result: object) -> bool:

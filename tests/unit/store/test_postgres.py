@@ -18,9 +18,9 @@ from postgres_server import PostgresServer, programs, running_server
 from store_turns import Turns, database_clock
 from tele.errors import Conflict, InvalidInput, Unavailable
 from tele.interfaces import Change, Put
+from tele.store.polled import POLL_SECONDS
 from tele.store.postgres import ANNOUNCE_SECONDS, PostgresBackend, read_url
 from tele.store.postgres_session import REMOVED_FOR, PostgresSession
-from tele.store.threaded import POLL_SECONDS
 
 #: Seconds that a call may take in tests of a server that does not answer.
 SHORT = 0.5

@@ -1,4 +1,4 @@
-"""What every store promises: run against memory, SQLite and PostgreSQL."""
+"""What every store promises: run against memory, SQLite, PostgreSQL and etcd."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from etcd_server import EtcdCluster, etcd_clock
 from postgres_server import PostgresServer
 from store_turns import Turns, database_clock
 from tele.config.values import Chosen
@@ -26,10 +27,12 @@ from tele.embed.plugins import choose
 from tele.errors import Conflict, Unavailable
 from tele.interfaces import Change, Delete, IBackend, IBackendFactory, Item, Put, Surroundings
 from tele.store.batches import get_many
+from tele.store.etcd import EtcdBackend
 from tele.store.memory import MemoryBackend
+from tele.store.polled import POLL_SECONDS
 from tele.store.postgres import PostgresBackend
 from tele.store.sqlite import SqliteBackend
-from tele.store.threaded import LONG, POLL_SECONDS, SWEEP_SECONDS
+from tele.store.threaded import LONG, SWEEP_SECONDS
 from tele.testing import SettableClock
 
 T = TypeVar("T")
@@ -53,9 +56,13 @@ def turns() -> Turns:
     return Turns()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+@pytest.fixture(params=["memory", "sqlite", "postgresql", "etcd"])
 def store(
-    request: pytest.FixtureRequest, turns: Turns, tmp_path: Path, postgres: PostgresServer
+    request: pytest.FixtureRequest,
+    turns: Turns,
+    tmp_path: Path,
+    postgres: PostgresServer,
+    etcd: EtcdCluster,
 ) -> Iterator[IBackend]:
     """One of each kind."""
     with ExitStack() as stack:
@@ -64,8 +71,10 @@ def store(
             made = MemoryBackend(turns)
         elif request.param == "sqlite":
             made = SqliteBackend(tmp_path / "s", turns)
-        else:
+        elif request.param == "postgresql":
             made = PostgresBackend(stack.enter_context(database_clock(postgres, turns)), turns)
+        else:
+            made = EtcdBackend(stack.enter_context(etcd_clock(etcd, turns)), turns)
         yield made
         turns.wait(made.close())
 
