@@ -185,8 +185,8 @@ class EtcdClient:
         connection = self._connected()  # what fails here was not sent
         try:
             return self._call(path, body, connection)
-        except StorageFull:
-            raise
+        except StorageFull as error:  # etcd does the change that it answers with this at first
+            raise StorageFull(f"{error}; whether the change was made is unknown") from None
         except Unavailable as error:
             raise Unavailable(f"{error}; whether the change was made is unknown") from None
 
@@ -255,8 +255,8 @@ class EtcdClient:
         connection.request("POST", f"/v3/{path}", json.dumps(body).encode(), headers)
 
     def _refusal(self, answer: object) -> TeleError:
-        words = answer if isinstance(answer, dict) else {}
-        code = words.get("code", words.get("grpc_code", 0))
+        words: dict[str, Any] = answer if isinstance(answer, dict) else {}
+        code = int(words.get("code") or words.get("grpc_code") or 0)
         text = _text(words.get("message") or words.get("error") or answer)
         if code == _EXHAUSTED and "space" in text:
             return StorageFull(

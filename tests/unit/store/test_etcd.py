@@ -217,11 +217,12 @@ def test_a_full_etcd(turns: Turns) -> None:
         opened(etcd.url(), turns) as store,
     ):
         done = 0
-        with pytest.raises(StorageFull, match="disarm the alarm"):
+        with pytest.raises(StorageFull, match=r"disarm the alarm.*unknown"):
             while done < 100:
                 turns.wait(store.commit(Put(f"/k/{done:03}", bytes(200_000))))
                 done += 1
-        assert len(turns.wait(store.range("/k/", "/k0"))) == done
+        # etcd may have done the one that it refused.
+        assert len(turns.wait(store.range("/k/", "/k0"))) - done in (0, 1)
 
 
 def test_changes_that_were_forgotten(turns: Turns) -> None:
