@@ -66,7 +66,7 @@ NOT_TAKEN = {
             ("sessions", "transfer_record", "a file transfer"),
             (
                 "transfers",
-                "choosing content observer rsync scp sftp sftp_packets",
+                "choosing content observer rsync scp sftp sftp_files sftp_packets",
                 "a file transfer",
             ),
         )

@@ -90,6 +90,9 @@ class Audit:
     def emit(self, name: str, subject: Any, /, **fields: Any) -> None:
         report(event=name, **fields)
 
+    def emit_at(self, _: datetime, name: str, subject: Any, /, **fields: Any) -> None:
+        self.emit(name, subject, **fields)
+
 
 @frozen
 class Behind:

@@ -59,6 +59,9 @@ class KeptAudit:
     def emit(self, name: str, subject: Any, /, **fields: Any) -> None:
         self.events.append((name, fields))
 
+    def emit_at(self, _: datetime, name: str, subject: Any, /, **fields: Any) -> None:
+        self.emit(name, subject, **fields)
+
 
 def kept_audit() -> Any:
     """Return what stands for the audit reporter."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -52,11 +53,17 @@ class AuditReporter:
 
     def emit(self, name: str, subject: EventSubject | None = None, /, **fields: Any) -> None:
         """Report an event; a non-empty ``error`` means that it failed, and a denial is never ok."""
+        self.emit_at(now(self._clock), name, subject, **fields)
+
+    def emit_at(
+        self, time: datetime, name: str, subject: EventSubject | None = None, /, **fields: Any
+    ) -> None:
+        """Report an event, as :meth:`emit` does, of what happened at ``time``."""
         host = self._member.identity.host
         made = event(
             name,
             str(uuid.uuid4()),
-            now(self._clock),
+            time,
             host.cluster,
             server_id=host.host_id,
             server_name=host.name,

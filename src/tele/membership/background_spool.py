@@ -31,7 +31,7 @@ from tele.workers import SerialWorker
 #: Seconds in which written events gather to be synced together.
 SYNC_SECONDS: Final = 0.25
 #: Seconds in which events gather to be written together, if they may; and how many at most.
-GATHER_SECONDS: Final = 0.2
+GATHER_SECONDS: Final = 0.1
 GATHER_LINES: Final = BATCH_LINES
 #: Bytes of events that the disk has not taken.
 HELD_LIMIT: Final = 16 << 20

@@ -22,7 +22,7 @@ from twisted.internet.task import deferLater
 from tele.errors import InvalidInput, TeleError
 from tele.log import make_logger
 from tele.loop import backoff
-from tele.membership.background_spool import GATHER_SECONDS, BackgroundSpool
+from tele.membership.background_spool import BackgroundSpool
 from tele.membership.calls import Calls, pause_after
 from tele.membership.session_report import SessionReport
 from tele.model.api.audit import EMIT_EVENTS, WrittenEvents
@@ -34,6 +34,8 @@ from tele.wakeup import Wakeup
 GATHER: Final = 0.05
 #: Events that may wait for others to be spooled together (of single files that are transferred).
 GATHERED: Final = frozenset(("sftp", "scp", "rsync"))
+#: Seconds between two requests while such events come.
+GATHERED_PAUSE: Final = 0.2
 LAST_CHANCE: Final = 2.0
 
 _log: Final = make_logger(__name__)
@@ -93,7 +95,7 @@ class EventSender:
                 self._delivers = True
                 failures = 0
                 if self._spool.gathers:  # no request for each few of many
-                    await deferLater(self._clock, GATHER_SECONDS)
+                    await deferLater(self._clock, GATHERED_PAUSE)
             except TeleError as error:
                 self._delivers = False
                 self.report.soon()

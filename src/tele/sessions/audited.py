@@ -122,6 +122,8 @@ class AuditedSession:
         """The connection has ended."""
         seconds = round(self._reactor.seconds() - self._began, 3)
         recorded = self._tape is not None and self._tape.started
+        if self._transfers is not None:
+            self._transfers.flush()
         denied = self._ending.denied
         if self._tape is not None:
             self._tape.close("the connection ended" if denied is None else cut(denied.message))
@@ -207,6 +209,8 @@ class AuditedSession:
 
         def ended(how: Mapping[str, Any]) -> None:
             self._running.remove(running)
+            if self._transfers is not None:
+                self._transfers.flush()
             why = {"error": running.why} if running.why else {}
             self._audit.emit(f"{name}.end", self._context, **what, **how, **why)
 

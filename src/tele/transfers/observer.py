@@ -76,23 +76,39 @@ class Guarded:
                 for view in views:
                     feed(view)
             except Unreadable as error:
-                self._readers.remove(reader)
-                if reader.recognized or self._certain:
-                    reader.ended("what follows cannot be read")
-                    self._broken(str(error))
+                self._give_up(reader, error)
             else:
                 if reader.recognized and len(self._readers) > 1:
                     self._readers[:] = [reader]
                     return
 
+    def _give_up(self, reader: Reader, error: Unreadable) -> None:
+        self._readers.remove(reader)
+        if reader.recognized or self._certain:
+            reader.ended("what follows cannot be read")
+            self._broken(str(error))
+
     def input(self, view: memoryview) -> None:
         """See :class:`Observer`."""
-        if self._readers:
+        readers = self._readers
+        if len(readers) == 1:  # as it is soon
+            try:
+                readers[0].input(view)
+            except Unreadable as error:
+                self._give_up(readers[0], error)
+        elif readers:
             self._feed(True, view)
 
     def output(self, *views: memoryview) -> None:
         """See :class:`Observer`."""
-        if self._readers:
+        readers = self._readers
+        if len(readers) == 1:
+            try:
+                for view in views:
+                    readers[0].output(view)
+            except Unreadable as error:
+                self._give_up(readers[0], error)
+        elif readers:
             self._feed(False, *views)
 
     def ended(self, how: str) -> None:

@@ -16,15 +16,16 @@ Invariants:
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from attrs import define, evolve, field
+from attrs import evolve
 
 from tele.model.transfer import DOWNLOAD, OK, UPLOAD, Transfer
-from tele.transfers.content import Content
 from tele.transfers.observer import Report, Unreadable, text
+from tele.transfers.sftp_files import WRITING, File, Request
 from tele.transfers.sftp_packets import NUMBERED, TYPED, Fields, Packets, ReadHead
 
 #: Requests that wait for a reply, and files that are open.
@@ -45,80 +46,25 @@ OPEN, CLOSE, READ, WRITE, LSTAT, SETSTAT, FSETSTAT, OPENDIR = 3, 4, 5, 6, 7, 9, 
 REMOVE, MKDIR, RMDIR, STAT, RENAME, SYMLINK, EXTENDED = 13, 14, 15, 17, 18, 20, 200
 STATUS, HANDLE, DATA, ATTRS = 101, 102, 103, 105
 
-_READING, _WRITING, _APPENDING, _CREATING, _TRUNCATING, _NEW = 1, 2, 4, 8, 16, 32
+_APPENDING, _CREATING, _TRUNCATING, _NEW = 4, 8, 16, 32
 _RESULTS: Final = {
     0: OK, 1: "end of file", 2: "no such file", 3: "permission denied", 4: "failure",
     5: "bad message", 6: "no connection", 7: "connection lost", 8: "operation unsupported",
 }  # fmt: skip
+_CLOSE: Final = struct.Struct(">IBII4s")
+_CONTENT: Final = struct.Struct(">IBII4sQI")
+_REPLY: Final = struct.Struct(">IBII")
+#: Bytes of a whole request to close a file, of one to read or write before its content, and of a
+#: reply before its text or content.
+CLOSE_SIZE, CONTENT_SIZE, REPLY_SIZE = _CLOSE.size, _CONTENT.size, _REPLY.size
+#: Takes the content of a file.
+Sink = Callable[[memoryview], None]
 #: Extensions that change nothing.
 _HARMLESS: Final = frozenset((
     b"statvfs@openssh.com", b"fstatvfs@openssh.com", b"fsync@openssh.com", b"limits@openssh.com",
     b"expand-path@openssh.com", b"home-directory", b"users-groups-by-id@openssh.com",
     b"check-file-handle", b"check-file-name", b"check-file", b"space-available",
 ))  # fmt: skip
-
-
-@define(eq=False)
-class _File:
-    """An open file. ``mode`` is that of a file that is made, or as it was last seen."""
-
-    path: str
-    flags: int
-    mode: str
-    read: Content = field(factory=Content)
-    written: Content = field(factory=Content)
-    error: str = ""
-    #: Whether the file ends where what was written ends.
-    cut: bool = False
-    #: Whether it was reported.
-    done: bool = False
-
-    def transfers(self, result: str) -> list[Transfer]:
-        """Return what was done to it."""
-        done = []
-        self.done = True
-        result = self.error or result
-        if self.written.count or (self.flags & _WRITING and not self.read.count):
-            if not self.cut and not self.written.unhashed:
-                self.written.spoil("the file was not cut where the upload ended")
-            if result != OK:
-                self.written.spoil("it was not written completely")
-            done.append(self._transfer("write", UPLOAD, self.written, result))
-        if self.read.count or not self.flags & _WRITING:
-            done.append(self._transfer("read", DOWNLOAD, self.read, result))
-        return done
-
-    def _transfer(self, op: str, direction: str, content: Content, result: str) -> Transfer:
-        return Transfer(
-            "sftp",
-            op,
-            self.path,
-            direction=direction,
-            bytes=content.count,
-            mode=self.mode,
-            result=result,
-            sha256=content.sha256,
-            unhashed=content.unhashed,
-        )
-
-
-@define(eq=False)
-class _Request:
-    """A request that has no reply yet; ``replied`` is called with the status, or None for another
-    reply, which ``head`` has.
-    """
-
-    number: int
-    replied: Callable[[int | None, Fields | None], None] | None = None
-    #: What is reported if no reply comes.
-    transfer: Transfer | None = None
-    #: The file that is read.
-    file: _File | None = None
-    offset: int = 0
-    #: The file that is closed.
-    closed: _File | None = None
-    #: Whether it asks for a handle.
-    opens: bool = False
 
 
 class SftpReader:
@@ -138,15 +84,15 @@ class SftpReader:
         self._report = report
         self._opened = opened
         self._begun = False
-        self._requests: deque[_Request] = deque()
+        self._requests: deque[Request] = deque()
         #: How many of them ask for a handle.
         self._opening = 0
-        self._files: dict[bytes, _File] = {}
+        self._files: dict[bytes, File] = {}
         self._paths = 0
         #: The last path whose attributes were read, and its mode.
         self._seen = ("", "")
-        self._from_client = Packets(self._request)
-        self._from_server = Packets(self._reply)
+        self._from_client = Packets(self._request, self._whole_request)
+        self._from_server = Packets(self._reply, self._whole_reply)
 
     def input(self, view: memoryview) -> None:
         """See :class:`Reader`."""
@@ -183,6 +129,49 @@ class SftpReader:
         self._requests.clear()
         self._files.clear()
 
+    # -- packets in one piece, of the kinds that most are --------------------------------
+    def _whole_request(self, kind: int, packet: memoryview) -> bool:
+        """Read a request, with a handle as OpenSSH's servers give; see :data:`ReadWhole`."""
+        if not self.recognized or len(packet) < CLOSE_SIZE:
+            return False
+        if kind == CLOSE:
+            _, _, number, size, handle = _CLOSE.unpack_from(packet)
+            if size != 4:
+                return False
+            self._closes(number, handle)
+            return True
+        if (kind != READ and kind != WRITE) or len(packet) < CONTENT_SIZE:
+            return False
+        _, _, number, size, handle, offset, count = _CONTENT.unpack_from(packet)
+        if size != 4:
+            return False
+        if kind == READ:
+            self._expect(Request(number, file=self._named(handle), offset=offset))
+            return True
+        if count > len(packet) - CONTENT_SIZE:
+            return False
+        if (sink := self._writes(number, handle, offset, count)) is not None:
+            sink(packet[CONTENT_SIZE : CONTENT_SIZE + count])
+        return True
+
+    def _whole_reply(self, kind: int, packet: memoryview) -> bool:
+        """See :data:`ReadWhole`."""
+        if not self.recognized or len(packet) < REPLY_SIZE:
+            return False
+        if kind == STATUS:
+            _, _, number, status = _REPLY.unpack_from(packet)
+            request = self._of(number)
+            if request.replied is not None:
+                request.replied(status, None)
+            return True
+        if kind != DATA:
+            return False
+        _, _, number, count = _REPLY.unpack_from(packet)
+        if count > len(packet) - REPLY_SIZE:
+            return False
+        self._reads(number)(packet[REPLY_SIZE : REPLY_SIZE + count])
+        return True
+
     # -- requests ---------------------------------------------------------------------
     def _request(self, kind: int, length: int) -> tuple[int, ReadHead]:
         if not self._begun:
@@ -208,7 +197,7 @@ class SftpReader:
                 raise
             self._other(head)  # no server does anything with so long a path
 
-    def _expect(self, request: _Request) -> None:
+    def _expect(self, request: Request) -> None:
         if len(self._requests) >= REQUESTS_LIMIT:
             raise Unreadable("more requests without a reply than are kept")
         if request.transfer is not None:
@@ -221,7 +210,7 @@ class SftpReader:
         if self._paths > PATHS_LIMIT:
             raise Unreadable("more paths of open files than are kept")
 
-    def _named(self, handle: bytes) -> _File | None:
+    def _named(self, handle: bytes) -> File | None:
         """Return the file of a handle in a request; None if no server can know the handle."""
         file = self._files.get(handle)
         if file is None and self._opening:
@@ -229,19 +218,19 @@ class SftpReader:
         return file
 
     def _other(self, head: bytes | bytearray) -> None:
-        self._expect(_Request(Fields(head).u32()))
+        self._expect(Request(Fields(head).u32()))
 
     def _open(self, fields: Fields) -> None:
         number, path, flags = fields.u32(), text(fields.string()), fields.u32()
         _, mode = fields.attributes()
-        if path == self._seen[0] and not flags & _WRITING:
+        if path == self._seen[0] and not flags & WRITING:
             mode = self._seen[1]
-        file = _File(path, flags, mode)
+        file = File(path, flags, mode)
         file.cut = bool(flags & _TRUNCATING or (flags & _CREATING and flags & _NEW))
         if flags & _APPENDING:
             file.written.spoil("it was appended to the file")
 
-        op, direction = ("write", UPLOAD) if flags & _WRITING else ("read", DOWNLOAD)
+        op, direction = ("write", UPLOAD) if flags & WRITING else ("read", DOWNLOAD)
 
         def replied(status: int | None, rest: Fields | None) -> None:
             if rest is None:
@@ -262,30 +251,32 @@ class SftpReader:
                 self._opened(Transfer("sftp", "open", path, direction=direction, mode=mode))
 
         transfer = Transfer("sftp", op, path, direction=direction, bytes=0, mode=mode)
-        self._expect(_Request(number, replied, transfer, opens=True))
+        self._expect(Request(number, replied, transfer, opens=True))
 
     def _close(self, fields: Fields) -> None:
         """From here on the handle may be that of another file, which the server opens next."""
-        number, handle = fields.u32(), fields.string()
+        self._closes(fields.u32(), fields.string())
+
+    def _closes(self, number: int, handle: bytes) -> None:
         file = self._named(handle)
         if file is None:
-            self._expect(_Request(number))
+            self._expect(Request(number))
             return
         closed = self._files.pop(handle)
 
         def replied(status: int | None, _: Fields | None) -> None:
             self._closed(closed, _result(status))
 
-        self._expect(_Request(number, replied, closed=closed))
+        self._expect(Request(number, replied, closed=closed))
 
-    def _closed(self, file: _File, result: str) -> None:
+    def _closed(self, file: File, result: str) -> None:
         self._paths -= len(file.path)
         for transfer in file.transfers(result):
             self._report(transfer)
 
     def _read(self, fields: Fields) -> None:
         number, handle, offset = fields.u32(), fields.string(), fields.u64()
-        self._expect(_Request(number, file=self._named(handle), offset=offset))
+        self._expect(Request(number, file=self._named(handle), offset=offset))
 
     def _write_begins(self, head: bytes | bytearray) -> None:
         size = int.from_bytes(head[NUMBERED:], "big")
@@ -296,11 +287,14 @@ class SftpReader:
     def _write(self, head: bytes | bytearray) -> None:
         fields = Fields(head)
         number, handle, offset, size = fields.u32(), fields.string(), fields.u64(), fields.u32()
+        self._from_client.content(size, self._writes(number, handle, offset, size))
+
+    def _writes(self, number: int, handle: bytes, offset: int, size: int) -> Sink | None:
+        """Return what takes the content of a request."""
         file = self._named(handle)
         if file is None:
-            self._expect(_Request(number, _refused))
-            self._from_client.content(size, None)
-            return
+            self._expect(Request(number, _refused))
+            return None
         written = file.written
         if size:
             written.at(offset, "it was not written in order")
@@ -311,15 +305,15 @@ class SftpReader:
             if status:
                 file.error = file.error or _result(status)
 
-        self._expect(_Request(number, replied))
-        self._from_client.content(size, written.update)
+        self._expect(Request(number, replied))
+        return written.update
 
     def _fsetstat(self, fields: Fields) -> None:
         number, handle = fields.u32(), fields.string()
         size, mode = fields.attributes()
         file = self._named(handle)
         if file is None:
-            self._expect(_Request(number, _refused))
+            self._expect(Request(number, _refused))
             return
         fits = size is not None and size == file.written.position
         before = file.cut
@@ -334,7 +328,7 @@ class SftpReader:
             if not status and mode:
                 file.mode = mode
 
-        self._expect(_Request(number, replied))
+        self._expect(Request(number, replied))
 
     def _simply(self, number: int, transfer: Transfer) -> None:
         """Report ``transfer`` with its result, when that is known."""
@@ -342,7 +336,7 @@ class SftpReader:
         def replied(status: int | None, _: Fields | None) -> None:
             self._report(evolve(transfer, result=_result(status or 0)))
 
-        self._expect(_Request(number, replied, transfer))
+        self._expect(Request(number, replied, transfer))
 
     def _setstat(self, fields: Fields) -> None:
         number, path = fields.u32(), text(fields.string())
@@ -381,7 +375,7 @@ class SftpReader:
             if rest is not None:
                 self._seen = path, rest.attributes()[1]
 
-        self._expect(_Request(number, replied))
+        self._expect(Request(number, replied))
 
     def _extended(self, fields: Fields) -> None:
         number, name = fields.u32(), fields.string()
@@ -398,7 +392,7 @@ class SftpReader:
         elif name == b"version-select":
             raise Unreadable("another version of SFTP")
         elif name in _HARMLESS:
-            self._expect(_Request(number))
+            self._expect(Request(number))
         else:
             self._simply(number, Transfer("sftp", text(name), ""))
 
@@ -406,7 +400,7 @@ class SftpReader:
         source, _, size = self._named(fields.string()), fields.u64(), fields.u64()
         target = self._named(fields.string())
         if source is None or target is None:
-            self._expect(_Request(number, _refused))
+            self._expect(Request(number, _refused))
             return
         target.written.spoil("it was copied on the host")
         transfer = Transfer("sftp", "copy", source.path, target.path, bytes=size or None)
@@ -434,7 +428,7 @@ class SftpReader:
         if (version := Fields(head).u32()) != READ_VERSION:
             raise Unreadable(f"version {version} of SFTP")
 
-    def _of(self, number: int) -> _Request:
+    def _of(self, number: int) -> Request:
         """Return the request of a reply."""
         requests = self._requests
         if requests and requests[0].number == number:
@@ -465,14 +459,19 @@ class SftpReader:
 
     def _data(self, head: bytes | bytearray) -> None:
         fields = Fields(head)
-        request, size = self._of(fields.u32()), fields.u32()
+        take, size = self._reads(fields.u32()), fields.u32()
+        self._from_server.content(size, take)
+
+    def _reads(self, number: int) -> Sink:
+        """Return what takes the content of a reply."""
+        request = self._of(number)
         file = request.file
         if file is None or file.done:
             raise Unreadable("content of a file that is not known")
         file.read.at(request.offset, "it was not read in order")
         if file.written.count:
             file.read.spoil("it was read and written")
-        self._from_server.content(size, file.read.update)
+        return file.read.update
 
     _READS: Final[dict[int, Callable[[SftpReader, Fields], None]]] = {
         OPEN: _open, CLOSE: _close, READ: _read, LSTAT: _stat, SETSTAT: _setstat,

@@ -83,15 +83,21 @@ ReadHead = Callable[[bytes | bytearray], None]
 #: Called with type and length of a packet, the latter from the type on. Returns how many bytes of
 #: it, from its first, to read, and what to call with them.
 Begin = Callable[[int, int], tuple[int, ReadHead]]
+#: Called with type and all of a packet that came in one piece; whether that was read.
+ReadWhole = Callable[[int, memoryview], bool]
 
 
 class Packets:
     """One direction of the stream, in pieces."""
 
-    __slots__ = ("_begin", "_head", "_left", "_read", "_sink", "_skip", "_typed", "_wanted")
+    __slots__ = (
+        "_begin", "_head", "_left", "_read", "_sink", "_skip", "_typed", "_wanted", "_whole",
+    )  # fmt: skip
 
-    def __init__(self, begin: Begin) -> None:
+    def __init__(self, begin: Begin, whole: ReadWhole) -> None:
+        """``whole`` is asked first, ``begin`` about what it does not read."""
         self._begin = begin
+        self._whole = whole
         self._head = bytearray()
         self._wanted = TYPED
         self._typed = False
@@ -128,11 +134,15 @@ class Packets:
         while at < end:
             if not self._head and end - at >= TYPED:
                 length, kind = _TYPED.unpack_from(view, at)
-                self._start(length, kind)
-                if at + 4 + length <= end:
-                    self._read_whole(view[at : at + 4 + length])
-                    at += 4 + length
+                packet_end = at + 4 + length
+                if packet_end <= end and 1 <= length <= PACKET_LIMIT:
+                    packet = view[at:packet_end]
+                    at = packet_end
+                    if not self._whole(kind, packet):
+                        self._start(length, kind)
+                        self._read_whole(packet)
                     continue
+                self._start(length, kind)
                 size = min(self._wanted, end - at)
                 self._head += view[at : at + size]
                 at += size

@@ -126,6 +126,25 @@ def test_an_observer_sees_the_packets() -> None:
     assert observed == channel.conn.transport.sealed
 
 
+def test_a_single_packet_leaves_before_it_is_observed() -> None:
+    """The client does not wait for its recording; the observer sees the same bytes, though sending
+    used the buffers again.
+    """
+    channel: Any = Sending(1 << 21)
+    wire = channel.conn.transport
+    seen: list[tuple[bytes, int]] = []
+
+    def flush() -> None:
+        wire.flushed += 1
+        DATA_BUFFERS[0][:1000] = bytes(1000)
+
+    wire.flush = flush
+    data = pattern(1000)
+    move(channel, source(data), None, lambda view: seen.append((bytes(view), wire.flushed)))
+    assert wire.sealed == [data]
+    assert seen == [(data, 1)]
+
+
 def test_the_end_is_reported_and_nothing_else() -> None:
     """No data now is not the end; and neither is flushed."""
     channel: Any = Sending(1 << 21)

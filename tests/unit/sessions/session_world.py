@@ -19,9 +19,15 @@ class FakeAudit:
     """Stands for the audit reporter."""
 
     events: list[tuple[str, dict[str, Any]]] = Factory(list)
+    #: When what happened that was reported later.
+    times: list[datetime] = Factory(list)
 
     def emit(self, name: str, context: ConnectionContext, **fields: Any) -> None:
         self.events.append((name, fields))
+
+    def emit_at(self, time: datetime, name: str, context: ConnectionContext, **fields: Any) -> None:
+        self.times.append(time)
+        self.emit(name, context, **fields)
 
 
 def context(**options: Any) -> ConnectionContext:

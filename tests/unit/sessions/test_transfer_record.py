@@ -12,11 +12,17 @@ from twisted.internet.task import Clock
 
 from session_world import FakeAudit, context
 from sync_recorder import SyncRecorder
+from tele.loop import now
 from tele.model.frame import FrameKind
 from tele.model.session import Launched
 from tele.recording.tee import ConnectionTape
 from tele.sessions.tape import make_tape
-from tele.sessions.transfer_record import EVENTS_BURST, TransferRecords
+from tele.sessions.transfer_record import (
+    EVENTS_BURST,
+    GATHER_SECONDS,
+    GATHERED,
+    TransferRecords,
+)
 from tele.testing import MemoryRecorder
 
 FILE_SERVER = Launched("subsystem", b"sftp", files=True)
@@ -76,6 +82,7 @@ def test_an_event_says_what_the_frame_says() -> None:
     assert frame == {
         "protocol": "sftp", "op": "remove", "path": "/x", "result": "permission denied",
     }  # fmt: skip
+    world.records.flush()
     assert world.audit.events == [
         ("sftp", {**frame, "channel": 3, "error": "permission denied"}),
     ]
@@ -109,12 +116,58 @@ def test_events_are_limited_and_frames_are_not() -> None:
     for _ in range(count):
         observer.input(memoryview(REMOVE))
         observer.output(memoryview(DENIED))
+    world.clock.advance(GATHER_SECONDS)
     assert len(world.audit.events) == EVENTS_BURST
     assert len(world.frames(FrameKind.TRANSFER)) == count
     world.clock.advance(1)
     observer.input(memoryview(REMOVE))
     observer.output(memoryview(DENIED))
+    world.records.flush()
     assert world.audit.events[-1][1]["others_not_listed"] == 10
+
+
+def removes(world: World, count: int) -> None:
+    """Let the client remove files."""
+    observer = world.records.observe(FILE_SERVER, 1)
+    observer.input(memoryview(INIT))
+    observer.output(memoryview(VERSION))
+    for _ in range(count):
+        observer.input(memoryview(REMOVE))
+        observer.output(memoryview(DENIED))
+
+
+def test_events_of_files_are_made_together_with_their_own_times() -> None:
+    """Soon, though nothing more passes, and each says when it happened."""
+    world = World()
+    began = now(world.clock)
+    removes(world, 2)
+    assert not world.audit.events
+    assert len(world.frames(FrameKind.TRANSFER)) == 2
+    world.clock.advance(GATHER_SECONDS)
+    assert len(world.audit.events) == 2
+    assert world.audit.times == [began, began]
+    assert not world.clock.getDelayedCalls()
+
+
+def test_few_operations_wait_in_memory_for_their_events() -> None:
+    """A client cannot have many wait that a killed node would lose (attack)."""
+    world = World()
+    removes(world, GATHERED + 1)
+    assert len(world.audit.events) == GATHERED
+    world.records.flush()
+    assert len(world.audit.events) == GATHERED + 1
+    assert not world.clock.getDelayedCalls()
+
+
+def test_events_of_files_come_before_what_cannot_be_read() -> None:
+    """The audit is in the order in which it happened."""
+    world = World(recorded=False)
+    observer = world.records.observe(FILE_SERVER, 1)
+    for view in (INIT, REMOVE):
+        observer.input(memoryview(view))
+    for view in (VERSION, DENIED, bytes(8)):
+        observer.output(memoryview(view))
+    assert [name for name, _ in world.audit.events] == ["sftp", "recording.gap"]
 
 
 def test_what_cannot_be_read_is_a_gap() -> None:

@@ -40,7 +40,9 @@ Buffers = Sequence[memoryview]
 Read = Callable[[Buffers], int | None]
 #: Writes to a descriptor, as ``os.writev`` does.
 Write = Callable[[int, Buffers], int]
-#: Sees data before they are encrypted: one view for each packet, valid during the call.
+#: Sees data that are sent, in order: one view for each packet, valid during the call. Of a single
+#: packet it sees a copy right after the packet has left, in the same turn: the client does not wait
+#: for it. More packets are seen before.
 Observe = Callable[..., None]
 
 
@@ -58,10 +60,17 @@ def move(
         return count == 0
     channel.remoteWindowLeft -= count
     views = filled(buffers, count)
-    if observe is not None:
-        observe(*views)
-    transport.seal_data(channel.remote_number, list(map(len, views)), code)
-    transport.flush()
+    if observe is None or len(views) > 1:
+        if observe is not None:
+            observe(*views)
+        transport.seal_data(channel.remote_number, list(map(len, views)), code)
+        transport.flush()
+    else:
+        (view,) = views
+        data = bytes(view)  # sending may use the buffer again
+        transport.seal_data(channel.remote_number, (count,), code)
+        transport.flush()
+        observe(memoryview(data))
     return False
 
 
