@@ -703,6 +703,35 @@ def test_a_tap_observes_everything(world: ChannelWorld) -> None:
     ends.client_link.close()
 
 
+@define
+class Comparing(Tap):
+    """Reads what the program was given, when it observes it."""
+
+    program: Any = None
+
+    def input(self, view: memoryview) -> None:
+        self.calls.append((self.program.read_input(), bytes(view)))
+
+
+def test_a_program_need_not_wait_until_its_input_is_observed(world: ChannelWorld) -> None:
+    """It has what the tap observes; and what it does not read any more is observed, too."""
+    tap = world.programs.tap = Comparing()
+    ends = world.link()
+    channel, tap.program = ends.run(ProgramRequest("exec", b"x", {}, None))
+    channel.write(b"one")
+    ends.settle()
+    assert tap.calls == [(b"one", b"one")]
+    tap.program.shut(tap.program.its_input)
+    tap.program.its_input = os.open(os.devnull, os.O_RDONLY)
+    channel.write(b"two")
+    ends.settle()
+    assert tap.calls[1:] == [(b"", b"two")]
+    os.close(tap.program.its_input)
+    tap.program.finish(Exit(0))
+    ends.settle()
+    ends.client_link.close()
+
+
 def test_a_tap_that_is_behind_stops_the_program(world: ChannelWorld) -> None:
     """While the recorder is behind, nothing is read; one callback waits, not many."""
     tap = world.programs.tap = Tap()

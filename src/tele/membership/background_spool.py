@@ -105,11 +105,6 @@ class BackgroundSpool:
             self._gather_timer = self._reactor.callLater(GATHER_SECONDS, self._gathered)
         return True
 
-    @property
-    def gathers(self) -> bool:
-        """Whether lines wait for others, to be written together."""
-        return self._gather_timer is not None
-
     def _gathered(self) -> None:
         self._gather_timer = None
         self._write()

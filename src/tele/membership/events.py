@@ -25,6 +25,7 @@ from tele.loop import backoff
 from tele.membership.background_spool import BackgroundSpool
 from tele.membership.calls import Calls, pause_after
 from tele.membership.session_report import SessionReport
+from tele.membership.spool import BATCH_LINES
 from tele.model.api.audit import EMIT_EVENTS, WrittenEvents
 from tele.model.codec import encode
 from tele.model.event import Event
@@ -34,8 +35,8 @@ from tele.wakeup import Wakeup
 GATHER: Final = 0.05
 #: Events that may wait for others to be spooled together (of single files that are transferred).
 GATHERED: Final = frozenset(("sftp", "scp", "rsync"))
-#: Seconds between two requests while such events come.
-GATHERED_PAUSE: Final = 0.2
+#: Seconds before the next request after one with such events, unless others come, or many.
+GATHERED_PAUSE: Final = 1.0
 LAST_CHANCE: Final = 2.0
 
 _log: Final = make_logger(__name__)
@@ -49,6 +50,10 @@ class EventSender:
         self._calls = calls
         self._spool = spool
         self._wakeup = Wakeup(clock)
+        #: Set by events that do not wait for others.
+        self._urgent = Wakeup(clock)
+        #: Whether events came that may wait, since there was time for others to come.
+        self._gathers = False
         self.report = SessionReport(clock, calls)
         self.lost = 0
         self._delivers = False
@@ -63,8 +68,9 @@ class EventSender:
 
     def emit(self, event: Event) -> None:
         """Take one event. Never raises; what cannot be kept is counted and logged."""
+        may_wait = event.event in GATHERED
         try:
-            kept = self._spool.append(encode(event), gather=event.event in GATHERED)
+            kept = self._spool.append(encode(event), gather=may_wait)
         except (ValueError, TypeError):  # what JSON or UTF-8 cannot hold
             kept = False
         if not kept:
@@ -75,6 +81,10 @@ class EventSender:
             )
             return
         self._wakeup.set()
+        if may_wait:
+            self._gathers = True
+        else:
+            self._urgent.set()
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -94,8 +104,9 @@ class EventSender:
                 await self._send(batch)
                 self._delivers = True
                 failures = 0
-                if self._spool.gathers:  # no request for each few of many
-                    await deferLater(self._clock, GATHERED_PAUSE)
+                if self._gathers and len(batch) < BATCH_LINES:  # no request for each few of many
+                    self._gathers = False
+                    await self._urgent.wait(GATHERED_PAUSE)
             except TeleError as error:
                 self._delivers = False
                 self.report.soon()

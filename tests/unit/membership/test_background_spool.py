@@ -144,7 +144,6 @@ def test_lines_that_may_gather_are_written_together(
     """Lines that may gather are written together a little later, and before any line after them."""
     for line in numbers(0, 1):
         assert spool.append(line, gather=True)
-    assert spool.gathers
     assert not disk.threads
     reactor.advance(GATHER_SECONDS)
     reactor.wait(spool.written())
