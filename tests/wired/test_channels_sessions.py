@@ -20,6 +20,7 @@ from tele.conch.connection.permissions import Permissions
 from tele.conch.session.programs import Exit, ProgramRequest, PtyRequest
 from tele.errors import AccessDenied, Unavailable
 from tele.log import event_text
+from tele.sockets.links import Link, TransportLink
 from tele.wire.fields import string, uint32
 
 MIB = 1 << 20
@@ -241,6 +242,25 @@ def test_the_exit_waits_for_the_output(ends: ChannelEnds) -> None:
     ends.settle()
     assert output(channel) == b"first second"
     assert ended(channel) == Exit(7)
+
+
+def test_the_exit_leaves_at_once(ends: ChannelEnds, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EOF, the exit status and CLOSE are one write: the client wakes up once for them."""
+    channel, program = ends.run()
+    ends.settle()
+    sent: list[Link] = []
+    send = TransportLink.send
+
+    def count(link: TransportLink, view: memoryview) -> None:
+        sent.append(link)
+        send(link, view)
+
+    monkeypatch.setattr(TransportLink, "send", count)
+    program.finish(Exit(5))
+    ends.turn()
+    assert sent.count(ends.server.outgoing.link) == 1
+    ends.settle()
+    assert ended(channel) == Exit(5)
 
 
 @pytest.mark.parametrize(

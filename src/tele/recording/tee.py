@@ -112,6 +112,8 @@ class ConnectionTape:
         Unless ``strict``, it also returns when one cannot be opened for now.
         """
         self._check()
+        if all(line.is_active for line in self._lines) and self._hold is None:
+            return  # since an earlier program of the connection
         opening = [Deferred.fromCoroutine(line.ready()) for line in self._lines]
         results: list[tuple[bool, Any]] = await DeferredList(opening, consumeErrors=True)
         for good, result in results:

@@ -79,6 +79,10 @@ class RecordingConnection(SSHService):
         """Keep the call."""
         self.calls.append(("extended", number, code, bytes(view)))
 
+    def channel_credit(self, number: int, credit: int) -> None:
+        """Keep the call."""
+        self.calls.append(("credit", number, credit))
+
 
 @implementer(IConchUser)
 class Avatar(ConchUser):

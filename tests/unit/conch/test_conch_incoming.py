@@ -14,7 +14,7 @@ from tele.errors import ProtocolError
 from tele.sockets.buffers import MAX_PACKET, PADDING
 from tele.wire import numbers as n
 from tele.wire.ciphers import Secrets
-from tele.wire.fields import string
+from tele.wire.fields import string, uint32
 from tele.wire.phases import FROM_CLIENT, MessageFilter, Phase
 
 SECRETS = Secrets(b"k", b"h", b"s")
@@ -27,6 +27,7 @@ class Recorder:
 
     received: list[Any] = Factory(list)
     incoming: Any = None
+    filter: Any = None
 
     def take_preface(self, data: bytes) -> int | None:
         return 0
@@ -49,14 +50,18 @@ class Recorder:
     def extended(self, number: int, code: int, view: memoryview) -> None:
         self.received.append((number, code, bytes(view)))
 
+    def credit(self, number: int, credit: int) -> None:
+        self.received.append((number, credit))
+
 
 def make_incoming() -> tuple[Recorder, Incoming]:
     recorder, messages = Recorder(), MessageFilter(FROM_CLIENT)
     messages.phase = Phase.OPEN
     opener = SECRETS.opener(CIPHER, True, MAX_PACKET, 0)
     incoming = Incoming(recorder, messages, opener, from_server=False)
-    recorder.incoming = incoming
+    recorder.incoming, recorder.filter = incoming, messages
     incoming.take_data, incoming.take_extended = recorder.data, recorder.extended
+    incoming.take_credit = recorder.credit
     return recorder, incoming
 
 
@@ -190,6 +195,32 @@ def test_services_without_a_fast_path() -> None:
     message = b"\x5e" + bytes(4) + string(b"data")
     feed(incoming, b"SSH-2.0-x\r\n" + packets(message))
     assert recorder.received[1:] == [(n.CHANNEL_DATA, message[1:])]
+
+
+@pytest.mark.parametrize(
+    ("body", "received"),
+    [
+        (uint32(7) + uint32(2**32 - 1), (7, 2**32 - 1)),
+        (uint32(7), (n.CHANNEL_WINDOW_ADJUST, uint32(7))),
+        (uint32(7) + bytes(5), (n.CHANNEL_WINDOW_ADJUST, uint32(7) + bytes(5))),
+    ],
+)
+def test_credit_is_passed_on_as_numbers(body: bytes, received: Any) -> None:
+    """Credit reaches a service without a copy of its message; one that has not the length of its
+    two numbers is passed on as any other message, and refused there.
+    """
+    recorder, incoming = make_incoming()
+    feed(incoming, b"SSH-2.0-x\r\n" + packets(bytes((n.CHANNEL_WINDOW_ADJUST,)) + body))
+    assert recorder.received[1:] == [received]
+
+
+def test_credit_before_its_time() -> None:
+    """Credit that arrives before the connection is open is no credit."""
+    recorder, incoming = make_incoming()
+    recorder.filter.phase = Phase.AUTH
+    message = bytes((n.CHANNEL_WINDOW_ADJUST,)) + uint32(7) + uint32(1)
+    feed(incoming, b"SSH-2.0-x\r\n" + packets(message))
+    assert recorder.received[1:] == [(n.CHANNEL_WINDOW_ADJUST, message[1:])]
 
 
 def test_a_receiver_inside_a_receiver() -> None:

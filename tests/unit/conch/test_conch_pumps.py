@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface.verify import verifyObject
 
-from tele.conch.connection.pumps import Pump, move
+from tele.conch.connection.pumps import SHARED_BATCH, Pump, move
 from tele.sockets.buffers import BATCH, DATA_BUFFERS, MAX_DATA
 
 
@@ -35,6 +36,9 @@ class Wire:
 class Scheduler:
     """No sender waits here."""
 
+    def wait(self, sender: Any) -> None:
+        pass
+
     def cancel(self, sender: Any) -> None:
         pass
 
@@ -45,6 +49,7 @@ class Connection:
     def __init__(self) -> None:
         self.transport = Wire()
         self.write_scheduler = Scheduler()
+        self.channels: dict[int, Any] = {0: None}
 
 
 class Sending:
@@ -63,13 +68,16 @@ class Sending:
 
 
 class Reactor:
-    """Watches nothing."""
+    """Keeps what is watched."""
+
+    def __init__(self) -> None:
+        self.watched: set[Any] = set()
 
     def addReader(self, reader: Any) -> None:
-        pass
+        self.watched.add(reader)
 
     def removeReader(self, reader: Any) -> None:
-        pass
+        self.watched.discard(reader)
 
 
 @pytest.fixture
@@ -167,3 +175,44 @@ def test_small_writes_become_large_packets(pipe: tuple[int, int]) -> None:
     assert channel.conn.transport.sealed == [b"x" * 32768]
     pump.close()
     assert not ended
+
+
+@pytest.mark.parametrize(("channels", "packets"), [(1, 8), (2, SHARED_BATCH)])
+def test_beside_other_channels_less_is_read_at_a_time(
+    pipe: tuple[int, int], channels: int, packets: int
+) -> None:
+    """What is typed on another channel of the connection does not wait for a whole batch."""
+    reading, writing = pipe
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 8 * MAX_DATA)
+    data = pattern(8 * MAX_DATA)
+    os.write(writing, data)
+    channel: Any = Sending(1 << 21)
+    channel.conn.channels = dict.fromkeys(range(channels))
+    reactor: Any = Reactor()
+    pump = Pump(reactor, reading, channel, None, lambda: None)
+    pump.doRead()
+    assert channel.conn.transport.sealed == [
+        data[at : at + MAX_DATA] for at in range(0, packets * MAX_DATA, MAX_DATA)
+    ]
+    pump.close()
+
+
+def test_a_window_that_one_key_used_up_stops_the_next_read(pipe: tuple[int, int]) -> None:
+    """After a small read a pump goes on to be watched; the next turn reads nothing without window,
+    and then it is not watched any more.
+    """
+    reading, writing = pipe
+    channel: Any = Sending(1)
+    reactor: Any = Reactor()
+    pump = Pump(reactor, reading, channel, None, lambda: None)
+    os.write(writing, b"xy")
+    pump.doRead()
+    pump.doRead()
+    assert channel.conn.transport.sealed == [b"x"]
+    assert not reactor.watched
+    channel.remoteWindowLeft = 1
+    pump.resume()
+    assert reactor.watched == {pump}
+    pump.doRead()
+    assert channel.conn.transport.sealed == [b"x", b"y"]
+    pump.close()

@@ -20,6 +20,8 @@ class ChannelConnection(Protocol):
 
     #: An :class:`~tele.conch.transport.datapath.IDataTransport`.
     transport: Any
+    #: Its channels, by our numbers.
+    channels: dict[int, Any]
     #: The peer's numbers of the channels that are open.
     channelsToRemoteChannel: dict[Any, Any]
 

@@ -63,7 +63,10 @@ class ChannelTransfer(ChannelTable):
         """The peer gives credit."""
         if len(packet) != 8:
             raise ProtocolError("CHANNEL_WINDOW_ADJUST of a wrong length")
-        number, credit = _TWO_NUMBERS.unpack(packet)
+        self.channel_credit(*_TWO_NUMBERS.unpack(packet))
+
+    def channel_credit(self, number: int, credit: int) -> None:
+        """See :class:`IDataService`."""
         channel = self._channel(number)
         if channel is not None:
             if channel.remoteWindowLeft + credit > _MAX_WINDOW:

@@ -7,6 +7,8 @@ Invariants:
 * Data are read into the packets that are sent, many with one read, and written to a descriptor
   from the packet that was received. Only what a descriptor does not take is copied.
 * The work of one turn of the reactor is bounded: a busy channel does not keep others waiting.
+  Beside other channels of its connection a program is read less at a time: what is typed on one
+  of them waits for it before it is read, before it is shown, and behind it in the socket.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Final
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor, IWriteDescriptor
@@ -34,6 +37,9 @@ FINAL_READ_LIMIT: Final = 256 * 1024
 #: Pieces in one write to a descriptor: with 32 KiB each, twice what a pipe of a program holds.
 PIECES: Final = 16
 
+#: Packets of a program's output in one turn, while the connection has other channels.
+SHARED_BATCH: Final = 3
+
 Buffers = Sequence[memoryview]
 #: Reads into buffers, one after the other; returns the number of bytes, 0 at the end, None if
 #: there are no data now.
@@ -47,14 +53,18 @@ Observe = Callable[..., None]
 
 
 def move(
-    channel: Channel, read: Read, code: int | None = None, observe: Observe | None = None
+    channel: Channel,
+    read: Read,
+    code: int | None = None,
+    observe: Observe | None = None,
+    batch: int = BATCH,
 ) -> bool:
-    """Read up to a batch of packets and send them on ``channel``, which has to be writable;
+    """Read up to ``batch`` packets and send them on ``channel``, which has to be writable;
     return whether it was the end.
     """
     transport = channel.conn.transport
     most = min(channel.remoteMaxPacket, MAX_DATA)
-    buffers = _buffers(most, channel.remoteWindowLeft)
+    buffers = _buffers(most, channel.remoteWindowLeft, batch)
     count = read(buffers)
     if not count:
         return count == 0
@@ -74,12 +84,20 @@ def move(
     return False
 
 
-def _buffers(most: int, window: int) -> Buffers:
-    """Return buffers for a batch of packets of ``most`` bytes, as far as ``window`` allows."""
-    if most == MAX_DATA and window >= BATCH * MAX_DATA:
-        return DATA_BUFFERS
+@lru_cache(maxsize=8)
+def _pieces(most: int, batch: int) -> Buffers:
+    """Return buffers for ``batch`` packets of ``most`` bytes: terminals read one of them at a time,
+    and making them would be a tenth of the work.
+    """
+    return tuple(buffer[:most] for buffer in DATA_BUFFERS[:batch])
+
+
+def _buffers(most: int, window: int, batch: int) -> Buffers:
+    """Return buffers for ``batch`` packets of ``most`` bytes, as far as ``window`` allows."""
+    if window >= batch * most:
+        return _pieces(most, batch)
     buffers = []
-    for buffer in DATA_BUFFERS:
+    for buffer in DATA_BUFFERS[:batch]:
         if window <= 0:
             break
         buffers.append(buffer[: min(most, window)])
@@ -136,6 +154,8 @@ class Pump:
         self._is_behind = is_behind
         self._reading = False
         self._final_bytes: int | None = None
+        #: Whether the last read was of fewer bytes than it may be.
+        self._drained = False
         self.ended = False
         self.resume()
 
@@ -178,11 +198,14 @@ class Pump:
     def doRead(self) -> None:
         """Read and send, up to a batch of packets."""
         while not self.ended and self._may_read():
-            if move(self._channel, self._read, self._code, self._observe):
+            batch = SHARED_BATCH if len(self._channel.conn.channels) > 1 else BATCH
+            if move(self._channel, self._read, self._code, self._observe, batch):
                 self.close()
                 self._done()
                 return
             if self._final_bytes is None:
+                if self._drained and self._reading:
+                    return  # the next turn finds out, if it may not read any more
                 break
         if not self.ended:
             self._watch_or_wait()
@@ -192,6 +215,7 @@ class Pump:
         if self._final_bytes is not None and self._final_bytes <= 0:
             return 0
         filled = 0
+        self._drained = False
         while buffers:
             try:
                 count = os.readv(self._descriptor, buffers)
@@ -206,6 +230,7 @@ class Pump:
                 break
             filled += count
             if count < FULL_READ:
+                self._drained = True
                 break
             buffers = _after(buffers, count)
         if self._final_bytes is not None:

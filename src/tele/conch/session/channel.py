@@ -38,6 +38,7 @@ from tele.conch.session.session_forwarding import (
 )
 from tele.conch.session.session_phases import NEXT, Event, Phase
 from tele.conch.session.session_requests import TERM_LIMIT, read_pty, read_size, signal_name
+from tele.conch.transport.outgoing import SEND_BATCH
 from tele.errors import TeleError, quoted
 from tele.log import make_logger
 from tele.wire.fields import boolean, string, uint32
@@ -339,7 +340,13 @@ class SessionChannel(RunnerChannel):
         if self._phase not in (Phase.EXITED, Phase.REFUSED) or self.has_queue:
             return
         self._advance(Event.REPORTED)
-        how = self._exit
+        SEND_BATCH.gather()  # the client wakes up once for what belongs together
+        try:
+            self._send_exit(self._exit)
+        finally:
+            SEND_BATCH.deliver()
+
+    def _send_exit(self, how: Exit) -> None:
         self.send_eof()
         if how.signal is not None:
             body = (

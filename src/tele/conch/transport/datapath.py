@@ -57,7 +57,7 @@ class IDataTransport(Interface):
 class IDataService(Interface):
     """The receiving side: a connection service that takes data without a copy.
 
-    A service without this interface gets Conch's ``packetReceived(94 or 95, payload)``.
+    A service without this interface gets Conch's ``packetReceived(93 to 95, payload)``.
     """
 
     def channel_data(number: int, view: memoryview) -> None:
@@ -65,3 +65,9 @@ class IDataService(Interface):
 
     def channel_extended_data(number: int, code: int, view: memoryview) -> None:
         """CHANNEL_EXTENDED_DATA of type ``code`` for our channel ``number``."""
+
+    def channel_credit(number: int, credit: int) -> None:
+        """CHANNEL_WINDOW_ADJUST: the peer takes ``credit`` bytes more on our channel ``number``.
+
+        A client sends thousands of them for each gigabyte that it is sent.
+        """

@@ -17,7 +17,7 @@ from typing import Protocol
 from tele.conch.transport.outgoing import SEND_BATCH
 from tele.errors import ProtocolError
 from tele.sockets.buffers import MAX_PACKET, READ_SIZE, borrow_opened, return_opened
-from tele.wire.numbers import CHANNEL_DATA, CHANNEL_EXTENDED_DATA
+from tele.wire.numbers import CHANNEL_DATA, CHANNEL_EXTENDED_DATA, CHANNEL_WINDOW_ADJUST
 from tele.wire.packets import Opener
 from tele.wire.phases import MessageFilter, Phase
 from tele.wire.version import take_version
@@ -30,6 +30,9 @@ _HELD_PACKETS = 2
 
 TakeData = Callable[[int, memoryview], None]
 TakeExtended = Callable[[int, int, memoryview], None]
+TakeCredit = Callable[[int, int], None]
+#: Where a CHANNEL_WINDOW_ADJUST ends: padding length, number, channel and credit.
+_CREDIT_END = 10
 
 
 class Receiver(Protocol):
@@ -63,6 +66,7 @@ class Incoming:
         "missing",
         "opener",
         "stopped",
+        "take_credit",
         "take_data",
         "take_extended",
     )
@@ -81,6 +85,7 @@ class Incoming:
         self.stopped = False
         self.take_data: TakeData | None = None
         self.take_extended: TakeExtended | None = None
+        self.take_credit: TakeCredit | None = None
         self._prefaced = False
         self._versioned = False
         self._feeding = False
@@ -140,7 +145,7 @@ class Incoming:
     def stop(self) -> None:
         """Handle nothing from now on."""
         self.stopped = True
-        self.take_data = self.take_extended = None
+        self.take_data = self.take_extended = self.take_credit = None
         if not self._feeding:
             self.kept = b""
             self.missing = 0
@@ -181,6 +186,13 @@ class Incoming:
             ):
                 code = int.from_bytes(buffer[6:10], "big")
                 self.take_extended(_channel(buffer), code, _data(buffer, 10, stop))
+            elif (
+                number == CHANNEL_WINDOW_ADJUST
+                and stop == _CREDIT_END  # one of a wrong length is refused below
+                and self.take_credit
+                and self._filter.phase is Phase.OPEN
+            ):
+                self.take_credit(_channel(buffer), int.from_bytes(buffer[6:stop], "big"))
             else:
                 self._receiver.packet_received(number, bytes(buffer[2:stop]))
         return at

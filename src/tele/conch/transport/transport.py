@@ -377,6 +377,7 @@ class Transport(BufferReceiver, Disconnecting):
             if IDataService.providedBy(service):
                 self.incoming.take_data = service.channel_data
                 self.incoming.take_extended = service.channel_extended_data
+                self.incoming.take_credit = service.channel_credit
             self.watch_peer()
         service.serviceStarted()
 
