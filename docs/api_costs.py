@@ -46,6 +46,7 @@ WORK: dict[str, str] = {
     "delete_role": "all users are read; a line to each host",
     "get_cluster": "one look-up",
     "put_cluster": "two look-ups, one commit; a line to each host",
+    "report_backup": "one commit",
     "list_locks": "a page of 1,000",
     "get_lock": "one look-up",
     "put_lock": "three look-ups, for an administrator or a role all users are read, one commit;"

@@ -43,6 +43,11 @@ def test_a_passphrase_opens_a_backup(tmp_path: Path) -> None:
         done = auth.run("backup", file, "--passphrase-file", str(right), *local)
         assert done.returncode == 0, done.stderr
         assert "it has no recordings" in done.stderr
+        assert "not in the audit" not in done.stderr
+        listed = auth.run("audit", "ls", "--event", "backup.create", "--format", "json", *local)
+        (event,) = json.loads(listed.stdout)
+        assert (event["keys"], event["passphrase"], event["recordings"]) == (0, True, False)
+        assert done.stdout.splitlines()[-1].endswith(event["head"])
         shown = auth.run("restore", file, "--check", "--passphrase-file", str(right))
         assert shown.stdout == done.stdout
         refused = auth.run("restore", file, "--check", "--passphrase-file", str(wrong))
@@ -51,6 +56,9 @@ def test_a_passphrase_opens_a_backup(tmp_path: Path) -> None:
         assert "horse" not in refused.stderr + done.stderr + done.stdout
     finally:
         auth.stop()
+    again = auth.run("backup", f"{file}1", "--passphrase-file", str(right), *local)
+    assert again.returncode == 0, again.stderr
+    assert "the backup is not in the audit, which auth writes" in again.stderr
     auth.settings = "store: memory"
     auth.configure()
     refused = auth.run("backup", f"{file}2", "--passphrase-file", str(right), *local)

@@ -125,7 +125,7 @@ class World:
         self.host_keys = {parse_line(key) for key in trusted.ssh_public_keys}
         self.archive = MemoryArchive()
         hosts = Hosts(self.backend, self.clock)
-        members = Members(self.backend, hosts)
+        members = Members(self.backend, hosts, lambda: state.settings.host_certificates)
         keys = RecordingKeys(self.backend, "auth-1", encryption)
         recordings = Recordings(self.backend, self.archive, moment, keys=keys)
         sealing = RecordingSealing(self.backend, keys, members, moment)
@@ -169,6 +169,7 @@ class World:
         result(sealing.start())
         result(self.parts.hosts.start())
         result(self.parts.state.start())
+        result(members.generations.start())
         result(self.parts.ends.start())
         #: Certificates and SSH keys of hosts that have joined.
         self.joined: dict[str, tuple[Any, PrivateKey]] = {}
@@ -185,6 +186,7 @@ class World:
     def stop(self) -> None:
         result(self.parts.ends.stop())
         self.parts.state.stop()
+        self.parts.members.generations.stop()
         result(self.parts.hosts.stop())
         result(self.backend.close())
         assert not self.clock.getDelayedCalls()

@@ -21,7 +21,7 @@ from attrs import evolve, field, frozen
 from cryptography import x509
 
 from tele.auth.repository import Repository
-from tele.auth.successions import LIFETIME, Succession, added, make_succession, shown
+from tele.auth.successions import Succession, added, make_succession, shown
 from tele.certs.key_sealing import KeySeal
 from tele.certs.keys import PrivateKey, fingerprint, parse_line
 from tele.certs.pins import pin
@@ -282,11 +282,13 @@ class Authorities:
         grace: timedelta | None = None,
         *,
         compromised: bool = False,
+        away: timedelta,
     ) -> list[Put]:
         """Return the changes by which ``phase`` of these CAs begins at ``moment``.
 
         With ``grace`` their rotation is an automatic one from then on, without it a manual one. If
-        the old keys are ``compromised``, they say nothing of the new ones, also later.
+        the old keys are ``compromised``, they say nothing of the new ones, also later; otherwise a
+        dropped one does for ``away`` (:func:`tele.auth.successions.away_of`).
 
         The caller commits them, and calls :meth:`refresh`; the commit fails with :class:`Conflict`
         if the authorities have changed meanwhile. Raises :class:`InvalidInput` if the phase cannot
@@ -303,7 +305,7 @@ class Authorities:
             else:
                 if compromised:
                     rotation = evolve(rotation, compromised=True)
-                said = self._succession(ca, stored, rotation, phase, moment)
+                said = self._succession(ca, stored, rotation, phase, moment, away)
                 if phase is Phase.STANDBY:
                     after = _ended(stored, ca, rotation)
                     if ca is RotatingCa.TLS_HOST and rotation.phase is not Phase.ROLLBACK:
@@ -343,6 +345,7 @@ class Authorities:
         rotation: StoredRotation,
         phase: Phase,
         moment: datetime,
+        away: timedelta,
     ) -> Succession | None:
         """Return what the old key says of the new one in ``phase``."""
         wanted = phase in (Phase.UPDATE_SERVERS, Phase.STANDBY)
@@ -350,7 +353,7 @@ class Authorities:
             return None
         return make_succession(
             stored.tls_certificate, TlsKey.from_pem(stored.tls_key), rotation.certificate, moment,
-            self._entropy, LIFETIME if phase is Phase.STANDBY else None,
+            self._entropy, away if phase is Phase.STANDBY else None,
         )  # fmt: skip
 
     def _begun(

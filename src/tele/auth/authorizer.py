@@ -21,6 +21,7 @@ from typing import Any, Final, TypeAlias
 from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 
+from tele.auth.copied_hosts import CopiedHosts
 from tele.auth.members import Members
 from tele.auth.state import State
 from tele.auth.users import Users
@@ -50,8 +51,15 @@ class Authorizer:
     """Authorizes the calls of every operation."""
 
     def __init__(
-        self, cluster: str, state: State, members: Members, users: Users, clock: IReactorTime
+        self,
+        cluster: str,
+        state: State,
+        members: Members,
+        users: Users,
+        copies: CopiedHosts,
+        clock: IReactorTime,
     ) -> None:
+        self._copies = copies
         self._cluster = cluster
         self._state = state
         self._members = members
@@ -76,16 +84,17 @@ class Authorizer:
                 f"the certificate is not of cluster {self._cluster}", Reason.CLUSTER.value
             )
         if isinstance(identity, HostIdentity):
-            await self._check_host(identity)
+            await self._check_host(caller, identity)
         else:
             await self._check_user(operation, identity)
 
-    async def _check_host(self, identity: HostIdentity) -> None:
+    async def _check_host(self, caller: Caller, identity: HostIdentity) -> None:
         denied = self._state.policy.refuses_host(identity, now(self._clock))
         if denied is not None:
             raise AccessDenied(denied.message, denied.reason.value)
         if identity.role is not HostRole.AUTH:  # auth is no member
             await self._members.require(identity)
+            await self._copies.check(caller, identity)
 
     async def _check_user(self, operation: Operation[Any, Any], identity: UserIdentity) -> None:
         if identity.user == LOCAL_ADMIN:

@@ -22,7 +22,7 @@ from tele.auth.state import SETTINGS, State
 from tele.errors import Conflict, InvalidInput, quoted
 from tele.interfaces import IBackend
 from tele.log import make_logger
-from tele.model.cluster_settings import AllowedAlgorithms, changed, lacks
+from tele.model.cluster_settings import PLACES, AllowedAlgorithms, changed, lacks
 from tele.model.codec import encode
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Status
@@ -108,7 +108,7 @@ class ClusterSettings:
             raise InvalidInput(f"spec.session_recording.mode: {recording.mode.value}: {problem}")
         for name in changed(self._state.settings.for_hosts, cluster.spec.for_hosts):
             if problem := self._lacking(partial(lacks, name)):
-                raise InvalidInput(f"spec.{name}: {problem}")
+                raise InvalidInput(f"spec.{PLACES.get(name, name)}: {problem}")
 
     def _unable(self, mode: RecordingMode) -> str:
         """Return which hosts that are online cannot do ``mode``, or nothing."""

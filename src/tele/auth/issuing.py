@@ -28,7 +28,7 @@ from tele.certs.issue import (
     issue_user,
 )
 from tele.certs.keys import parse_line, parse_public_key
-from tele.certs.x509 import issue_tls, read_tls_public_key
+from tele.certs.x509 import issue_tls, read_tls_public_key, serial_number
 from tele.errors import AccessDenied, BadCertificate, InvalidInput, quoted
 from tele.model.access import Grant, Reason
 from tele.model.addresses import plain_network
@@ -179,10 +179,11 @@ class Issuer:
         addresses: Sequence[str],
         issued: datetime | None = None,
         lifetime: timedelta = HOST_LIFETIME,
+        serial: int = 0,
     ) -> Certificates:
         """Issue both certificates of a host. ``addresses`` are hosts without a port.
 
-        Their time of issue is ``issued``, or now.
+        Their time of issue is ``issued``, or now; ``serial`` is for the TLS certificate.
         """
         authority = self._authorities[AuthorityKind.HOST]
         now = self._now() if issued is None else issued
@@ -190,7 +191,7 @@ class Issuer:
             host_id, name, self._cluster, role, tuple(addresses), lifetime
         )
         ssh = issue_host(authority.ssh, key_blob(keys.ssh), request, now, self._entropy)
-        identity = HostIdentity(host_id, name, self._cluster, role, now + lifetime)
+        identity = HostIdentity(host_id, name, self._cluster, role, now + lifetime, serial=serial)
         tls = issue_tls(
             authority.tls_certificate, authority.tls, keys.tls, identity, now, self._entropy,
             addresses[:HOST_TLS_NAMES_LIMIT],
@@ -207,14 +208,25 @@ class Issuer:
             self._entropy,
         )  # fmt: skip
 
-    def target(self, host: Host, proxy_id: str, public_key: str) -> tuple[Certificate, datetime]:
+    def serial_number(self) -> int:
+        """Return a serial number for a TLS certificate."""
+        return serial_number(self._entropy)
+
+    def target(
+        self, host: Host, proxy_id: str, public_key: str, longest: timedelta = HOST_LIFETIME
+    ) -> tuple[Certificate, datetime]:
         """Certify a proxy's key with the names of a host; returns the end of the certificate, too.
 
         Nothing else of a member is in it: it is no proof of a membership.
         """
         authority, moment = self._authorities[AuthorityKind.HOST], self._now()
         request = HostCertificateRequest(
-            host.id, host.name, self._cluster, HostRole.NODE, host.names
+            host.id,
+            host.name,
+            self._cluster,
+            HostRole.NODE,
+            host.names,
+            min(longest, HOST_LIFETIME),
         )
         blob = key_blob(public_key)
         made = issue_target(authority.ssh, blob, request, proxy_id, moment, self._entropy)

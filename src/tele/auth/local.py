@@ -28,6 +28,7 @@ from tele.auth.authorizer import LOCAL_ADMIN as LOCAL_ADMIN
 from tele.auth.authorizer import Authorizer
 from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.connection_claims import ConnectionClaims
+from tele.auth.copied_hosts import CopiedHosts
 from tele.auth.disk import DiskWatch
 from tele.auth.handlers import Handlers
 from tele.auth.heads import HeadPublisher
@@ -63,7 +64,6 @@ from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings
 from tele.auth.regular_work import Lease, RegularWork
 from tele.auth.retention import Retention, RetentionRules
-from tele.auth.rotation import RotationGate
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.streams import Streams
@@ -130,7 +130,10 @@ class LocalAuthority:
         self._streams = Streams(parts.state, clock)
         self.suite = parts.authorities.suite
         journal = Journal(parts.audit, parts.cluster, clock, lambda: parts.disk.is_full)
-        authorizer = Authorizer(parts.cluster, parts.state, parts.members, parts.users, clock)
+        copies = CopiedHosts(parts.members.generations, parts.users, parts.state, journal)
+        authorizer = Authorizer(
+            parts.cluster, parts.state, parts.members, parts.users, copies, clock
+        )
         quotas = HostQuotas(clock, journal)
         self._journal = journal
         self._authorizer = authorizer
@@ -139,15 +142,15 @@ class LocalAuthority:
             parts.state, parts.members, parts.hosts, parts.issued, authorizer, journal,
         )  # fmt: skip
         rotating = RotatingOperations(
-            clock, parts.authorities, RotationGate(clock, parts.authorities, parts.hosts),
-            parts.members, journal,
+            clock, parts.authorities, parts.hosts,
+            lambda: parts.state.settings.host_certificates, parts.members, journal,
         )  # fmt: skip
         self._rotating = rotating
         resources = (
             self._certificates,
             JoinOperations(
                 parts.cluster, clock, parts.issuer, parts.tokens, parts.join_methods,
-                parts.members, parts.state, parts.ends, journal, new_id,
+                parts.members, parts.state, parts.ends, journal, copies, new_id,
             ),
             HostOperations(
                 parts.cluster, clock, parts.authorities, parts.members, parts.hosts, parts.state,

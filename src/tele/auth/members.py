@@ -15,89 +15,61 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
-from attrs import Factory, evolve, field, frozen
+from attrs import evolve
 
+from tele.auth.generations import Generations
+from tele.auth.member_record import Member as Member
+from tele.auth.member_record import (
+    NameHolder,
+    is_loopback,
+    names_of,
+    outlasting,
+    revocation_of,
+    revoked_for,
+)
+from tele.auth.member_record import addresses_of as addresses_of
 from tele.auth.presence import Hosts
 from tele.auth.repository import Repository, Versioned
 from tele.auth.state import REVOKED_HOSTS
 from tele.errors import AccessDenied, Conflict, NotFound, Unavailable, quoted
 from tele.interfaces import Delete, IBackend, Put
-from tele.model.addresses import host_of, plain_address
-from tele.model.bounds import OMITTED
+from tele.model.addresses import host_of
+from tele.model.cluster_settings import HostCertificates
 from tele.model.identity import HostIdentity, HostRole
-from tele.model.lifetimes import HOST_LIFETIME, REJOIN_LIMIT
 from tele.model.presence import OFFLINE_AFTER
-from tele.model.revocation import HostRevocation, revoked_before
+from tele.model.revocation import HostRevocation
 
 MEMBERS: Final = "/members/"
 NAMES: Final = "/member-names/"
 #: Written when all members of an older version's store have their names.
 ADOPTED: Final = "/cluster/member-names"
 ATTEMPTS: Final = 20
-EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
-#: Revocations outlast the certificates that they revoke, also on clocks that differ.
-REVOKED_FOR: Final = HOST_LIFETIME + timedelta(hours=1)
 
 
 class Overtaken(Conflict):
     """Another auth changed the same keys at the same time: try again."""
 
 
-@frozen
-class Member:
-    """A host that joined, in one role.
+class Members:
+    """The members of a cluster. ``hosts`` knows which of them are online.
 
-    ``labels`` and ``addresses`` are those of its token, ``source`` is the address that it calls
-    from, if its certificates are for that, too. ``expires`` is the end of its last certificate,
-    ``issued`` the latest time of issue; certificates issued before ``since`` are of a host that it
-    replaced. Older versions wrote ``valid_from``, the end of its first certificate, and no
-    ``expires``.
-
-    ``sshd``: it did not join but was registered, has no key or certificate of the cluster, and runs
-    OpenSSH's sshd; ``addresses`` are further names in its host certificate.
-
-    ``told_to_seal`` is when it first announced itself after recordings were encrypted.
+    ``rules()`` are those of the cluster now.
     """
 
-    host_id: str
-    role: HostRole
-    name: str
-    ssh_public_key: str
-    joined: datetime
-    expires: datetime = EARLIEST
-    since: datetime = EARLIEST
-    issued: datetime = EARLIEST
-    labels: Mapping[str, str] = Factory(dict)
-    addresses: tuple[str, ...] = ()
-    source: str = ""
-    valid_from: datetime = EARLIEST
-    sshd: bool = field(default=False, metadata=OMITTED)
-    told_to_seal: datetime = field(default=EARLIEST, metadata=OMITTED)
-
-    @property
-    def ends(self) -> datetime:
-        """The end of its last certificate, as far as it is known."""
-        return max(self.expires, self.valid_from)
-
-
-@frozen
-class NameHolder:
-    """The member that a name or an address belongs to."""
-
-    role: HostRole
-    host_id: str
-
-
-class Members:
-    """The members of a cluster. ``hosts`` knows which of them are online."""
-
-    def __init__(self, backend: IBackend, hosts: Hosts) -> None:
+    def __init__(
+        self,
+        backend: IBackend,
+        hosts: Hosts,
+        rules: Callable[[], HostCertificates] = HostCertificates,
+    ) -> None:
         self._backend = backend
+        self._rules = rules
+        self.generations = Generations(backend)
         self._hosts = hosts
         self._members = Repository(backend, MEMBERS, Member)
         self._names = Repository(backend, NAMES, NameHolder)
@@ -111,11 +83,12 @@ class Members:
         It had a namespace for each role. A name of two members goes to the node: that of the proxy
         is in no certificate.
         """
+        await self.generations.start()
         if await self._backend.get(ADOPTED) is not None:
             return
         nodes_first = sorted(await self._members.list(), key=lambda k: k.value.role.value)
         for entry in nodes_first:
-            for name in _names_of(entry.value):
+            for name in names_of(entry.value):
                 hold, other = await self._hold(name, entry.value)
                 if other is None:
                     await self._backend.commit(hold)
@@ -172,7 +145,7 @@ class Members:
             self._check_offline(before.value, f"the host id {member.host_id}", now)
             replaced[before.name] = before
         # Taking a name over ends the membership of its holder.
-        for name in _names_of(member):
+        for name in names_of(member):
             hold, other = await self._hold(name, member)
             held.update(_by_key(hold))
             if other is None:
@@ -185,7 +158,7 @@ class Members:
             changes.update(await self._removal(gone, now))
         stored, revision = member, 0
         if before is not None:
-            since, revision = _revocation(before.value, now).before, before.revision
+            since, revision = revocation_of(before.value, now).before, before.revision
             stored = evolve(member, since=since, issued=max(member.issued, since))
         changes.update(_by_key(self._put(stored, revision)))
         changes.update(held)
@@ -209,10 +182,14 @@ class Members:
         issued: datetime,
         expires: datetime,
         source: str,
+        serial: int = 0,
+        used: HostIdentity | None = None,
     ) -> Member:
         """Store that ``member`` gets certificates for ``name`` and the address ``source``.
 
-        Raises :class:`Conflict` if one of them is another host's.
+        ``serial`` is that of the TLS certificate, ``used`` the identity by which it asks; None: it
+        has proved its key. Raises :class:`Conflict` if a name or an address is another host's, and
+        :class:`tele.auth.generations.Copied`.
         """
         for _ in range(ATTEMPTS):
             before = await self._members.get(_key(member.role, member.host_id))
@@ -221,11 +198,18 @@ class Members:
             renewed = evolve(
                 before.value, name=name, ssh_public_key=key, expires=expires, source=source,
                 issued=max(before.value.issued, issued),
+                outlasting=outlasting(before.value, expires),
             )  # fmt: skip
-            changes: dict[str, Put | Delete] = _by_key(self._put(renewed, before.revision))
-            for old in set(_names_of(before.value)) - set(_names_of(renewed)):
+            following = await self.generations.renewed(
+                used, (member.role, member.host_id), before.value.issued, serial, renewed.issued,
+                expires,
+            )  # fmt: skip
+            changes: dict[str, Put | Delete] = _by_key(
+                self._put(renewed, before.revision), *following
+            )
+            for old in set(names_of(before.value)) - set(names_of(renewed)):
                 changes.update(_by_key(*await self._release(old, renewed)))
-            for each in _names_of(renewed):
+            for each in names_of(renewed):
                 hold, other = await self._hold(each, renewed)
                 if other is not None:
                     raise _taken(each, other.value)
@@ -255,9 +239,9 @@ class Members:
         for _ in range(ATTEMPTS):
             before = await self._members.get(_key(member.role, member.host_id))
             changes: dict[str, Put | Delete] = {}
-            for old in () if before is None else _names_of(before.value):
+            for old in () if before is None else names_of(before.value):
                 changes.update(_by_key(*await self._release(old, member)))
-            for name in _names_of(member):
+            for name in names_of(member):
                 hold, other = await self._hold(name, member)
                 if other is not None:
                     raise _taken(name, other.value)
@@ -356,18 +340,26 @@ class Members:
     async def _removal(self, entry: Versioned[Member], now: datetime) -> dict[str, Put | Delete]:
         """Return the changes that end a membership, by key; they conflict if it has changed."""
         member = entry.value
-        revocation = _revocation(member, now)
+        revocation = revocation_of(member, now)
         changes: list[Put | Delete] = [
             self._members.delete(entry.name, entry.revision),
-            self._revoked.put(entry.name, revocation, ttl=revocation.before - now + REVOKED_FOR),
+            self._revoked.put(entry.name, revocation, ttl=revoked_for(member, revocation, now)),
             self._hosts.forgotten(member.role, member.host_id),
         ]
-        for name in _names_of(member):
+        for name in names_of(member):
             changes += await self._release(name, member)
         return _by_key(*changes)
 
     def _put(self, member: Member, revision: int) -> Put:
-        return self._members.put(_key(member.role, member.host_id), member, revision, _life(member))
+        life = self._life(member)
+        return self._members.put(_key(member.role, member.host_id), member, revision, life)
+
+    def _life(self, member: Member) -> timedelta | None:
+        """Return how long a member is stored: longer than it may rejoin, so that a late host gets
+        that error and not "unknown". A registered one stays until it is removed.
+        """
+        rules = self._rules()
+        return None if member.sshd else rules.lifetime + rules.rejoin_limit + timedelta(days=1)
 
     async def _other(self, name: str, member: Member) -> Member | None:
         """Return another member that a name or an address belongs to, or None."""
@@ -387,7 +379,7 @@ class Members:
         other = None
         if holder is not None and not _is(holder.value, member):
             other = await self._members.get(_key(holder.value.role, holder.value.host_id))
-        return self._names.put(name.lower(), held, revision, _life(member)), other
+        return self._names.put(name.lower(), held, revision, self._life(member)), other
 
     async def _release(self, name: str, member: Member) -> list[Put | Delete]:
         """Return the changes that release a name, if it is the member's."""
@@ -397,37 +389,8 @@ class Members:
         return [self._names.delete(holder.name, holder.revision)]
 
 
-def is_loopback(text: str) -> bool:
-    """Whether ``text`` is a loopback address."""
-    address = plain_address(text)
-    return address is not None and address.is_loopback
-
-
-def _life(member: Member) -> timedelta | None:
-    """Return how long a member is stored: longer than it may rejoin, so that a late host gets that
-    error and not "unknown". A registered one stays until it is removed.
-    """
-    return None if member.sshd else HOST_LIFETIME + REJOIN_LIMIT + timedelta(days=1)
-
-
 def _key(role: HostRole, rest: str) -> str:
     return f"{role.value}/{rest}"
-
-
-def _names_of(member: Member) -> tuple[str, ...]:
-    names = (member.name, *member.addresses, member.source)
-    return tuple(name.lower() for name in names if name and not is_loopback(name))
-
-
-def addresses_of(member: Member) -> tuple[str, ...]:
-    """Return the addresses that the certificates of ``member`` are for."""
-    return tuple(dict.fromkeys(each for each in (*member.addresses, member.source) if each))
-
-
-def _revocation(member: Member, now: datetime) -> HostRevocation:
-    """Return what revokes all certificates of ``member``: the clock may have been set back."""
-    before = revoked_before(max(now, member.issued))
-    return HostRevocation(member.host_id, member.role, member.name, before)
 
 
 def _is(holder: NameHolder, member: Member) -> bool:

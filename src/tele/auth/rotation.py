@@ -10,8 +10,8 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
 from typing import Final
 
 from attrs import evolve, frozen
@@ -25,11 +25,12 @@ from tele.certs.rotation import CERTIFYING, TABLE, Facts, facts_wanted, read_fac
 from tele.loop import now
 from tele.model.api.authorities import Rotations
 from tele.model.authority import AuthorityKind
+from tele.model.cluster_settings import HostCertificates
 from tele.model.codec import format_time
 from tele.model.identity import HostRole
-from tele.model.lifetimes import REJOIN_LIMIT
 from tele.model.presence import Host, Status
 from tele.model.rotation import CaRotation, Hold, HostRotation, NextPhase, Phase, RotatingCa
+from tele.model.scalars import format_duration
 from tele.rbac.revoking import LONGEST_CERTIFICATE
 
 #: What an answer lists; further ones are counted.
@@ -55,7 +56,14 @@ class _Surveyed:
 class RotationGate:
     """Compares what hosts have announced with what the present keys need of them."""
 
-    def __init__(self, clock: IReactorTime, authorities: Authorities, hosts: Hosts) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        authorities: Authorities,
+        hosts: Hosts,
+        rules: Callable[[], HostCertificates],
+    ) -> None:
+        self._rules = rules
         self._clock = clock
         self._authorities = authorities
         self._hosts = hosts
@@ -117,8 +125,10 @@ class RotationGate:
             else tuple(fingerprint(parse_line(line)) for line in trusted.ssh_public_keys)
         )
         present = self.phase(ca)
+        limit = self._rules().rejoin_limit
         following = tuple(
-            _next_phase(ca, rotation, each, surveyed, moment) for each in TABLE[present].following
+            _next_phase(ca, rotation, each, surveyed, moment, limit)
+            for each in TABLE[present].following
         )
         started = None if rotation is None else rotation.started
         since = None if rotation is None else rotation.since
@@ -139,13 +149,14 @@ def _next_phase(
     following: Phase,
     surveyed: list[_Surveyed],
     moment: datetime,
+    limit: timedelta,
 ) -> NextPhase:
     if rotation is None or following is Phase.ROLLBACK:
         return NextPhase(following)
     holds = list(_of_users(ca, rotation, following, moment))
     notices: list[Hold] = []
     for each in surveyed:
-        hold = _of_host(ca, rotation, following, each)
+        hold = _of_host(ca, rotation, following, each, limit)
         if hold is None:
             continue
         waits = each.host.status is Status.ONLINE or each.host.sshd
@@ -177,7 +188,11 @@ def _of_users(
 
 
 def _of_host(
-    ca: RotatingCa, rotation: StoredRotation, following: Phase, each: _Surveyed
+    ca: RotatingCa,
+    rotation: StoredRotation,
+    following: Phase,
+    each: _Surveyed,
+    limit: timedelta,
 ) -> Hold | None:
     host = each.host
     if host.sshd:
@@ -191,7 +206,7 @@ def _of_host(
     elif following is not Phase.STANDBY:
         cost = "it may refuse certificates of the new key until it has read the present state"
     elif ca is RotatingCa.TLS_HOST:
-        cost = f"without a token it reconnects only within {REJOIN_LIMIT.days} days"
+        cost = f"without a token it reconnects only within {format_duration(limit)}"
     elif ca in CERTIFYING:
         cost = "it is refused by clients until it has reached auth and renewed its certificate"
     else:

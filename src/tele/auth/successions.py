@@ -8,7 +8,7 @@ key that is registered for it, and gets new certificates.
 Invariants:
 
 * One is made when the new key begins to sign, while the old one is trusted by all, and again when
-  the old key is dropped: the latter is valid for :data:`LIFETIME`.
+  the old key is dropped: the latter is valid for as long as a host may be away (:func:`away_of`).
 * After a rotation from a compromised key there is none, of no key before: nothing that only the old
   key says is believed.
 * Nobody is accepted by one at auth: a certificate of a dropped key stays refused.
@@ -24,12 +24,10 @@ from attrs import frozen
 from cryptography import x509
 
 from tele.certs.x509 import TlsKey, certify_successor
-from tele.model.lifetimes import HOST_LIFETIME, REJOIN_LIMIT
+from tele.model.cluster_settings import HostCertificates
+from tele.model.lifetimes import HOST_LIFETIME
 
-#: As long as a host may come back without a token, counted from the last moment at which it can
-#: have got a certificate of the dropped key; and :data:`_MARGIN`.
 _MARGIN: Final = HOST_LIFETIME
-LIFETIME: Final = HOST_LIFETIME + REJOIN_LIMIT + _MARGIN
 #: How many are kept: each is sent in each handshake.
 LIMIT: Final = 4
 
@@ -41,6 +39,15 @@ class Succession:
     former: str
     certificate: str
     ends: datetime
+
+
+def away_of(rules: HostCertificates) -> timedelta:
+    """Return for how long a dropped key says what replaced it.
+
+    That is as long as a host may come back without a token, counted from the last moment at which
+    it can have got a certificate of that key; and one day.
+    """
+    return rules.lifetime + rules.rejoin_limit + _MARGIN
 
 
 def make_succession(

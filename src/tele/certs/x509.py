@@ -154,6 +154,7 @@ def _decode(
         role=HostRole(str(subject["role"])),
         expires=expires,
         issued=issued,
+        serial=serial,
     )
 
 
@@ -298,7 +299,7 @@ def _authority(
         x509.CertificateBuilder()
         .subject_name(name)
         .public_key(public)
-        .serial_number(_serial(entropy))
+        .serial_number(serial_number(entropy))
         .not_valid_before(now - BACKDATE)
         .not_valid_after(ends)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -318,14 +319,13 @@ def issue_tls(
 ) -> str:
     """Return a certificate (PEM) for the PEM public key, valid until ``identity.expires``.
 
-    A user's has the serial number of the SSH certificate.
+    A user's has the serial number of the SSH certificate, a host's may have one, too.
     ``names`` are further DNS names and IP addresses of a host, which always has
     ``<host-id>.<cluster>`` and, by its role, ``auth.<cluster>`` or ``proxy.<cluster>``.
     """
     issuer = x509.load_pem_x509_certificate(authority_certificate.encode("ascii"))
     if identity.expires <= now:
         raise InvalidInput("a certificate's end has to lie in the future")
-    serial = identity.serial if isinstance(identity, UserIdentity) else 0
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
     if isinstance(identity, HostIdentity):
         usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
@@ -337,7 +337,7 @@ def issue_tls(
         .subject_name(_name(common[:64], identity.cluster))
         .issuer_name(issuer.subject)
         .public_key(read_tls_public_key(public_key))
-        .serial_number(serial or _serial(entropy))
+        .serial_number(identity.serial or serial_number(entropy))
         .not_valid_before(now - BACKDATE)
         .not_valid_after(min(identity.expires, issuer.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -394,7 +394,8 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
     )
 
 
-def _serial(entropy: Callable[[int], bytes]) -> int:
+def serial_number(entropy: Callable[[int], bytes]) -> int:
+    """Return a random serial number for a certificate."""
     # RFC 5280, 4.1.2.2: positive and at most 20 octets.
     return int.from_bytes(entropy(16), "big") | 1
 

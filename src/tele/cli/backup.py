@@ -13,6 +13,7 @@ from tele.errors import InvalidInput, TeleError
 if TYPE_CHECKING:
     from tele.backups.contents import BackupInfo
     from tele.config.reading import Loaded
+    from tele.model.api.cluster import BackupTaken
 
 
 @click.command()
@@ -66,6 +67,7 @@ def backup(
     from tele.config.scalars import Chosen
     from tele.embed.auth import STORE_FILE
     from tele.embed.signing_key import source
+    from tele.model.api.cluster import BackupTaken
     from tele.tape.key_files import read_public
 
     if file.exists():
@@ -102,6 +104,10 @@ def backup(
     finally:
         shutil.rmtree(store.parent, ignore_errors=True)
     print_notice(f"wrote {file}: {size} bytes")
+    taken = BackupTaken(
+        recordings, len(recipients), for_whom.passphrase is not None, verdict.events, verdict.head
+    )
+    _report(data_dir, taken)
     if auth.signing_keys.sealed_by != Chosen("file"):
         kept_in = source(auth.signing_keys.sealed_by)
         print_notice(f"it does not have the key that opens the CAs' keys, which is in {kept_in}")
@@ -187,6 +193,19 @@ def _configured(config: Path | None, folder: Path | None) -> Loaded:
         if not config.exists():
             raise InvalidInput(f"there is no {config}: give --config FILE of auth, or --dir")
     return load(config)
+
+
+def _report(data_dir: Path, taken: BackupTaken) -> None:
+    """Tell the auth that runs on ``data_dir``, for its audit."""
+    from tele.cli.auth_client import LOCAL_SOCKET
+    from tele.https.blocking import BlockingAuthority
+    from tele.model.api.cluster import REPORT_BACKUP
+
+    try:
+        with BlockingAuthority.local(str(data_dir / LOCAL_SOCKET)) as auth:
+            auth.perform(REPORT_BACKUP, taken)
+    except TeleError as error:
+        print_notice(f"the backup is not in the audit, which auth writes: {error}")
 
 
 def _passphrase(file: Path | None, *, confirm: bool) -> str:

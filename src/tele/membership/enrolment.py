@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -27,6 +27,7 @@ from tele.membership.identity import (
     MemberIdentity,
     assemble,
     is_superseded,
+    lasts_too_long,
     tls_authorities,
 )
 from tele.membership.joining import Applicant, JoinSettings, Network, join, rejoin
@@ -50,6 +51,7 @@ class Enrolment:
 
     :param identity: the identity as it is now; called only when there is one.
     :param authorities: those of the cluster, by what is known now.
+    :param longest: how long a certificate may last, by what is known now.
     :param keep: keeps a new identity; fires when it is on disk, or cannot be written now.
     :param changed: called when :attr:`removed` changes.
     """
@@ -66,6 +68,7 @@ class Enrolment:
         dice: Callable[[], float],
         identity: Callable[[], MemberIdentity],
         authorities: Callable[[], tuple[TrustedAuthority, ...]],
+        longest: Callable[[], timedelta],
         keep: Callable[[MemberIdentity], Deferred[None]],
         changed: Callable[[], object],
     ) -> None:
@@ -81,7 +84,12 @@ class Enrolment:
         self._keep = keep
         self._changed = changed
         self.renewal = RenewalTimer(
-            reactor, dice, self.is_outdated, lambda: is_superseded(identity(), authorities())
+            reactor,
+            dice,
+            self.is_outdated,
+            lambda: (
+                is_superseded(identity(), authorities()) or lasts_too_long(identity(), longest())
+            ),
         )
         #: Why auth no longer takes this host for a member, by its last refusal; or nothing.
         self.removed = ""

@@ -137,6 +137,11 @@ def ssh_authorities(
     return frozenset() if found is None else frozenset(map(parse_line, found.ssh_public_keys))
 
 
+def lasts_too_long(identity: MemberIdentity, longest: timedelta) -> bool:
+    """Whether its certificates are valid for longer than the cluster allows now."""
+    return identity.expires - identity.issued > longest + BACKDATE
+
+
 def is_superseded(identity: MemberIdentity, authorities: Iterable[TrustedAuthority]) -> bool:
     """Whether another key than those of ``authorities`` that sign now has signed ``identity``.
 

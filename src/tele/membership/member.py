@@ -96,6 +96,7 @@ class Member(KnownCluster, Service):
             dice=dice,
             identity=lambda: self.identity,
             authorities=lambda: self.authorities,
+            longest=lambda: self.settings.host_certificate_lifetime,
             keep=self._keep_identity,
             changed=self._changed,
         )
@@ -336,12 +337,13 @@ class Member(KnownCluster, Service):
         if self.trouble:
             self._announcer.soon()
         self._calls.succeeded("state")
-        before = self.authorities
+        before, settings = self.authorities, self.settings
         if state != self._store.state:
             self._store.keep_state(state)
             self._changed()
-        if state.authorities != before:  # a rotation: auth waits for the report of it
+        if (state.authorities, state.settings) != (before, settings):
             self._enrolment.renewal.check()
+        if state.authorities != before:  # a rotation: auth waits for the report of it
             self._announcer.soon()
         self._settle()
 

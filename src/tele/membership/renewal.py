@@ -4,8 +4,8 @@ Invariants:
 
 * No renewal is missed, however the clock is set: it is due when its date comes, and also when as
   much time has passed as there was until then.
-* Certificates of a key that signs no more are renewed within :data:`SPREAD_SECONDS`, by each host
-  at another moment.
+* Certificates of a key that signs no more, or that last longer than the cluster allows now, are
+  renewed within :data:`SPREAD_SECONDS`, by each host at another moment.
 * However short a life auth gives, or however wrong the clock: never more than one a second, and
   fewer and fewer if each new certificate is due at once.
 """
@@ -36,8 +36,8 @@ AT_ONCE_SECONDS: Final = 600.0
 class RenewalTimer:
     """Waits until certificates are to be renewed.
 
-    ``is_outdated()`` and ``is_superseded()`` (the key that signed them signs no more) are asked at
-    each check.
+    ``is_outdated()`` and ``is_superseded()`` (the key that signed them signs no more, or they last
+    too long) are asked at each check.
     """
 
     def __init__(

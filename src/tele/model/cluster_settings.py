@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import timedelta
+from enum import Enum
 from typing import Final
 
 from attrs import field, fields, frozen
 
 from tele.model.bounds import OMITTED, AtMost, Between
 from tele.model.identity import HostRole
-from tele.model.recording_modes import ALGORITHMS, TEXTS, TIME_LIMITS
+from tele.model.lifetimes import HOST_LIFETIME, REJOIN_LIMIT
+from tele.model.recording_modes import ALGORITHMS, HOST_LIFETIMES, TEXTS, TIME_LIMITS
+from tele.model.scalars import format_duration
 from tele.model.sizes import Size
 
 #: Characters of a text that users read before or after they log in.
@@ -29,6 +32,10 @@ NAMES_LIMIT: Final = 32
 SHORTEST_PASSWORD: Final = 8
 LONGEST_MINIMUM: Final = 128
 _DAY: Final = timedelta(days=1)
+#: What a cluster may choose for the certificates of its hosts.
+SHORTEST_HOST_LIFETIME: Final = timedelta(hours=1)
+LONGEST_HOST_LIFETIME: Final = timedelta(days=30)
+LONGEST_REJOIN_LIMIT: Final = timedelta(days=365)
 
 
 def text_problem(text: str) -> str:
@@ -106,13 +113,52 @@ class RecordingsRetention:
         return ""
 
 
+class OnCopy(str, Enum):
+    """What follows when two machines use the identity of one host.
+
+    ``lock``: the host is locked, with an event. ``report``: there is only the event.
+    """
+
+    LOCK = "lock"
+    REPORT = "report"
+
+
+@frozen
+class HostCertificates:
+    """How long nodes and proxies are members without auth.
+
+    ``lifetime`` is how long a certificate is valid. For ``rejoin_limit`` after the end of its last
+    one a host comes back without a token. ``on_copied_identity`` is what follows when two machines
+    renew the certificates of one host.
+    """
+
+    lifetime: timedelta = HOST_LIFETIME
+    rejoin_limit: timedelta = REJOIN_LIMIT
+    on_copied_identity: OnCopy = OnCopy.LOCK
+
+    @property
+    def problem(self) -> str:
+        """Why this is not supported, or nothing."""
+        for name, value, least, most in (
+            ("lifetime", self.lifetime, SHORTEST_HOST_LIFETIME, LONGEST_HOST_LIFETIME),
+            ("rejoin_limit", self.rejoin_limit, timedelta(0), LONGEST_REJOIN_LIMIT),
+        ):
+            if not least <= value <= most:
+                return (
+                    f"host_certificates.{name}: it has to be {format_duration(least)} to"
+                    f" {format_duration(most)}"
+                )
+        return ""
+
+
 @frozen
 class HostSettings:
     """What nodes and proxies have to know of the settings, in the cluster's state.
 
     ``banner`` is shown before a user logs in to a host, ``message_of_the_day`` when a shell begins
     on a terminal of a node. ``client_idle_timeout`` and ``disconnect_expired_cert`` hold where no
-    role says another: see :class:`tele.model.resources.RoleOptions`.
+    role says another: see :class:`tele.model.resources.RoleOptions`. Certificates of this host that
+    last longer than ``host_certificate_lifetime`` are renewed.
     """
 
     banner: str = field(default="", validator=AtMost(TEXT_LIMIT), metadata=OMITTED)
@@ -120,6 +166,7 @@ class HostSettings:
     algorithms: AllowedAlgorithms = field(default=AllowedAlgorithms(), metadata=OMITTED)
     client_idle_timeout: timedelta = field(default=timedelta(0), metadata=OMITTED)
     disconnect_expired_cert: bool = field(default=False, metadata=OMITTED)
+    host_certificate_lifetime: timedelta = field(default=HOST_LIFETIME, metadata=OMITTED)
 
     @property
     def problem(self) -> str:
@@ -139,7 +186,10 @@ SETTING_FEATURES: Final[Mapping[str, Mapping[HostRole, str]]] = {
     "algorithms": {HostRole.NODE: ALGORITHMS, HostRole.PROXY: ALGORITHMS},
     "client_idle_timeout": {HostRole.NODE: TIME_LIMITS, HostRole.PROXY: TIME_LIMITS},
     "disconnect_expired_cert": {HostRole.NODE: TIME_LIMITS, HostRole.PROXY: TIME_LIMITS},
+    "host_certificate_lifetime": {HostRole.NODE: HOST_LIFETIMES, HostRole.PROXY: HOST_LIFETIMES},
 }
+#: Where a setting is in the resource, if it has another name there.
+PLACES: Final[Mapping[str, str]] = {"host_certificate_lifetime": "host_certificates.lifetime"}
 
 
 def changed(before: HostSettings, after: HostSettings) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from tele.model.scalars import check_integer
 CODES: Final[Mapping[str, str]] = {
     "cluster.create": "TC001I",
     "cluster.update": "TC002I",
+    "backup.create": "TC003I",
     "user.login": "TU001I",
     "user.create": "TU002I",
     "user.update": "TU003I",
@@ -41,6 +42,7 @@ CODES: Final[Mapping[str, str]] = {
     "node.rejoin": "TN004I",
     "node.add": "TN005I",
     "node.key_replace": "TN006I",
+    "node.copied": "TN007W",
     "node.quota": "TN010W",
     "clock.step": "TN011W",
     "clock.skew": "TN012W",

@@ -50,7 +50,7 @@ class HostIdentity:
     """A host in one of its roles, by its host certificate (SSH or X.509).
 
     ``host_id`` is a UUID that auth makes when the host joins; ``name`` is its name for users.
-    ``issued`` is in whole seconds.
+    ``issued`` is in whole seconds. ``serial`` is that of the TLS certificate; 0 is no such one.
     """
 
     host_id: str
@@ -59,6 +59,7 @@ class HostIdentity:
     role: HostRole
     expires: datetime
     issued: datetime = UNKNOWN_TIME
+    serial: int = 0
 
     @property
     def place(self) -> HostPlace:

@@ -60,8 +60,10 @@ TEXTS: Final = "texts"
 ALGORITHMS: Final = "algorithms"
 #: The host ends connections that are idle for too long, or whose certificate has expired.
 TIME_LIMITS: Final = "time-limits"
+#: The host renews certificates that last longer than the cluster allows.
+HOST_LIFETIMES: Final = "host-lifetimes"
 #: Settings of the cluster that nodes and proxies of this version honour.
-_SETTINGS: Final = (TEXTS, ALGORITHMS, TIME_LIMITS)
+_SETTINGS: Final = (TEXTS, ALGORITHMS, TIME_LIMITS, HOST_LIFETIMES)
 
 #: What nodes of this version can do.
 NODE_FEATURES: Final[tuple[str, ...]] = (NODE_SYNC, PROXY, *_SETTINGS)

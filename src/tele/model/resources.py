@@ -14,6 +14,7 @@ from tele.model.bounds import OMITTED, AtMost, Between, OneOf, Texts
 from tele.model.cluster_settings import (
     TEXT_LIMIT,
     AllowedAlgorithms,
+    HostCertificates,
     HostSettings,
     PasswordPolicy,
     RecordingsRetention,
@@ -282,13 +283,14 @@ class ClusterSpec:
     recordings_retention: RecordingsRetention | None = field(default=None, metadata=OMITTED)
     client_idle_timeout: timedelta = field(default=timedelta(0), metadata=OMITTED)
     disconnect_expired_cert: bool = field(default=False, metadata=OMITTED)
+    host_certificates: HostCertificates = field(default=HostCertificates(), metadata=OMITTED)
 
     @property
     def for_hosts(self) -> HostSettings:
         """What nodes and proxies get of it."""
         return HostSettings(
             self.banner, self.message_of_the_day, self.algorithms, self.client_idle_timeout,
-            self.disconnect_expired_cert,
+            self.disconnect_expired_cert, self.host_certificates.lifetime,
         )  # fmt: skip
 
     @property
@@ -298,6 +300,7 @@ class ClusterSpec:
         return (
             self.session_recording.problem
             or self.for_hosts.problem
+            or self.host_certificates.problem
             or ("" if retention is None else retention.problem)
         )
 

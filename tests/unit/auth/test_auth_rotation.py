@@ -16,7 +16,7 @@ from tele.auth.authorities import Authorities, StoredAuthority
 from tele.auth.local import ROTATION_LEASE
 from tele.auth.regular_work import RegularWork
 from tele.auth.retention import RetentionRules
-from tele.auth.successions import LIMIT
+from tele.auth.successions import LIMIT, away_of
 from tele.certs.certificate import parse_certificate
 from tele.certs.keys import parse_line
 from tele.certs.rejoin import sign_rejoin
@@ -29,6 +29,7 @@ from tele.model.api.hosts import AddHost
 from tele.model.api.operation import Nothing
 from tele.model.api.tokens import NewToken
 from tele.model.authority import AuthorityKind
+from tele.model.cluster_settings import HostCertificates
 from tele.model.codec import decode, encode
 from tele.model.identity import Caller, HostRole
 from tele.model.lifetimes import HOST_LIFETIME, REJOIN_LIMIT
@@ -38,6 +39,8 @@ from tele.rbac.revoking import LONGEST_CERTIFICATE
 
 PROGRESS = (Phase.INIT, Phase.UPDATE_CLIENTS, Phase.UPDATE_SERVERS)
 LONG = LONGEST_CERTIFICATE.total_seconds() + 1
+
+AWAY = away_of(HostCertificates())
 
 
 def rotate(world: World, phase: Phase, *cas: RotatingCa, force: bool = False) -> Any:
@@ -201,7 +204,7 @@ def test_a_phase_waits_for_all_hosts_that_are_online(world: World) -> None:
     with pytest.raises(Conflict, match="held up by web2: it is offline since") as caught:
         world.do(table.ROTATE, asked)
     notices = look(world, RotatingCa.TLS_HOST).next[0].notices
-    assert [(n.what, "only within 30 days" in n.cost) for n in notices] == [("web2", True)]
+    assert [(n.what, "only within 30d" in n.cost) for n in notices] == [("web2", True)]
     rotate(world, Phase.STANDBY)
 
 
@@ -322,7 +325,7 @@ def test_a_step_from_an_old_state_changes_nothing(world: World) -> None:
     backend = world.backend
     other = result(Authorities.load(backend, "c", now(world.clock), os.urandom))
     rotate(world, Phase.INIT)
-    stale = other.step([RotatingCa.HOST], Phase.INIT, now(world.clock))
+    stale = other.step([RotatingCa.HOST], Phase.INIT, now(world.clock), away=AWAY)
     with pytest.raises(Conflict):
         result(backend.commit(*stale))
     assert look(world).phase is Phase.INIT

@@ -12,6 +12,7 @@ from auth_world import World, result
 from tele.auth.authorities import PREFIX, Authorities, StoredAuthority
 from tele.auth.repository import Repository
 from tele.auth.signing_keys import KEYRING, SigningKeys, StoredKeyring, open_seal
+from tele.auth.successions import away_of
 from tele.auth.target_keys import STORED, TargetKeys
 from tele.certs.key_sealing import KeySeal, is_sealed, wrap_secret
 from tele.certs.suites import SignatureSuite
@@ -19,10 +20,13 @@ from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import Put
 from tele.loop import now
 from tele.model.authority import AuthorityKind
+from tele.model.cluster_settings import HostCertificates
 from tele.model.rotation import Phase, RotatingCa
 from tele.tape.sealing import public_key
 
 OURS, OTHERS, ATTACKERS = (bytes([n]) * 32 for n in (1, 2, 3))
+
+AWAY = away_of(HostCertificates())
 
 
 def start(world: World, keys: SigningKeys | None) -> Authorities:
@@ -65,7 +69,11 @@ def keyring(world: World) -> Sequence[bytes]:
 def test_keys_of_an_older_version_are_sealed(world: World) -> None:
     """With the first key: also those of a rotation that runs, and the secret of plain host keys."""
     moment = now(world.clock)
-    result(world.backend.commit(*world.authorities.step(list(RotatingCa), Phase.INIT, moment)))
+    result(
+        world.backend.commit(
+            *world.authorities.step(list(RotatingCa), Phase.INIT, moment, away=AWAY)
+        )
+    )
     before = world.authorities.trusted
     targets = TargetKeys(world.backend)
     suite = SignatureSuite.ED25519
@@ -94,7 +102,9 @@ def test_new_keys_are_sealed_from_the_start(world: World) -> None:
     one, other = start(world, SigningKeys(OURS)), start(world, SigningKeys(OURS))
     result(other.follow())
     for phase in (Phase.INIT, Phase.UPDATE_CLIENTS, Phase.UPDATE_SERVERS, Phase.STANDBY):
-        result(world.backend.commit(*one.step(list(RotatingCa), phase, now(world.clock))))
+        result(
+            world.backend.commit(*one.step(list(RotatingCa), phase, now(world.clock), away=AWAY))
+        )
         result(one.refresh())
         assert b"LS0tLS1CRUdJTiB" not in stored(world)
         assert other.trusted == one.trusted

@@ -1,22 +1,29 @@
-"""How are the settings of the cluster read and changed?
+"""How are the settings of the cluster read and changed, and who knows of its backups?
 
-Invariant: every change is an event that says what was before and what is now.
+Invariants:
+
+* Every change is an event that says what was before and what is now.
+* A backup is an event, as the one who took it states.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from tele.auth.cluster_settings import ClusterSettings
 from tele.auth.handlers import Handler, handler
 from tele.auth.journal import Journal
+from tele.errors import InvalidInput, quoted
 from tele.model.api import table
-from tele.model.api.cluster import ClusterUpdated, PutCluster
+from tele.model.api.cluster import BackupTaken, ClusterUpdated, PutCluster
 from tele.model.api.operation import Nothing
 from tele.model.codec import to_json
 from tele.model.identity import Caller
 from tele.model.resources import Cluster, RecordingMode, RecordingSettings
+
+_HEAD: Final = re.compile(r"[0-9a-f]{64}|", re.ASCII)
 
 
 class ClusterOperations:
@@ -31,6 +38,7 @@ class ClusterOperations:
         return (
             handler(table.GET_CLUSTER, self.get_cluster),
             handler(table.PUT_CLUSTER, self.put_cluster),
+            handler(table.REPORT_BACKUP, self.report_backup),
         )
 
     async def get_cluster(self, request: Nothing, caller: Caller) -> Cluster:
@@ -53,6 +61,16 @@ class ClusterOperations:
             settings_before=_others(before),
         )
         return ClusterUpdated(after, tuple(warnings(recording, before.spec.session_recording)))
+
+    async def report_backup(self, request: BackupTaken, caller: Caller) -> Nothing:
+        """Append the event of a backup, as the caller states it."""
+        if not _HEAD.fullmatch(request.head):
+            raise InvalidInput(f"{quoted(request.head)} is not a hash of the audit")
+        await self._journal.emit(
+            "backup.create", caller, recordings=request.recordings, keys=request.keys,
+            passphrase=request.passphrase, events=request.events, head=request.head,
+        )  # fmt: skip
+        return Nothing()
 
 
 def _others(cluster: Cluster) -> Any:

@@ -21,6 +21,8 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.authorizer import host_caller
+from tele.auth.copied_hosts import CopiedHosts
+from tele.auth.generations import Copied
 from tele.auth.handlers import Handler, handler
 from tele.auth.issuing import Issuer, check_keys, is_host_name
 from tele.auth.join_methods import Admission, JoinMethods
@@ -39,9 +41,10 @@ from tele.model.api import members as api
 from tele.model.api import table
 from tele.model.api.members import PublicKeys
 from tele.model.authority import Certificates
+from tele.model.cluster_settings import HostCertificates
 from tele.model.codec import format_time
-from tele.model.identity import Caller
-from tele.model.lifetimes import HOST_LIFETIME, REJOIN_LIMIT
+from tele.model.identity import Caller, HostIdentity
+from tele.model.scalars import format_duration
 
 ATTEMPTS: Final = 20
 
@@ -60,6 +63,7 @@ class JoinOperations:
         state: State,
         ends: SessionEnds,
         journal: Journal,
+        copies: CopiedHosts,
         new_id: Callable[[], str],
     ) -> None:
         self._cluster = cluster
@@ -71,6 +75,7 @@ class JoinOperations:
         self._state = state
         self._ends = ends
         self._journal = journal
+        self._copies = copies
         self._new_id = new_id
         # Hosts that join with one token at the same time would make each other's commits fail.
         self._joining = DeferredLock()
@@ -136,7 +141,7 @@ class JoinOperations:
             moment = now(self._clock)
             member = Member(
                 admitted.host_id or self._new_id(), request.role, request.name, request.keys.ssh,
-                moment, moment + HOST_LIFETIME, issued=moment, labels=admitted.labels,
+                moment, moment + self._rules.lifetime, issued=moment, labels=admitted.labels,
                 addresses=admitted.addresses,
             )  # fmt: skip
             source = await self._members.source_of(member, claimed, host_of(caller.seen_addr))
@@ -147,11 +152,17 @@ class JoinOperations:
                 continue
         raise Unavailable("too many hosts join at the same time; try again")
 
-    def _issue(self, member: Member, keys: PublicKeys, issued: datetime) -> Certificates:
-        addresses = addresses_of(member)
+    @property
+    def _rules(self) -> HostCertificates:
+        return self._state.settings.host_certificates
+
+    def _issue(
+        self, member: Member, keys: PublicKeys, issued: datetime, serial: int = 0
+    ) -> Certificates:
         return self._issuer.host(
-            member.host_id, member.name, member.role, keys, addresses, issued, HOST_LIFETIME
-        )
+            member.host_id, member.name, member.role, keys, addresses_of(member), issued,
+            member.expires - issued, serial,
+        )  # fmt: skip
 
     async def rejoin(self, request: api.RejoinRequest, caller: Caller) -> Certificates:
         """Issue certificates to a member whose certificates have expired."""
@@ -195,9 +206,10 @@ class JoinOperations:
                 " has another key than the registered one; join with a token",
                 "removed",
             ) from None
-        if now(self._clock) > member.ends + REJOIN_LIMIT:
+        limit = self._rules.rejoin_limit
+        if now(self._clock) > member.ends + limit:
             raise AccessDenied(
-                f"the certificate of {member.name} expired more than {REJOIN_LIMIT.days} days ago;"
+                f"the certificate of {member.name} expired more than {format_duration(limit)} ago;"
                 " join with a token",
                 "expired",
             )
@@ -215,7 +227,12 @@ class JoinOperations:
             raise InvalidInput(f"{quoted(request.name)} is a proxy's name; choose another one")
         claimed = _addresses(request.addresses, caller)
         source = await self._members.source_of(member, claimed, host_of(caller.seen_addr))
-        _, certificates = await self._renew(member, request.name, request.keys, source)
+        try:
+            _, certificates = await self._renew(member, request.name, request.keys, source, host)
+        except Copied:
+            if await self._copies.locks(caller, host):
+                raise
+            _, certificates = await self._renew(member, request.name, request.keys, source, host)
         renamed = {"renamed_from": member.name} if member.name != request.name else {}
         await self._journal.emit(
             "cert.issue", caller, kind="host", role=host.role.value, name=request.name, **renamed
@@ -223,13 +240,23 @@ class JoinOperations:
         return certificates
 
     async def _renew(
-        self, member: Member, name: str, keys: PublicKeys, source: str
+        self,
+        member: Member,
+        name: str,
+        keys: PublicKeys,
+        source: str,
+        used: HostIdentity | None = None,
     ) -> tuple[Member, Certificates]:
-        """Store what ``member`` gets, and issue exactly that: it may be removed at this moment."""
-        issued = max(now(self._clock), member.since)
-        expires = issued + HOST_LIFETIME
-        renewed = await self._members.renew(member, name, keys.ssh, issued, expires, source)
-        return renewed, self._issue(renewed, keys, issued)
+        """Store what ``member`` gets, and issue exactly that: it may be removed at this moment.
+
+        ``used`` is the identity by which it asks; None: it has proved its key.
+        """
+        issued, serial = max(now(self._clock), member.since), self._issuer.serial_number()
+        expires = issued + self._rules.lifetime
+        renewed = await self._members.renew(
+            member, name, keys.ssh, issued, expires, source, serial, used
+        )
+        return renewed, self._issue(renewed, keys, issued, serial)
 
 
 def _addresses(addresses: tuple[str, ...], caller: Caller) -> list[str]:

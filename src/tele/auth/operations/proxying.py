@@ -114,7 +114,8 @@ class ProxyingOperations:
                 proxy_id, host.id, self._authorities.suite, self._authorities.seal
             )
             line, made = key.public.line, key.to_openssh()
-        certificate, expires = self._issuer.target(host, proxy_id, line)
+        longest = self._state.settings.host_certificates.lifetime
+        certificate, expires = self._issuer.target(host, proxy_id, line, longest)
         await self._journal.emit(
             "cert.issue", caller, kind="target", name=host.name, node_id=host.id,
             key=certificate.key.fingerprint, expires=format_time(expires),

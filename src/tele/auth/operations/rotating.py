@@ -9,7 +9,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -20,7 +20,9 @@ from tele.auth.authorities import Authorities
 from tele.auth.handlers import Handler, handler
 from tele.auth.journal import LOCAL, Journal
 from tele.auth.members import Members
+from tele.auth.presence import Hosts
 from tele.auth.rotation import RotationGate
+from tele.auth.successions import away_of
 from tele.certs.rotation import TABLE
 from tele.errors import Conflict, InvalidInput
 from tele.log import make_logger
@@ -28,6 +30,7 @@ from tele.loop import now
 from tele.model.api import authorities as api
 from tele.model.api import table
 from tele.model.api.operation import Nothing
+from tele.model.cluster_settings import HostCertificates
 from tele.model.codec import format_duration
 from tele.model.identity import Caller
 from tele.model.rotation import CaRotation, Hold, Phase, RotatingCa
@@ -51,13 +54,15 @@ class RotatingOperations:
         self,
         clock: IReactorTime,
         authorities: Authorities,
-        gate: RotationGate,
+        hosts: Hosts,
+        rules: Callable[[], HostCertificates],
         members: Members,
         journal: Journal,
     ) -> None:
         self._clock = clock
         self._authorities = authorities
-        self._gate = gate
+        self._rules = rules
+        self._gate = RotationGate(clock, authorities, hosts, rules)
         self._members = members
         self._journal = journal
 
@@ -81,8 +86,9 @@ class RotatingOperations:
             _check_compromised(request.phase, cas)
         moment = now(self._clock)
         changes = self._authorities.step(
-            cas, request.phase, moment, request.grace, compromised=request.compromised
-        )
+            cas, request.phase, moment, request.grace, compromised=request.compromised,
+            away=away_of(self._rules()),
+        )  # fmt: skip
         looked = await self._gate.look(compromised=request.compromised)
         before = {item.ca: item for item in looked.items}
         held = {ca: _holds(before[ca], request.phase) for ca in cas}
@@ -142,7 +148,9 @@ class RotatingOperations:
         if waits and (any(held.values()) or _awaited(found, phase, cas)):
             return
         if not any(held.values()):
-            changes = self._authorities.step(cas, phase, moment, first.grace)
+            changes = self._authorities.step(
+                cas, phase, moment, first.grace, away=away_of(self._rules())
+            )
             fields: dict[str, Any] = {"automatic": True}
         else:
             changes = self._authorities.made_manual(cas)

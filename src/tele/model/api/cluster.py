@@ -23,6 +23,21 @@ class ClusterUpdated:
     warnings: tuple[str, ...] = ()
 
 
+@frozen
+class BackupTaken:
+    """A backup of auth was written on its machine.
+
+    ``recordings``: it has those of the archive. ``keys`` are how many public keys open it, and
+    ``passphrase`` is whether one does. ``events`` and ``head`` are the mark of the audit in it.
+    """
+
+    recordings: bool
+    keys: int
+    passphrase: bool
+    events: int
+    head: str
+
+
 GET_CLUSTER = Operation(
     "get_cluster",
     "GET",
@@ -41,4 +56,14 @@ PUT_CLUSTER = Operation(
     ClusterUpdated,
     (Permitted("cluster", "update"),),
     "Replace the settings of the cluster",
+)
+
+REPORT_BACKUP = Operation(
+    "report_backup",
+    "POST",
+    "/v1/cluster/backups",
+    BackupTaken,
+    Nothing,
+    (Permitted("cluster", "update"),),
+    "Tell the audit of a backup that was taken",
 )

@@ -20,6 +20,7 @@ from tele.model.api.authorities import SIGN_HOST as SIGN_HOST
 from tele.model.api.authorities import SIGN_USER as SIGN_USER
 from tele.model.api.cluster import GET_CLUSTER as GET_CLUSTER
 from tele.model.api.cluster import PUT_CLUSTER as PUT_CLUSTER
+from tele.model.api.cluster import REPORT_BACKUP as REPORT_BACKUP
 from tele.model.api.hosts import ADD_HOST as ADD_HOST
 from tele.model.api.hosts import DELETE_HOST as DELETE_HOST
 from tele.model.api.hosts import LIST_HOSTS as LIST_HOSTS
