@@ -137,7 +137,7 @@ class Generations:
         return 0 if entry is None else entry.value.number
 
     async def forget(self, host: HostIdentity) -> None:
-        """Begin a new line: whoever renews next is the host."""
+        """Begin a new line: the machine that renews next is the host."""
         lost = [s for s, m in self._lost.items() if (m.role, m.host_id) == host.place]
         changes: list[Put | Delete] = [self._marks.delete(serial) for serial in lost]
         await self._backend.commit(*changes, self._stored.delete(_key(host.place)))

@@ -128,7 +128,7 @@ class HostCertificates:
     """How long nodes and proxies are members without auth.
 
     ``lifetime`` is how long a certificate is valid. For ``rejoin_limit`` after the end of its last
-    one a host comes back without a token. ``on_copied_identity`` is what follows when two machines
+    one a host reconnects without a token. ``on_copied_identity`` is what follows when two machines
     renew the certificates of one host.
     """
 

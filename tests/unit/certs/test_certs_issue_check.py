@@ -273,7 +273,7 @@ IDENTITIES = [
     UserIdentity("alice", "example", NOW + timedelta(hours=1), ("a", "b"), ("root",),
                  {"t": ("1", "2"), "empty": ()}, "s", True, NOW, 2**64 - 1),
     UserIdentity("bob", "example", NOW + timedelta(hours=1), issued=NOW, serial=7),
-    HostIdentity(HOST_ID, "web1", "example", HostRole.PROXY, NOW + timedelta(hours=1), NOW),
+    HostIdentity(HOST_ID, "web1", "example", HostRole.PROXY, NOW + timedelta(hours=1), NOW, 9),
 ]  # fmt: skip
 
 
