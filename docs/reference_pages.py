@@ -2,7 +2,7 @@
 
 ``.. tele-commands::`` prints every command with its help and options,
 ``.. tele-configuration::`` every section with its keys, ``.. tele-interfaces::`` every plugin
-point, ``.. tele-ssh-algorithms::`` the algorithms of SSH. The reference cannot differ
+point, ``.. tele-metrics::`` the names of numbers, ``.. tele-ssh-algorithms::`` the algorithms of SSH. The reference cannot differ
 from the program.
 """
 
@@ -30,7 +30,16 @@ from tele.cli.lazy import LazyGroup
 from tele.cli.main import tele
 from tele.conch.client.transport import HOST_CERTIFICATES
 from tele.config import values
-from tele.config.values import Address, Chosen, FileConfig, Network, Pins, Size
+from tele.config.values import (
+    Address,
+    Chosen,
+    FileConfig,
+    MetricsAddress,
+    Network,
+    Pins,
+    Size,
+)
+from tele.measures.catalogue import CATALOGUE
 from tele.outbound.egress import EgressProxy
 from tele.wire.ciphers import CIPHERS, MACS, SERVER_CIPHERS
 from tele.wire.key_agreement import METHODS, SERVER_METHODS
@@ -90,6 +99,7 @@ _TYPES: Mapping[Any, str] = {
     str: "text",
     bool: "``true`` or ``false``",
     Address: "``host:port``",
+    MetricsAddress: "``host:port`` or ``off``",
     Network: "network",
     int: "number",
     Chosen: "``kind`` or ``kind:arguments``",
@@ -206,6 +216,18 @@ def interface_lines() -> Iterator[str]:
             yield ""
 
 
+# -- metrics --------------------------------------------------------------------------
+def metric_lines() -> Iterator[str]:
+    """Yield a table of all names."""
+    yield from (".. list-table::", "   :header-rows: 1", "   :widths: 42 11 12 35", "")
+    yield from ("   * - name", "     - kind", "     - labels", "     - meaning")
+    for metric in CATALOGUE.values():
+        labels = ", ".join(f"``{label}``" for label in metric.labels) or "none"
+        yield f"   * - ``{metric.name}``"
+        yield from (f"     - {metric.kind.value}", f"     - {labels}", f"     - {metric.meaning}")
+    yield ""
+
+
 # -- SSH ------------------------------------------------------------------------------
 #: What is negotiated, in order of preference: by kind, what a server offers and what a client.
 ALGORITHMS: Mapping[str, tuple[tuple[bytes, ...], tuple[bytes, ...]]] = {
@@ -266,6 +288,12 @@ class Interfaces(Generated):
     text = staticmethod(interface_lines)
 
 
+class Metrics(Generated):
+    """``.. tele-metrics::``."""
+
+    text = staticmethod(metric_lines)
+
+
 class Commands(Generated):
     """``.. tele-commands::``."""
 
@@ -284,5 +312,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("tele-configuration", Configuration)
     app.add_directive("tele-conch-differences", ConchDifferences)
     app.add_directive("tele-interfaces", Interfaces)
+    app.add_directive("tele-metrics", Metrics)
     app.add_directive("tele-ssh-algorithms", Algorithms)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -16,6 +16,7 @@ LAYERS: Final[Mapping[str, int]] = {
     "spawner": 0,
     "tracer": 0,
     "reactor": 0,
+    "measures": 0,
     "model": 1,
     "terminal": 1,
     "private_files": 1,
@@ -40,6 +41,7 @@ LAYERS: Final[Mapping[str, int]] = {
     "sockets": 7,
     "store": 7,
     "outbound": 8,
+    "metrics": 8,
     "https": 9,
     "audit": 10,
     "conch": 10,
@@ -79,7 +81,7 @@ PROGRAMS: Final = ("spawner", "tracer")
 #: Packages that have no reactor, no clock, no randomness and no log of their own.
 CORES: Final = frozenset((
     "errors", "text", "_version", "model", "terminal", "wire", "rbac", "tape", "admission",
-    "certs", "snapshots", "transfers",
+    "certs", "measures", "snapshots", "transfers",
 ))  # fmt: skip
 #: What would give a core one of these.
 IMPURE_MODULES: Final = frozenset(

@@ -225,13 +225,14 @@ def make_cluster(
     suite: str = "ed25519",
     settings: Sequence[str] = (),
     auth_settings: str = "",
+    metrics: str = "off",
 ) -> Cluster:
     """Start a whole cluster in ``folder`` and log its administrator in.
 
     With ``tunnel`` the node knows only the proxy, and binds no port. ``prefixes`` are commands
     that run parts. ``guarded``: see :class:`Cluster`. ``suite`` is the algorithm of the cluster's
     SSH keys; ``settings`` are lines for both the proxy and the node, ``auth_settings`` keys of
-    auth.
+    auth, and ``metrics`` is where each part serves its numbers.
     """
     cluster = Cluster(folder, prefixes=prefixes or {}, guarded=guarded)
     cluster.ports = {part: free_port() for part in ("auth", "proxy", "node")}
@@ -242,6 +243,7 @@ def make_cluster(
             "version: v1",
             f"data_dir: {folder}/auth",
             f"auth: {{cluster_name: {cluster.name}, listen: '127.0.0.1:{auth}',",
+            f"  metrics: '{metrics}',",
             f"  signature_algorithm_suite: {suite}{auth_settings and ', '}{auth_settings}}}",
         ],
     )
@@ -262,6 +264,7 @@ def make_cluster(
             "proxy:",
             f"  listen: 127.0.0.1:{proxy}",
             f"  public_addr: 127.0.0.1:{proxy}",
+            f"  metrics: '{metrics}'",
             f"  join: {{auth: '127.0.0.1:{auth}', {join}}}",
             *(f"  {line}" for line in settings),
         ],
@@ -279,6 +282,7 @@ def make_cluster(
             "node:",
             "  name: web1",
             "  labels: {env: test}",
+            f"  metrics: '{metrics}'",
             *listens,
             *(f"  {line}" for line in settings),
         ],

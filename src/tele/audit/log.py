@@ -22,7 +22,7 @@ import json
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -37,6 +37,8 @@ from tele.audit.reading import EVENTS, HEAD, event_key, head, search, verify
 from tele.errors import Conflict, InvalidInput, Unavailable, quoted
 from tele.interfaces import Change, Delete, IAuditSink, IBackend, IWatch, Put
 from tele.log import make_logger
+from tele.measures import catalogue
+from tele.measures.metric import Sample
 from tele.model.api.audit import EventList, ListEvents
 from tele.model.codec import decode, encode
 from tele.model.event import OWN_KEYS, Event, is_plain
@@ -96,11 +98,18 @@ class AuditLog:
         self._beginning = DeferredLock()
         self._commit_limit = commit_limit(backend)
         self._watching = False
+        self._appended = 0
 
     @property
     def failed_deliveries(self) -> int:
         """The number of events that sinks did not get, of all sinks."""
         return sum(delivery.failed for delivery in self._deliveries)
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        yield catalogue.AUDIT_EVENTS.at(self._appended)
+        yield catalogue.AUDIT_WAITING.at(len(self._waiting))
+        yield catalogue.SINK_ERRORS.at(self.failed_deliveries)
 
     def append(
         self, *events: Event, changes: Mapping[str, Changes] | None = None
@@ -140,6 +149,7 @@ class AuditLog:
                     for each in batch:
                         each.answer.errback(error)
                     continue
+                self._appended += len(appended)
                 for delivery in self._deliveries:
                     delivery.send(appended)
                 for each in batch:

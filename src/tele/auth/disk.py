@@ -16,7 +16,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -25,6 +25,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from tele.errors import StorageFull
 from tele.interfaces import IArchive, IBackend, IOnDisk
 from tele.log import make_logger
+from tele.measures import catalogue
+from tele.measures.metric import Sample
 from tele.model.api import table
 from tele.model.api.operation import Operation
 from tele.model.disk import DiskLevel, DiskSpace
@@ -92,6 +94,15 @@ class DiskWatch:
             "auth's disk is full: the call is refused until there is space; an administrator can"
             " remove recordings: tele recordings rm"
         )
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        for disk in self._disks:
+            space = self._space(disk)
+            if space is not None:
+                yield catalogue.DISK_FREE.at(space.free, disk)
+                yield catalogue.DISK_SIZE.at(space.total, disk)
+        yield catalogue.DISK_FULL.at(self.is_full)
 
     # -- reporting --------------------------------------------------------------------
     def start(self, emit: Emit) -> None:

@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -23,6 +23,8 @@ from tele.audit.log import AuditLog, Changes
 from tele.errors import AccessDenied, BadCertificate, TeleError
 from tele.https.callers import counted_as
 from tele.loop import now
+from tele.measures import catalogue
+from tele.measures.metric import Sample, Tally
 from tele.model.access import Reason
 from tele.model.addresses import host_of, source_network
 from tele.model.api.operation import Operation
@@ -62,6 +64,14 @@ class Journal:
         )
         self._clients = RateLimiter(CLIENT_BURST, CLIENT_PER_SECOND)
         self._suppressed: dict[str, int] = {}
+        #: Logins of users by result and reason, and denials by reason.
+        self.logins, self.denials = Tally(2), Tally()
+        self.logins.add("accepted", "", count=0)  # a rate needs a value before the first one
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        yield from self.logins.samples(catalogue.LOGINS)
+        yield from self.denials.samples(catalogue.DENIALS)
 
     def event(self, name: str, caller: Caller | None = None, /, **fields: Any) -> Event:
         """Make an event that ``caller`` caused."""
@@ -85,12 +95,15 @@ class Journal:
         """Append events, durably; see :meth:`tele.audit.log.AuditLog.append` for ``changes``."""
         for each in events:
             log_event(each)
+            if each.event == "user.login":
+                self.logins.add(*(("accepted", "") if each.ok else ("refused", "login")))
         await self._audit.append(*events, changes=changes)
 
     async def denied(
         self, operation: Operation[Any, Any], caller: Caller, error: TeleError, **fields: Any
     ) -> None:
         """Emit the event of a call that was refused, unless it is suppressed."""
+        self.denials.add(_reason(error))
         suppressed = self.admit_denial(caller)
         if suppressed is None:
             return

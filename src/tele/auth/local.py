@@ -12,7 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Final
 from uuid import uuid4
@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from tele.audit.log import AuditLog
 from tele.auth.authorities import Authorities
+from tele.auth.authority_numbers import AuthorityNumbers
 from tele.auth.authorizer import LOCAL_ADMIN as LOCAL_ADMIN
 from tele.auth.authorizer import Authorizer
 from tele.auth.cluster_settings import ClusterSettings
@@ -72,6 +73,7 @@ from tele.auth.users import Users
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError
 from tele.https.handler import IHandler
 from tele.interfaces import IAuthority, IBackend, IJoinMethod
+from tele.measures.metric import Measured, Sample
 from tele.model.api.members import PublicKeys
 from tele.model.api.operation import Operation
 from tele.model.api.table import OPERATIONS
@@ -146,6 +148,9 @@ class LocalAuthority:
             lambda: parts.state.settings.host_certificates, parts.members, journal,
         )  # fmt: skip
         self._rotating = rotating
+        self._measured: tuple[Measured, ...] = (
+            journal, parts.hosts, parts.audit, parts.disk, AuthorityNumbers(parts.authorities)
+        )  # fmt: skip
         resources = (
             self._certificates,
             JoinOperations(
@@ -194,6 +199,11 @@ class LocalAuthority:
         self._handlers = Handlers(
             OPERATIONS, [each for resource in resources for each in resource.handlers()]
         )
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        for each in self._measured:
+            yield from each.samples()
 
     # -- what the API's server calls --------------------------------------------------
     async def check(self, operation: Operation[Any, Any], caller: Caller) -> None:

@@ -31,6 +31,8 @@ from tele.errors import TeleError
 from tele.interfaces import Change, Delete, IBackend, Put
 from tele.log import make_logger
 from tele.loop import now
+from tele.measures import catalogue
+from tele.measures.metric import Sample, Tally
 from tele.model.api.hosts import HostChanges
 from tele.model.codec import decode
 from tele.model.identity import HostRole
@@ -116,6 +118,7 @@ class Hosts:
         self._problems = RateLimiter(PROBLEMS_BURST, PROBLEMS_PER_SECOND)
         self._settled_at = clock.seconds()
         self._timers: dict[str, IDelayedCall] = {}
+        self._observed = Tally()
 
     async def start(self) -> None:
         """Read the stored announcements and follow their changes."""
@@ -147,6 +150,7 @@ class Hosts:
     # -- announcements ----------------------------------------------------------------
     async def observe(self, role: HostRole, announcement: Announcement) -> None:
         """Take an announcement; it is durable on return if it changes anything."""
+        self._observed.add(role.value)
         changed = not announcement.same(self._announced[role].get(announcement.host_id))
         self._take(role, announcement, self._clock.seconds())
         if changed:
@@ -259,6 +263,15 @@ class Hosts:
         """Whether a proxy calls auth from this address."""
         proxies = self._announced[HostRole.PROXY].values()
         return any(announcement.source == address for announcement in proxies)
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        for role in (HostRole.NODE, HostRole.PROXY):
+            online = len(self._online[role])
+            yield catalogue.HOSTS.at(online, role.value, Status.ONLINE.value)
+            offline = len(self._announced[role]) - online
+            yield catalogue.HOSTS.at(offline, role.value, Status.OFFLINE.value)
+        yield from self._observed.samples(catalogue.ANNOUNCEMENTS)
 
     def all(self, role: HostRole) -> tuple[Host, ...]:
         """Return all hosts of a role, by name, with their status now."""

@@ -158,6 +158,13 @@ class AuthService(Service):
         self._due: Expiry | None = None
         self._step_watch = StepWatch(reactor, self._clock_was_set)
 
+    @property
+    def measured(self) -> tuple[object, ...]:
+        """What may have numbers while it serves; before and after that, nothing."""
+        if self._server is None or not self.running:
+            return ()
+        return self.authority, self._server, self._backend, self._archive
+
     def startService(self) -> None:
         """Begin to start; ``ready`` fires with the result."""
         super().startService()

@@ -39,11 +39,14 @@ data_dir: .
 auth:
   cluster_name: {cluster}
   listen: 127.0.0.1:{auth}{suite}
+  metrics: off
 proxy:
   listen: "{proxy}"
+  metrics: off
 node:
   name: {node}
   listen: 127.0.0.1:{port}
+  metrics: off
 """
 
 _dir = click.option(

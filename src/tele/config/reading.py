@@ -25,7 +25,15 @@ from attrs import frozen
 
 from tele.certs.pins import read_pin
 from tele.config.document import Place, Value, find_documents
-from tele.config.values import Address, Chosen, FileConfig, Network, Pins, Size
+from tele.config.values import (
+    Address,
+    Chosen,
+    FileConfig,
+    MetricsAddress,
+    Network,
+    Pins,
+    Size,
+)
 from tele.errors import ConfigError, InvalidInput, quoted
 from tele.model.addresses import plain_network
 from tele.model.codec import parse_duration
@@ -257,6 +265,16 @@ def _size(value: Value, _: int) -> Size:
     return read_size(_text(value, 0))
 
 
+def _metrics(value: Value, default_port: int) -> MetricsAddress:
+    text = _text(value, 0)
+    if text == "off":
+        return MetricsAddress(None)
+    try:
+        return MetricsAddress(read_address(text, default_port))
+    except ValueError:
+        raise ValueError(f"{quoted(text)} is not host:port or off") from None
+
+
 def _address(value: Value, default_port: int) -> Address:
     return read_address(_text(value, 0), default_port)
 
@@ -313,6 +331,7 @@ _SCALARS: Final[Mapping[Any, Callable[[Value, int], Any]]] = {
     timedelta: _duration,
     Size: _size,
     Address: _address,
+    MetricsAddress: _metrics,
     Network: _network,
     Chosen: _chosen,
     Pins: _pins,

@@ -18,6 +18,8 @@ from tele.admission.penalties import Overflow, PenaltyRules
 from tele.certs.suites import SignatureSuite
 from tele.config.host_users import HostUsersConfig as HostUsersConfig
 from tele.config.keys import key
+from tele.config.metrics import AUTH_METRICS, NODE_METRICS, PROXY_METRICS
+from tele.config.metrics import MetricsAddress as MetricsAddress
 from tele.config.recordings import (
     RecordingEncryptionConfig,
     RecordingLimitsConfig,
@@ -297,6 +299,7 @@ class AuthConfig:
     join_methods: tuple[Chosen, ...] = key(
         "Plugins by which hosts join beside tokens; no plugin of this kind ships with tele.", ()
     )
+    metrics: MetricsAddress = AUTH_METRICS
 
 
 @frozen
@@ -346,6 +349,7 @@ class ProxyConfig:
     penalties: PenaltiesConfig = _PENALTIES
     keepalive: timedelta = _KEEPALIVE
     shutdown_grace: timedelta = _SHUTDOWN_GRACE
+    metrics: MetricsAddress = PROXY_METRICS
 
 
 @frozen
@@ -356,7 +360,7 @@ class NodeConfig:
     join: JoinConfig | None = key("How it joins; needed without ``auth`` in the same file.", None)
     listen: Address | None = key(
         "Where SSH is served. Default with ``join.auth``: 0.0.0.0:3022; with ``join.proxy``:"
-        " nowhere, the node is reached through its tunnels and binds no port.",
+        " nowhere, the node is reached through its tunnels.",
         None,
         port=3022,
     )
@@ -415,6 +419,7 @@ class NodeConfig:
     )
     state: Keep = key("``disk`` or ``memory``: a new host at each start.", Keep.DISK)
     penalties: PenaltiesConfig = _PENALTIES
+    metrics: MetricsAddress = NODE_METRICS
 
 
 @frozen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,22 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from tele.certs.check import LATEST
 from tele.config.reading import Loaded
-from tele.config.values import Address, JoinConfig
+from tele.config.values import Address, AuthConfig, JoinConfig, NodeConfig, ProxyConfig
 from tele.data_dir import DataDirLock
 from tele.embed.addresses import is_wildcard
 from tele.embed.hosts import HostService, join_settings, open_store
+from tele.embed.metrics import (
+    auth_numbers,
+    auth_problem,
+    host_numbers,
+    host_problem,
+    metrics_service,
+)
 from tele.errors import InvalidInput, Unavailable
 from tele.interfaces import IAuthority
 from tele.log import make_logger
 from tele.loop import make_monotonic, now
+from tele.measures.metric import Measured
 from tele.membership.files import private_folder
 from tele.membership.joining import JoinSettings
 from tele.membership.store import MemberStore
@@ -109,6 +117,12 @@ class ClusterService(MultiService):
         config = self._loaded.config
         self._lock = DataDirLock(private_folder(config.data_dir), *self.configured)
         if "auth" in self._parts and config.auth is not None:
+            self._add_metrics(
+                "auth",
+                config.auth,
+                lambda: auth_problem(self.auth),
+                lambda: auth_numbers(self.auth),
+            )
             from tele.embed.auth import auth_service
 
             self.auth = auth_service(self._reactor, config.auth, config.data_dir)
@@ -117,6 +131,7 @@ class ClusterService(MultiService):
         if "proxy" in self._parts and config.proxy is not None:
             from tele.embed.proxy import proxy_service
 
+            self._add_host_metrics("proxy", config.proxy, lambda: self.proxy)
             store = open_store(config.proxy, config.data_dir)
             join = await self._join(config.proxy.join, store, HostRole.PROXY)
             self.proxy = proxy_service(
@@ -127,6 +142,7 @@ class ClusterService(MultiService):
         if "node" in self._parts and config.node is not None:
             from tele.embed.node import node_service
 
+            self._add_host_metrics("node", config.node, lambda: self.node)
             store = open_store(config.node, config.data_dir)
             join = await self._join(config.node.join, store, HostRole.NODE)
             self.node = node_service(
@@ -135,6 +151,26 @@ class ClusterService(MultiService):
             self.node.setServiceParent(self)
             await self.node.ready
             self.node_since = now(self._reactor)
+
+    def _add_host_metrics(
+        self, part: str, config: NodeConfig | ProxyConfig, host: Callable[[], HostService | None]
+    ) -> None:
+        self._add_metrics(
+            part, config, lambda: host_problem(host(), part),
+            lambda: host_numbers(self._reactor, host()),
+        )  # fmt: skip
+
+    def _add_metrics(
+        self,
+        part: str,
+        config: AuthConfig | NodeConfig | ProxyConfig,
+        problem: Callable[[], str],
+        measured: Callable[[], Iterable[Measured]],
+    ) -> None:
+        """Serve the numbers of a part: added before it, this stops after it."""
+        made = metrics_service(self._reactor, part, config.metrics, problem, measured)
+        if made is not None:
+            made.setServiceParent(self)
 
     async def _join(
         self, join: JoinConfig | None, store: MemberStore, role: HostRole

@@ -72,6 +72,10 @@ class Serving(Protocol):
     ready: Deferred[int]
     running: int
 
+    @property
+    def problem(self) -> str:
+        """Why it serves no clients now, or nothing."""
+
     def setServiceParent(self, parent: IServiceCollection) -> None:
         """See ``IService``."""
 
@@ -103,6 +107,11 @@ class HostService(MultiService):
         self._recorders = _services(recorder)
         self._lock = lock
         self._stopped = False
+
+    @property
+    def recorders(self) -> Sequence[IService]:
+        """The recorders that are services, too."""
+        return self._recorders
 
     def startService(self) -> None:
         """Start the membership and what serves; the recorder when there is an identity."""

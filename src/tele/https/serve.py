@@ -13,7 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final, cast
@@ -58,6 +58,8 @@ from tele.https.tls_server import Preface, PrefacedTlsFactory, no_preface
 from tele.https.trust import ServerTls
 from tele.log import make_logger
 from tele.loop import Ticker
+from tele.measures import catalogue
+from tele.measures.metric import Histogram, Sample, Tally
 from tele.model.api.operation import Operation
 from tele.model.api.table import OPERATIONS
 from tele.model.authority import TrustedAuthority
@@ -112,6 +114,13 @@ class ApiServer:
         )
         self._ports: list[IListeningPort] = []
         self._recheck: IDelayedCall | None = None
+        self._results, self._times = Tally(), Histogram()
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        yield from self._results.samples(catalogue.REQUESTS)
+        yield catalogue.REQUEST_SECONDS.at(self._times)
+        yield catalogue.API_CONNECTIONS.at(len(self._api.open_channels))
 
     @property
     def factory(self) -> IProtocolFactory:
@@ -244,7 +253,17 @@ class ApiServer:
         # Not cancelled when it takes too long or the connection is lost: a handler that
         # stopped between two steps would leave half of its work.
         done = Deferred.fromCoroutine(self._answered(operation, read, caller, len(body)))
+        done.addBoth(self._measure, self._reactor.seconds())
         done.addCallbacks(pending.succeeded, pending.failed)
+
+    def _measure(self, result: Any, begun: float) -> Any:
+        self._times.observe(self._reactor.seconds() - begun)
+        if not isinstance(result, Failure):
+            self._results.add("ok")
+        else:
+            error = result.value
+            self._results.add(error.kind if isinstance(error, TeleError) else "internal")
+        return result
 
     async def _answered(
         self, operation: Operation[Any, Any], read: Callable[[], Any], caller: Caller, size: int

@@ -53,6 +53,10 @@ class Announcer:
         self._timer: IDelayedCall | None = None
         self._is_held = False
         self._released = Wakeup(clock)
+        #: How many were answered, how many failed, and when the last one was answered by
+        #: ``clock.seconds()``.
+        self.answered = self.failed = 0
+        self.last: float | None = None
 
     def hold(self) -> None:
         """Make no announcement before :meth:`release`; for a host that has not started."""
@@ -94,7 +98,10 @@ class Announcer:
                 usual = min(period, backoff(failures, 2.0, period, self._dice))
                 pause = pause_after(error, usual)
                 failures += 1
+                self.failed += 1
             else:
+                self.answered += 1
+                self.last = self._clock.seconds()
                 pause = period * (0.9 + 0.1 * self._dice())
                 failures = 0
             await self._wakeup.wait(pause)

@@ -21,6 +21,7 @@ from tele.audit.lines import log_event
 from tele.conch.server.connection_admission import Refused, denied_limiter
 from tele.conch.server.credentials import DeniedAttempt
 from tele.loop import now
+from tele.measures.metric import Tally
 from tele.membership.member import Member
 from tele.model.addresses import Address, source_network
 
@@ -50,6 +51,9 @@ class AuditReporter:
         self._clock = clock
         self._member = member
         self._limiter = denied_limiter()
+        #: Logins by result and reason; connections that were refused, by reason.
+        self.logins, self.refusals = Tally(2), Tally()
+        self.logins.add("accepted", "", count=0)  # a rate needs a value before the first one
 
     def emit(self, name: str, subject: EventSubject | None = None, /, **fields: Any) -> None:
         """Report an event; a non-empty ``error`` means that it failed, and a denial is never ok."""
@@ -59,6 +63,8 @@ class AuditReporter:
         self, time: datetime, name: str, subject: EventSubject | None = None, /, **fields: Any
     ) -> None:
         """Report an event, as :meth:`emit` does, of what happened at ``time``."""
+        if name == "session.start":
+            self.logins.add("accepted", "")
         host = self._member.identity.host
         made = event(
             name,
@@ -76,6 +82,7 @@ class AuditReporter:
 
     def denied(self, attempt: DeniedAttempt, **about: str) -> None:
         """Report a login that was denied, within the rate limit; ``about`` are further fields."""
+        self.logins.add("refused", attempt.reason)
         source = source_network(attempt.remote_addr[0])
         more = self._limiter.listed(self._clock.seconds(), {}, source)
         if more is None:
@@ -96,6 +103,8 @@ class AuditReporter:
 
     def refused(self, refused: Refused) -> None:
         """Report connections that were closed before authentication."""
+        for why, count in refused.why.items():
+            self.refusals.add(why, count=count)
         self.emit(
             "auth.refused",
             error=f"{refused.count} connections were refused",

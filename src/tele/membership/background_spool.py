@@ -84,6 +84,11 @@ class BackgroundSpool:
         """Whether memory, too, lacks the space that one more session needs."""
         return self._held > HELD_LIMIT // 2
 
+    @property
+    def waiting(self) -> int:
+        """How many bytes have not been sent, in the spool and in memory."""
+        return self._spool.waiting + self._held
+
     def _asked(self, result: Any) -> None:
         self._asking = False
         if isinstance(result, Failure):

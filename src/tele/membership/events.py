@@ -56,6 +56,8 @@ class EventSender:
         self._gathers = False
         self.report = SessionReport(clock, calls)
         self.lost = 0
+        #: When auth had all of them, by ``clock.seconds()``.
+        self._sent_all = clock.seconds()
         self._delivers = False
 
     @property
@@ -65,6 +67,12 @@ class EventSender:
         On a full disk memory keeps them, as long as auth takes them from there.
         """
         return not self._spool.full or (self._delivers and not self._spool.crowded)
+
+    @property
+    def waiting(self) -> tuple[int, float]:
+        """How many bytes auth does not have, and for how many seconds there have been any."""
+        waiting = self._spool.waiting
+        return waiting, self._clock.seconds() - self._sent_all if waiting else 0.0
 
     def emit(self, event: Event) -> None:
         """Take one event. Never raises; what cannot be kept is counted and logged."""
@@ -93,6 +101,8 @@ class EventSender:
             try:
                 report = self.report.make()  # first: what ends from now on is in the batch
                 batch = await self._spool.peek()
+                if not batch:
+                    self._sent_all = self._clock.seconds()
                 if not batch and report is not None:
                     await self.report.send(report)
                     self._delivers = True

@@ -9,7 +9,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -103,6 +103,12 @@ class KnownCluster:
     def bound_labels(self) -> Mapping[str, str]:
         """Labels that the cluster bound to this host. They win over those of its configuration."""
         return self._store.bound
+
+    @property
+    def expires(self) -> datetime | None:
+        """When the certificates of this host expire; None before joining."""
+        identity = self._store.identity
+        return None if identity is None else identity.expires
 
     @property
     def autonomous(self) -> timedelta:

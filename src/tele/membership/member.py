@@ -153,6 +153,11 @@ class Member(KnownCluster, Service):
         """Whether events of one more session can be kept until auth has them."""
         return self._sender.has_capacity
 
+    @property
+    def numbers(self) -> tuple[Announcer, EventSender]:
+        """What announces, and what sends events: their counts (:mod:`tele.membership.numbers`)."""
+        return self._announcer, self._sender
+
     def emit(self, event: Event) -> None:
         """Keep an audit event and send it as soon as auth answers. Never raises."""
         self._sender.emit(event)

@@ -53,6 +53,10 @@ class Spool(Protocol):
     def full(self) -> bool:
         """Whether new sessions are refused; running ones may still append."""
 
+    @property
+    def waiting(self) -> int:
+        """How many bytes have not been sent. May be asked for in any thread."""
+
     def append(self, line: bytes) -> bool:
         """Keep one line; False if it is too long or nothing more fits."""
 
@@ -87,6 +91,11 @@ class MemorySpool:
     def full(self) -> bool:
         """See :class:`Spool`."""
         return self._size > self._limit - self._limit // 8
+
+    @property
+    def waiting(self) -> int:
+        """See :class:`Spool`."""
+        return self._size
 
     def append(self, line: bytes) -> bool:
         """See :class:`Spool`."""
@@ -178,6 +187,11 @@ class FileSpool:
     def full(self) -> bool:
         """See :class:`Spool`."""
         return self._size > self._limit - self._spare or not self._reserve.is_half()
+
+    @property
+    def waiting(self) -> int:
+        """See :class:`Spool`."""
+        return max(0, self._size - self._sent)
 
     def append(self, line: bytes) -> bool:
         """See :class:`Spool`. The line is in the kernel when this returns."""

@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -24,13 +24,17 @@ from tele.conch.connection.connection import SSHConnection
 from tele.conch.server.credentials import DeniedAttempt, make_portal
 from tele.conch.server.drain import Drain
 from tele.conch.server.factory import SSHServerFactory
+from tele.conch.server.numbers import server_samples
 from tele.conch.server.settings import ServerSettings
 from tele.conch.server.transport import SSHServerTransport
 from tele.errors import Conflict, ProtocolError, TeleError, Unavailable
 from tele.log import make_logger
+from tele.measures import catalogue
+from tele.measures.metric import Sample
 from tele.membership.audit_reporter import AuditReporter
 from tele.membership.identity import MemberIdentity
 from tele.membership.member import Member
+from tele.membership.numbers import login_samples
 from tele.membership.server_settings import allowed_by
 from tele.membership.ssh_trust import SSHTrust
 from tele.model.addresses import Address
@@ -147,6 +151,22 @@ class NodeService(Service):
         member.on_change(self._member_changed)
         member.report_sessions(lambda: admission.sessions)
         self._labels.on_change(self._labels_changed)
+
+    # -- numbers ----------------------------------------------------------------------
+    @property
+    def problem(self) -> str:
+        """Why it serves no clients now, or nothing."""
+        if not self.running:
+            return "the node is stopping" if self.ready.called else "the node is starting"
+        return self._admission.problem if self.ready.called else "the node is starting"
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        yield from login_samples(self._audit)
+        yield from server_samples(self.factory)
+        yield catalogue.SESSIONS.at(len(self._admission.sessions))
+        if self._agents is not None:
+            yield catalogue.TUNNELS.at(len(self._agents.proxy_ids))
 
     # -- membership -------------------------------------------------------------------
     def _resolve_proxy(self, host: str) -> Deferred[list[str]]:

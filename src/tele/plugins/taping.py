@@ -6,6 +6,7 @@ left open are closed and signed then.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.application.service import Service
@@ -13,6 +14,8 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from tele.interfaces import IRecorder, RecorderSurroundings
+from tele.measures import catalogue
+from tele.measures.metric import Sample
 from tele.model.session import RecordingStart
 from tele.recording.recorder import TapeRecorder
 from tele.recording.spool import Spool
@@ -32,6 +35,14 @@ class Taping(Service):
             recipients=surroundings.recipients,
         )
         self._uploader = Uploader(self._recorder, surroundings.authority)
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        yield catalogue.RECORDING.at(self._recorder.open_count)
+        yield catalogue.RECORDING_BYTES.at(self._recorder.shares.total)
+        if self._recorder.shares.free is not None:
+            yield catalogue.RECORDING_FREE.at(self._recorder.shares.free)
+        yield from self._uploader.samples()
 
     def open(self, start: RecordingStart) -> Deferred[Any]:
         """See :class:`IRecorder`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 from twisted.application.service import Service
@@ -14,6 +14,7 @@ from tele.admission.limits import Limits
 from tele.conch.server.credentials import Trust, make_portal
 from tele.conch.server.drain import Drain, has_channels
 from tele.conch.server.factory import ServerAlgorithms, SSHServerFactory
+from tele.conch.server.numbers import server_samples
 from tele.conch.server.settings import ServerSettings
 from tele.conch.server.transport import SSHServerTransport
 from tele.conch.transport.exchange import HostKeys
@@ -22,8 +23,11 @@ from tele.https.site import Site
 from tele.interfaces import IRecorder
 from tele.log import make_logger
 from tele.loop import now
+from tele.measures import catalogue
+from tele.measures.metric import Sample
 from tele.membership.audit_reporter import AuditReporter
 from tele.membership.member import Member
+from tele.membership.numbers import login_samples
 from tele.membership.server_settings import allowed_by
 from tele.model.addresses import Address
 from tele.model.authority import AuthorityKind
@@ -108,6 +112,29 @@ class ProxyService(Service):
         if self._router is None:
             raise Unavailable("the proxy does not serve yet")
         return self._router
+
+    @property
+    def problem(self) -> str:
+        """Why it serves no clients now, or nothing."""
+        member = self._member
+        if not self.running and self.ready.called:
+            return "the proxy is stopping"
+        if self.port is None or member.expires is None:
+            return "the proxy is starting"
+        if member.expelled:
+            return f"this proxy is no longer part of the cluster: {member.expelled}"
+        if member.expires <= now(self._reactor):
+            return "the certificate of this proxy has expired while auth was away"
+        return ""
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        yield from login_samples(self._reporter)
+        if self._router is None or self._ssh is None or self._terminating is None:
+            return
+        yield from server_samples(self._ssh, self._terminating.present)
+        yield from self._router.samples()
+        yield catalogue.SESSIONS.at(len(self._terminating.admission.sessions))
 
     def startService(self) -> None:
         """Begin to start; ``ready`` tells how it ended."""

@@ -113,6 +113,11 @@ class TapeRecorder:
             raise Unavailable("the session cannot be recorded: there is no space for its end")
         recording.create()
 
+    @property
+    def open_count(self) -> int:
+        """How many recordings are being written."""
+        return len(self._open)
+
     def is_open(self, recording_id: str) -> bool:
         """Whether a session of this process is recorded under this id."""
         return recording_id in self._open

@@ -16,7 +16,7 @@ Invariants:
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
@@ -34,6 +34,8 @@ from tele.errors import (
 from tele.interfaces import IAuthority
 from tele.log import make_logger
 from tele.loop import backoff, now
+from tele.measures import catalogue
+from tele.measures.metric import Sample
 from tele.model.api.operation import Nothing
 from tele.model.api.paging import ById
 from tele.model.api.recordings import (
@@ -126,6 +128,7 @@ class Uploader:
         self._waiting: dict[str, None] = {}
         self._stopped = False
         self._asking: IDelayedCall | None = None
+        self._given_up = 0
 
     def start(self) -> None:
         """Start with all recordings in the spool, and those that auth knows to run here."""
@@ -164,6 +167,13 @@ class Uploader:
             if not self._recorder.is_open(name) and name not in self._known:
                 self._left.add(name)
                 self.changed(name)
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        known = self._known.values()
+        yield catalogue.RECORDINGS.at(len(known))
+        yield catalogue.UPLOADS_FAILING.at(sum(each.failures > 0 for each in known))
+        yield catalogue.GIVEN_UP.at(self._given_up)
 
     def close(self) -> Deferred[None]:
         """Stop, and end the thread; fires when it is idle."""
@@ -276,6 +286,7 @@ class Uploader:
             self._try_later(recording_id, progress, problem)
             return
         self._forget(recording_id)
+        self._given_up += 1
         log.error("recording given up", recording_id=recording_id, error=why, path=moved)
 
     async def _upload(self, folder: SpoolFolder, progress: _Progress) -> bool:

@@ -38,6 +38,7 @@ from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.relay import RelayChannel, StreamEnd
 from tele.errors import TeleError, Unreachable
 from tele.log import make_logger
+from tele.measures.metric import Histogram, Tally
 from tele.model.api.members import Proxy
 from tele.model.presence import Host
 from tele.outbound.dialer import hand_over
@@ -173,6 +174,8 @@ class NodeDialer:
         self._direct_after_check = 0
         #: How often a node was removed: connections that were begun before are not used.
         self._removals: Counter[str] = Counter()
+        #: How connections to nodes went, and how long those took that were made.
+        self.results, self.times = Tally(), Histogram()
 
     def end_host(self, host_id: str) -> None:
         """A node was removed: end all connections to its own addresses, pending ones included."""
@@ -195,6 +198,7 @@ class NodeDialer:
     def open_with(self, host: Host, remote_addr: tuple[str, int], opener: Opener[T]) -> Deferred[T]:
         """Return what ``opener`` makes of a connection to ``host``. Fails as :meth:`open` does."""
         client = ClientAddress(host.id, remote_addr)
+        begun = self._clock.seconds()
         opening = Deferred.fromCoroutine(self._open(host, client, opener))
         opening.addTimeout(OPEN_SECONDS, self._clock)
 
@@ -206,7 +210,16 @@ class NodeDialer:
                 ) from None
             return failure
 
-        return opening.addErrback(late)
+        return opening.addErrback(late).addBoth(self._opened, begun)
+
+    def _opened(self, result: T | Failure, begun: float) -> T | Failure:
+        """Count a connection to a node that was made, failed, or is not wanted any more."""
+        if not isinstance(result, Failure):
+            self.results.add("made")
+            self.times.observe(self._clock.seconds() - begun)
+        elif not result.check(CancelledError):
+            self.results.add("failed")
+        return result
 
     async def _open(self, host: Host, client: ClientAddress, opener: Opener[T]) -> T:
         tunnelled = self._tunnels.get(host.id) is not None

@@ -8,17 +8,19 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from tele.loop import now
+from tele.measures import catalogue
+from tele.measures.metric import Sample
 from tele.membership.member import Member
 from tele.model.addresses import Address
 from tele.model.api.members import Proxy
 from tele.model.identity import HostRole
-from tele.model.presence import Host
+from tele.model.presence import Host, Status
 from tele.model.revocation import HostRevocation
 from tele.outbound.name_lookup import NameResolver
 from tele.routing.dialer import NodeDialer, NodeEndpoint
@@ -60,6 +62,15 @@ class Router:
         #: Nodes whose connections were ended because they were removed.
         self._revoked: frozenset[HostRevocation] = frozenset()
         self._watch.restore()
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        online = sum(host.status is Status.ONLINE for host in self.index)
+        yield catalogue.NODES.at(online, Status.ONLINE.value)
+        yield catalogue.NODES.at(len(self.index) - online, Status.OFFLINE.value)
+        yield catalogue.TUNNELS.at(len(self.tunnels))
+        yield from self.dialer.results.samples(catalogue.DIALS)
+        yield catalogue.DIAL_SECONDS.at(self.dialer.times)
 
     def on_nodes_changed(self, observer: Callable[[], None]) -> None:
         """Call ``observer`` whenever auth has sent changes of nodes."""

@@ -146,25 +146,36 @@ class SessionAdmission:
         """End the reviews."""
         self._review.stop()
 
-    def admit(self, login: Login) -> Grant:
-        """Return what a login may do now. Raises a TeleError if it is not let in."""
+    @property
+    def problem(self) -> str:
+        """Why no user is let in now, or nothing. Some roles let users in without storage."""
+        return self._problem or ("" if self._member.can_record else str(self._no_storage()))
+
+    @property
+    def _problem(self) -> str:
         member, here = self._member, self._here
         if member.identity.expires <= now(self._reactor):
-            raise Unavailable(
+            return (
                 f"the certificate of {here} has expired while auth was away; it accepts no logins"
                 " until it has a new one"
             )
         if member.expelled:
-            raise Unavailable(f"{here} accepts no logins: {member.expelled}")
+            return f"{here} accepts no logins: {member.expelled}"
         if problem := member.state.recording.problem:
-            raise Unavailable(
+            return (
                 f"{here} cannot record sessions as the cluster says, and accepts no logins:"
                 f" {problem}"
             )
+        return ""
+
+    def admit(self, login: Login) -> Grant:
+        """Return what a login may do now. Raises a TeleError if it is not let in."""
+        if problem := self._problem:
+            raise Unavailable(problem)
         decision = self._by_fresh_locks(self._decide(login, login.identity))
         if isinstance(decision, Denied):
             raise AccessDenied(decision.message, decision.reason.value)
-        if member.can_record:
+        if self._member.can_record:
             return decision
         emergency = decision.in_emergency()
         if emergency is None:

@@ -42,6 +42,7 @@ from tele.model.addresses import plain_host
 from tele.sockets.buffers import MAX_PACKET, READ_SIZE, RECEIVED
 from tele.sockets.protocols import BufferReceiver, DirectProtocol, SocketReader
 from tele.sockets.tcp import MACHINE_SECONDS, USER_SECONDS, notice_dead_peer
+from tele.sockets.traffic import TRAFFIC
 from tele.wire.packets import OVERHEAD
 
 log = make_logger(__name__)
@@ -85,9 +86,10 @@ class DirectSocket(tcp.Connection):
 
     def speak_to(self, protocol: IProtocol) -> None:
         """Call ``protocol`` itself, without the wrapper that endpoints make, which has only
-        Twisted's methods. For a protocol that is being connected.
+        Twisted's methods. For a protocol that is being connected. Its bytes count as traffic.
         """
         self.protocol = cast(Any, protocol)
+        TRAFFIC.opened(self.socket)
 
     def is_machine(self) -> None:
         """Close soon when the peer, a machine of the cluster, does not respond any more."""
@@ -157,6 +159,8 @@ class DirectSocket(tcp.Connection):
     def connectionLost(self, reason: Failure) -> None:
         """Release the descriptor."""
         lease, self.lease = self.lease, None
+        if hasattr(self, "socket"):  # Twisted may call twice
+            TRAFFIC.closing(self.socket)
         super().connectionLost(reason)
         if lease is not None:
             lease.release()

@@ -18,7 +18,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -28,10 +28,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from tele.call_queue import CallQueue
-from tele.errors import StorageFull, TeleError, Unavailable
+from tele.errors import Conflict, StorageFull, TeleError, Unavailable
 from tele.interfaces import Change, Delete, IBatchBackend, Item, IWatch, Put
 from tele.log import make_logger
 from tele.loop import wall_seconds
+from tele.measures import catalogue
+from tele.measures.metric import Histogram, Sample
 from tele.store.watchers import Watchers
 
 log = make_logger(__name__)
@@ -218,6 +220,9 @@ class ThreadedBackend(Generic[S]):
         ]
         for worker in (self._writer, *self._readers):
             worker.start()
+        self._times = {"commit": Histogram(), "read": Histogram()}
+        self._errors = dict.fromkeys(self._times, 0)
+        self._conflicts = 0
         self._timers: dict[str, IDelayedCall] = {}
         self._every("sweep", SWEEP_SECONDS, self._sweep)
 
@@ -260,6 +265,13 @@ class ThreadedBackend(Generic[S]):
         if not self._watchers:
             self._seen = revision
         return self._watchers.add(prefix, receiver)
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        for operation, times in self._times.items():
+            yield catalogue.STORE_SECONDS.at(times, operation)
+            yield catalogue.STORE_ERRORS.at(self._errors[operation], operation)
+        yield catalogue.STORE_CONFLICTS.at(self._conflicts)
 
     def close(self) -> Deferred[None]:
         """See :class:`IBackend`. Commits that wait are done first."""
@@ -308,7 +320,17 @@ class ThreadedBackend(Generic[S]):
         if self._patience is not None:
             answer.addTimeout(self._patience, self._reactor, self._timed_out)
         jobs.put((job, answer))
-        return answer
+        operation = "commit" if jobs is self._writes else "read"
+        return answer.addBoth(self._measure, operation, self._reactor.seconds())
+
+    def _measure(self, result: T, operation: str, begun: float) -> T:
+        self._times[operation].observe(self._reactor.seconds() - begun)
+        if isinstance(result, Failure):
+            if isinstance(result.value, Conflict):
+                self._conflicts += 1
+            else:
+                self._errors[operation] += 1
+        return result
 
     def _timed_out(self, result: object, seconds: float) -> object:
         if not isinstance(result, Failure):

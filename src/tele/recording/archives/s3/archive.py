@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from tele.errors import Conflict, NotFound, Unavailable
 from tele.interfaces import IBackend, IOnDisk, IRangeArchive, IUploadingArchive
+from tele.measures.metric import Sample
 from tele.model.disk import DiskSpace
 from tele.model.stuck import StuckUpload
 from tele.recording.archives.s3.bucket import Bucket
@@ -101,6 +102,11 @@ class S3Archive:
     def retry(self, recording_id: str) -> Deferred[None]:
         """See :class:`IUploadingArchive`."""
         return Deferred.fromCoroutine(self._now().uploads.retry(recording_id))
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        if self._parts is not None:
+            yield from self._parts.uploads.samples()
 
     def space(self) -> DiskSpace:
         """See :class:`IOnDisk`: of the disk on which blobs wait."""

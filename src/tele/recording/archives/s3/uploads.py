@@ -15,7 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from tele.errors import NotFound, TeleError
 from tele.log import make_logger
 from tele.loop import backoff, now
+from tele.measures import catalogue
+from tele.measures.metric import Sample
 from tele.model.stuck import StuckUpload
 from tele.recording.archives.s3.catalogue import CatalogueRows, stuck_upload
 from tele.recording.archives.s3.errors import BucketError, Trouble
@@ -93,6 +95,12 @@ class Uploads:
         self._pause_until = 0.0
         self._timer: IDelayedCall | None = None
         self._stopped = False
+
+    def samples(self) -> Iterator[Sample]:
+        """See :class:`tele.measures.metric.Measured`."""
+        stuck = {job.id for job in self._jobs.values() if job.shown} | set(self._landing.aside)
+        yield catalogue.UPLOADS_STUCK.at(len(stuck))
+        yield catalogue.UPLOAD_BYTES.at(sum(job.size for job in self._jobs.values()))
 
     async def start(self) -> None:
         """Upload what waits since before the start, and from now on what is added."""

@@ -1,0 +1,1 @@
+"""The page of numbers and of health that each part serves to monitoring."""
