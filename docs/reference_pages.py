@@ -2,8 +2,8 @@
 
 ``.. tele-commands::`` prints every command with its help and options,
 ``.. tele-configuration::`` every section with its keys, ``.. tele-interfaces::`` every plugin
-point, ``.. tele-metrics::`` the names of numbers, ``.. tele-ssh-algorithms::`` the algorithms of SSH. The reference cannot differ
-from the program.
+point, ``.. tele-metrics::`` the names of numbers, ``.. tele-ssh-algorithms::`` the algorithms of
+SSH. The reference cannot differ from the program.
 """
 
 from __future__ import annotations

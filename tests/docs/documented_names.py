@@ -26,6 +26,7 @@ from twisted.scripts._twistd_unix import ServerOptions
 
 from tele.cli.main import tele
 from tele.config.values import FileConfig
+from tele.measures.catalogue import CATALOGUE
 from tele.model.event import CODES
 from tele.model.resources import LockSpec, Metadata, RoleSpec, UserSpec
 from tele.rbac.labels import VOCABULARY
@@ -55,7 +56,7 @@ FOREIGN_NAMES = {
     "user_readenv": "an option of pam_env",
     "user_trust": "an attribute of tele.embed.ssh",
 }
-_FOREIGN_FORMS = re.compile(r"pam_\w+|test_\w+")
+_FOREIGN_FORMS = re.compile(r"pam_\w+|process_\w+|test_\w+")
 #: What stands for one of several things to type.
 PLACEHOLDER = "..."
 
@@ -251,7 +252,7 @@ def literal_problem(literal: str) -> str:
         return "" if fine else f"no event {text}"
     if re.fullmatch(r"[a-z]+(?:_[a-z0-9]+)+", text):
         foreign = text in FOREIGN_NAMES or _FOREIGN_FORMS.fullmatch(text)
-        known = text in source_names() or foreign
+        known = text in source_names() or text in CATALOGUE or foreign
         return "" if known else f"nothing is called {text}"
     return ""
 
