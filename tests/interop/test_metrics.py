@@ -39,11 +39,13 @@ def get(cluster: Cluster, part: str, path: str) -> tuple[int, str]:
 
 
 def numbers(cluster: Cluster, part: str) -> dict[str, float]:
-    """Return what ``part`` says: by name and the values of the labels."""
+    """Return what ``part`` says: by name, and ``key=value`` of the labels that are not empty."""
     status, text = get(cluster, part, "/metrics")
     assert status == 200
     return {
-        " ".join([sample.name, *sample.labels.values()]): sample.value
+        " ".join([sample.name, *(f"{k}={v}" for k, v in sorted(sample.labels.items()) if v)]): (
+            sample.value
+        )
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
@@ -62,28 +64,28 @@ def test_numbers_follow_what_happens(cluster: Cluster) -> None:
         return numbers(cluster, part).get(name, 0) - before[part].get(name, 0) >= least
 
     for part, name, least in (
-        ("node", "tele_logins_total accepted ", 1),
-        ("node", "tele_network_bytes_total sent", 300_000),
-        ("proxy", "tele_network_bytes_total sent", 300_000),
-        ("proxy", "tele_node_dials_total made", 1),
+        ("node", "tele_logins_total result=accepted", 1),
+        ("node", "tele_network_bytes_total direction=sent", 300_000),
+        ("proxy", "tele_network_bytes_total direction=sent", 300_000),
+        ("proxy", "tele_node_dials_total result=made", 1),
         ("proxy", "tele_node_dial_seconds_count", 1),
         ("auth", "tele_audit_events_total", 2),
-        ("auth", "tele_store_seconds_count commit", 1),
-        ("auth", "tele_api_requests_total ok", 1),
-        ("auth", "tele_announcements_total node", 0),
+        ("auth", "tele_store_seconds_count operation=commit", 1),
+        ("auth", "tele_api_requests_total result=ok", 1),
+        ("auth", "tele_announcements_total role=node", 0),
     ):
         wait_for(lambda p=part, n=name, m=least: gained(p, n, m), f"{name} of the {part}")
     refused = [
         name
         for part in ("node", "proxy")
         for name in numbers(cluster, part)
-        if name.startswith("tele_logins_total refused")
+        if name.startswith("tele_logins_total reason=") and name.endswith("result=refused")
     ]
     assert refused, "the refused login is counted with its reason"
     auth = numbers(cluster, "auth")
-    assert auth["tele_hosts node online"] == auth["tele_hosts proxy online"] == 1
-    assert auth["tele_ca_rotation_phase host standby"] == 1
-    assert numbers(cluster, "node")["tele_heartbeats_total ok"] >= 1
+    assert auth["tele_hosts role=node status=online"] == 1
+    assert auth["tele_ca_rotation_phase ca=host phase=standby"] == 1
+    assert numbers(cluster, "node")["tele_heartbeats_total result=ok"] >= 1
 
 
 def test_every_name_is_in_the_catalogue(cluster: Cluster) -> None:

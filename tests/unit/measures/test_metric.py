@@ -11,7 +11,7 @@ from tele.measures.metric import LIMIT, OTHER, Histogram, Kind, Tally
 
 
 def test_a_tally_is_bounded() -> None:
-    """Labels that are chosen by others cannot fill the memory of the program that stores the numbers."""
+    """Labels that others choose cannot fill the memory of the program that stores them."""
     tally = Tally(2)
     for number in range(5 * LIMIT):
         tally.add("refused", f"reason {number}")
