@@ -35,7 +35,8 @@ from tele.proxy import (
     user_limits,
 )
 from tele.routing import dialer, finder, index
-from tele.sessions import forward_record
+from tele.sessions import forward_record, join_runner, sharing
+from tele.sessions.admission import RECORD_SECONDS
 from tele.spawner import sftp_server
 from tele.tunnel import acceptor, client_address, relayed_channels
 from tele.web import websocket
@@ -195,6 +196,12 @@ ROWS: dict[str, list[str]] = {
         f"{listening.LISTENING_LIMIT} that listen and {listening.ACCEPTED_LIMIT} accepted",
         f"{seconds(listening.ANSWER_TIMEOUT)} for the client",
         at_once(forward_record.LISTENERS_BURST, forward_record.LISTENERS_PER_SECOND),
+    ],
+    "session of another user that is joined": [
+        f"{sharing.PARTICIPANTS_LIMIT} users in a session",
+        f"{kib(join_runner.PENDING_LIMIT)} of output",
+        f"{seconds(RECORD_SECONDS)} to store",
+        f"the last {kib(2 * sharing.RECENT)} of a terminal",
     ],
     "tunnel of a node": [
         f"{acceptor.CONNECTIONS_LIMIT} connections of a node",

@@ -208,3 +208,57 @@ def test_what_is_typed(cluster: Cluster, bob: ClusterUser, recorded: bool) -> No
 
     wait_for(lambda: bool(frames()), "the recording")
     assert any("input" in each.values() for each in frames()) is recorded
+
+
+def test_sessions_of_others_are_joined(cluster: Cluster, bob: ClusterUser) -> None:
+    """Through the proxy, by a user without a login on the node: with ``tele join``, which says what
+    is denied, and with a stock client as a peer, whose keys have their name on the recording.
+    """
+    role = {
+        "kind": "role", "version": "v1", "metadata": {"name": "watch"},
+        "spec": {"allow": {
+            "join_sessions": [{"name": "all", "roles": ["tested"], "modes": ["peer"]}],
+            "rules": [{"resources": ["session"], "verbs": ["list"]}],
+        }},
+    }  # fmt: skip
+    cluster.tele("apply", "-f", "-", *local(cluster), stdin=json.dumps(role).encode())
+    carol = add_user(cluster, "carol", roles="watch")
+    assert not works(carol)
+    with running(bob, "-tt", cluster.host, "echo ready; read x; echo got-$x") as session:
+        session.wait_for(b"ready")
+        listed: list[dict[str, Any]] = []
+
+        def known() -> bool:
+            listed[:] = json.loads(carol.tele("sessions", "ls", "--format", "json").stdout)
+            return bool(listed)
+
+        wait_for(known, "the session in a list")
+        (running_session,) = listed
+        name = running_session["id"]
+        home = ("--home", str(carol.home))
+        watched = cluster.tele(*home, "join", name, stdin=b"\x03")
+        assert b"ready" in watched.stdout
+        session.wait_for(b"carol has joined this session (observer)")
+        session.wait_for(b"carol has left this session")
+        refused = cluster.tele(*home, "join", name, "--mode", "moderator", stdin=b"", check=False)
+        assert refused.returncode == 254
+        assert b"as observer, peer, not as moderator" in refused.stderr
+        unknown = cluster.tele(*home, "join", "x", stdin=b"", check=False)
+        assert (unknown.returncode, b"no such session runs" in unknown.stderr) == (5, True)
+        none = bob.ssh(f"join+{name}@{cluster.host}")
+        assert (none.returncode, b"no role of yours (join_sessions)" in none.stderr) == (255, True)
+        words = carol.ssh_words(f"join+{name}@{cluster.host}", "peer")
+        peer = subprocess.run(words, input=b"help\n", capture_output=True, timeout=60, check=True)
+        assert b"got-help" in peer.stdout
+        assert b"got-help" in session.ended()
+    wait_for(
+        lambda: (
+            len(events(cluster, "session.leave", "carol")) == 2
+            and any(e["session_id"] == name for e in events(cluster, "session.end", "bob"))
+        ),
+        "the ends of both",
+    )
+    cluster.tele("users", "rm", "carol", *local(cluster))
+    shown = cluster.tele("play", name, "--format", "json", *local(cluster)).stdout.decode()
+    assert '"user":"carol"' in shown.replace(" ", "")
+    assert "help" in shown

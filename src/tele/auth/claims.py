@@ -27,7 +27,7 @@ from tele.model.names import NAME_PATTERN
 #: What nodes may report.
 NODE_EVENTS: Final = frozenset(
     ("session.start", "session.end", "session.command", "session.disk", "session.network",
-     "session.syscalls", "session.handover",
+     "session.syscalls", "session.handover", "session.join", "session.leave",
      "exec", "exec.end", "subsystem", "subsystem.end", "sftp", "scp",
      "rsync", "recording.gap",
      "forward", "forward.end", "agent", "agent.end",

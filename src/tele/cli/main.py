@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "status": Lazy("tele.cli.status:status", "Show your login, and how long it is valid."),
     "ls": Lazy("tele.cli.nodes:ls", "List the nodes that you may log in to."),
     "ssh": Lazy("tele.cli.ssh:ssh", "Log in to a node, or run a command there."),
+    "join": Lazy("tele.cli.join:join", "Watch a running session, or take part in it."),
     "scp": Lazy("tele.cli.ssh:scp", "Copy files to and from nodes."),
     "config": Lazy("tele.cli.openssh:config", "Print a configuration for OpenSSH."),
     "proxy": Lazy("tele.cli.ssh:proxy", "Connect OpenSSH to a node through the proxy."),

@@ -85,7 +85,8 @@ def _complete_scp(
     return [here, *(CompletionItem(f"{name}:") for name in nodes)]
 
 
-def _target_options(function: Callable[..., None]) -> Callable[..., None]:
+def target_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which cluster, proxy and user."""
     for name, variable in (
         ("user", "TELE_USER"),
         ("proxy", "TELE_PROXY"),
@@ -195,13 +196,17 @@ def _warn_wrong_login(summary: CertificateSummary, options: Sequence[str], targe
         print_notice(f"tele: denied: {who} is not for login {quoted(login)}, {have}")
 
 
-def _exec(program: str, words: Sequence[str]) -> NoReturn:
+def execute(program: str, words: Sequence[str]) -> NoReturn:
+    """Become ``program``."""
     os.execv(program, [program, *words])  # noqa: S606  (no shell, and the path is absolute)
 
 
-def _ready(
+def ready_for(
     name: str, cluster: str | None, proxy: str | None, user: str | None
 ) -> tuple[str, Profile, list[str], CertificateSummary]:
+    """Return the path of a program of OpenSSH, the cluster, options of ssh for it, and the
+    certificate. Raises a :class:`tele.errors.TeleError` without a valid one.
+    """
     program = openssh_program(name)
     cluster, proxy = which_cluster(cluster, proxy)
     home = Home.find()
@@ -212,7 +217,7 @@ def _ready(
 
 
 @click.command(cls=PassThrough, options_metavar="[--cluster C] [SSH OPTIONS]")
-@_target_options
+@target_options
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, shell_complete=_complete_ssh)
 def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: str | None) -> None:
     """Log in to a node, or run a command there.
@@ -222,7 +227,7 @@ def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
 
     The exit status is that of the remote command, or 255 if there was no connection.
     """
-    program, profile, configuration, summary = _ready("ssh", cluster, proxy, user)
+    program, profile, configuration, summary = ready_for("ssh", cluster, proxy, user)
     name = profile.cluster
     count = split_options(words, _SSH_ARGUMENTS)
     options, rest = list(words[:count]), list(words[count:])
@@ -235,24 +240,24 @@ def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
         _warn_wrong_login(summary, [*options, *rest[1 : 1 + more]], rest[0])
     elif not any(each.startswith(("-Q", "-V", "-O")) for each in options):
         raise click.UsageError("no node given; tele ls lists them")
-    _exec(program, [*configuration, *options, *rest])
+    execute(program, [*configuration, *options, *rest])
 
 
 @click.command(cls=PassThrough, options_metavar="[--cluster C] [SCP OPTIONS]")
-@_target_options
+@target_options
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, shell_complete=_complete_scp)
 def scp(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: str | None) -> None:
     """Copy files to and from nodes.
 
     Takes all options and arguments of scp(1); [LOGIN@]NODE:PATH is a remote file.
     """
-    program, profile, configuration, _ = _ready("scp", cluster, proxy, user)
+    program, profile, configuration, _ = ready_for("scp", cluster, proxy, user)
     name = profile.cluster
     count = split_options(words, _SCP_ARGUMENTS)
     options, rest = words[:count], words[count:]
     _refuse_other_identity(options, _SCP_ARGUMENTS)
     find = _labelled((cluster, proxy, user))
-    _exec(program, [*configuration, *options, *(_file(word, name, find) for word in rest)])
+    execute(program, [*configuration, *options, *(_file(word, name, find) for word in rest)])
 
 
 def _file(word: str, cluster: str, find: Callable[[str], str]) -> str:
@@ -309,11 +314,11 @@ def proxy() -> None:
 @click.argument("target", metavar="[LOGIN@]NODE:PORT")
 def proxy_ssh(target: str, cluster: str | None, proxy: str | None, user: str | None) -> None:
     """Connect standard input and output to a node's SSH port, as ProxyCommand of ssh."""
-    program, profile, configuration, _ = _ready("ssh", cluster, proxy, user)
+    program, profile, configuration, _ = ready_for("ssh", cluster, proxy, user)
     name = profile.cluster
     host, _, port = target.rpartition("@")[2].rpartition(":")
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", host) is None or not port.isdigit():
         raise InvalidInput(f"{quoted(target)} is not [LOGIN@]NODE:PORT")
     # At its default log level ssh prints the proxy's reason if the node cannot be reached.
     configuration += _connection_options(*proxy_address(profile.proxy))
-    _exec(program, [*configuration, "-W", f"{full_name(host, name)}:{port}", f"proxy.{name}"])
+    execute(program, [*configuration, "-W", f"{full_name(host, name)}:{port}", f"proxy.{name}"])

@@ -44,6 +44,8 @@ class Reason(str, Enum):
     ADDRESS = "address"  # a role needs a certificate for the client's address
     CONNECTIONS = "connections"  # the user has as many connections as the roles allow
     TIME = "time"  # a role would allow it at other times
+    JOIN = "join"  # no role allows to join this session
+    MODERATED = "moderated"  # a moderator ended the session
     RULE = "rule"  # no rule lets the caller do this through the API
 
 

@@ -68,6 +68,8 @@ CODES: Final[Mapping[str, str]] = {
     "rsync": "TS018I",
     "session.syscalls": "TS019I",
     "session.handover": "TS020W",
+    "session.join": "TS021I",
+    "session.leave": "TS022I",
     "host_user.create": "TH001I",
     "host_user.remove": "TH002I",
     "host_user.update": "TH003I",

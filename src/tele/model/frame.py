@@ -36,6 +36,7 @@ class FrameKind(IntEnum):
     HOST = 20
     SYSCALLS = 21
     HANDOVER = 22
+    TYPED = 23
 
 
 #: The data of each kind; the documentation is made from this.
@@ -51,8 +52,11 @@ KIND_MEANINGS: Final = {
     FrameKind.INPUT: "bytes that the client sent, only if a role asks for it",
     FrameKind.RESIZE: "the window changed: ``columns``, ``rows``",
     FrameKind.EXIT: "the program ended: ``status``, or ``signal`` and ``core``",
-    FrameKind.JOIN: "a user joined: ``user``",
-    FrameKind.LEAVE: "a user left: ``user``",
+    FrameKind.JOIN: "a user joined the session: ``user``, ``mode``, ``remote_addr``, and ``join``,"
+    " which numbers those who join",
+    FrameKind.LEAVE: "a user left: ``user``, ``join``, ``reason``",
+    FrameKind.TYPED: "what a user who joined typed on a terminal: ``user``, ``join``, and ``text``;"
+    " or ``hidden``, once, if the terminal did not show it",
     FrameKind.TRANSFER: "one operation on a file, see below",
     FrameKind.FORWARD: "what listens for the client, see below",
     FrameKind.COMMAND: "a process executed a program, ended, or changed its rights; see below",

@@ -21,6 +21,7 @@ from tele.model.cluster_settings import (
 )
 from tele.model.cluster_settings import keepalive_problem as keepalive_problem
 from tele.model.host_user import HostUserMode
+from tele.model.joining import JOIN_RULES_LIMIT, JoinRule
 from tele.model.names import NAME
 from tele.model.recording_modes import MODES, ProxyLogin
 from tele.model.recording_modes import RecordingMode as RecordingMode
@@ -70,6 +71,8 @@ class Conditions:
     ``node_labels_expression`` is a condition on the node's labels and the user
     (:mod:`tele.rbac.predicates`). Allowed are nodes that it and ``node_labels`` match, if both are
     given; denied are those that one of them matches.
+
+    ``join_sessions`` are sessions of others that may be joined (:mod:`tele.rbac.joining`).
     """
 
     logins: tuple[str, ...] = ()
@@ -80,6 +83,9 @@ class Conditions:
     node_labels_expression: str = field(default="", metadata=OMITTED)
     forward: ForwardRules = field(default=NO_RULES, metadata=OMITTED)
     file_transfer: TransferRules = field(default=ANY_FILES, metadata=OMITTED)
+    join_sessions: tuple[JoinRule, ...] = field(
+        default=(), validator=AtMost(JOIN_RULES_LIMIT), metadata=OMITTED
+    )
 
 
 class SessionRecording(str, Enum):

@@ -42,6 +42,7 @@ _CHANNELS: Final[dict[bytes, Any]] = {
 class NodeAvatar(SessionAvatar):
     """A user on one connection to this node."""
 
+    is_joinable = True
     forward_interfaces: ClassVar[tuple[Any, ...]] = (IForwarder, IListener, ISessionForwards)
 
     def __init__(

@@ -39,7 +39,7 @@ from tele.model.addresses import Address
 from tele.model.session import Launched
 from tele.node.spawning import Launch, Running, Spawning
 from tele.node.subsystems import SpokenProgram
-from tele.node.terminal import open_terminal, set_size
+from tele.node.terminal import get_size, open_terminal, set_size
 from tele.node.tracing import ProgramTrace
 from tele.reactor import Reactor
 from tele.sessions.context import ConnectionContext
@@ -74,6 +74,8 @@ class Program:
     _terminal: int | None = None
     tap: Any = None
     exited: Deferred[Exit] = field(init=False)
+    #: Close what others have of the terminal.
+    _shares: list[Callable[[], None]] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.exited = self._running.exited
@@ -95,8 +97,23 @@ class Program:
 
     def _close_terminal(self) -> None:
         terminal, self._terminal = self._terminal, None
+        shares, self._shares = self._shares, []
+        for close in shares:
+            close()
         if terminal is not None:
             os.close(terminal)
+
+    def share_input(self, closed: Callable[[], None]) -> int | None:
+        """See :class:`tele.sessions.sharing.Terminal`."""
+        if self._terminal is None:
+            return None
+        shared = os.dup(self._terminal)
+        self._shares.append(closed)
+        return shared
+
+    def size(self) -> tuple[int, int]:
+        """See :class:`tele.sessions.sharing.Terminal`."""
+        return (0, 0) if self._terminal is None else get_size(self._terminal)
 
     def descriptors_closed(self) -> None:
         """See :class:`tele.conch.session.programs.IHoldsDescriptors`."""

@@ -10,6 +10,7 @@ Invariants:
   roles give, and the node records them.
 * An account that roles have made is ready before it is looked up, and needed until the connection
   ends.
+* A user who joins a session has no account: see :mod:`tele.sessions.joining`.
 * Accounts are looked up in threads of their own, of which each user has a share.
 """
 
@@ -31,9 +32,11 @@ from tele.loop import now
 from tele.membership.member import Member
 from tele.model.access import Grant
 from tele.model.identity import HostRole
+from tele.model.joining import joined_session
 from tele.node.avatar import NodeAvatar
 from tele.node.host_users import HostUsers
 from tele.sessions.admission import Login, SessionAdmission, Target
+from tele.sessions.joining import Joins
 from tele.spawner.accounts import Refused, check_open, check_sessions, find_account
 from tele.workers import Workers
 
@@ -92,6 +95,7 @@ class NodeRealm:
     :param make_avatar: makes the avatar for a grant and its credentials.
     :param accounts: knows the accounts of this machine.
     :param host_users: makes those that roles want.
+    :param joins: admits those who join sessions.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class NodeRealm:
         make_avatar: Callable[[Grant, CertificateCredentials], NodeAvatar],
         accounts: Accounts,
         host_users: HostUsers,
+        joins: Joins,
     ) -> None:
         self._member = member
         self._labels = labels
@@ -113,6 +118,17 @@ class NodeRealm:
         self._used: dict[int, datetime] = {}
         #: Its owner tells it of changes, and stops it.
         self.admission: Final = SessionAdmission(reactor, member, HostRole.NODE, self._all_labels)
+        self._joins = joins
+
+    def review(self) -> None:
+        """The cluster's state or the labels may have changed: decide again about all."""
+        self.admission.review()
+        self._joins.review()
+
+    def stop(self) -> None:
+        """Decide no more."""
+        self.admission.stop()
+        self._joins.stop()
 
     def requestAvatar(self, avatarId: Any, mind: Any, *interfaces: Any) -> Deferred[Answer]:
         """Return the avatar for :class:`CertificateCredentials`, or fail with AccessDenied."""
@@ -121,6 +137,8 @@ class NodeRealm:
     async def _request(self, credentials: CertificateCredentials, interfaces: Any) -> Answer:
         if IConchUser not in interfaces:
             raise Unavailable("this server has SSH users only")
+        if joined := joined_session(credentials.login):
+            return IConchUser, *self._joins.enter(joined, credentials, self.admission)
         admission, login = self.admission, Login.of(credentials, self._target)
         grant = self._admit(login, credentials)
         self._check_session(credentials)
@@ -137,7 +155,13 @@ class NodeRealm:
             lease.release()
             raise
 
+        shared = None if avatar.is_proxied else avatar.shared
+        if shared is not None:
+            self._joins.began(shared)
+
         def left() -> None:
+            if shared is not None:
+                self._joins.over(shared)
             leave()
             lease.release()
 

@@ -48,6 +48,8 @@ from tele.node.settings import Ingress, SessionSettings
 from tele.node.tracing import Tracing
 from tele.outbound.name_lookup import NameResolver
 from tele.reactor import Reactor
+from tele.sessions.join_runner import JoinRunner
+from tele.sessions.joining import Joins
 from tele.sockets.direct import listen, peer_address
 from tele.spawner.accounts import own_login
 from tele.tunnel.client_address import ClientAddressVerifier, WrongDestination, preface_size
@@ -111,15 +113,22 @@ class NodeService(Service):
         self._host_users = HostUsers(
             reactor, sessions.host_users, self._audit, enabled=sessions.makes_accounts
         )
-        realm = NodeRealm(
+        self._realm = realm = NodeRealm(
             reactor,
             member,
             lambda: self._labels.current,
             self.avatars.make,
             self._accounts,
             self._host_users,
+            Joins(
+                reactor,
+                member,
+                lambda: self._labels.current,
+                JoinRunner,
+                self._audit,
+                sessions.budget.account,
+            ),
         )
-        self._admission = admission = realm.admission
         trust = SSHTrust(member)
         self.factory = SSHServerFactory(
             portal=make_portal(realm),
@@ -149,7 +158,7 @@ class NodeService(Service):
         member.hold_announcements()
         self._first_tunnel: IDelayedCall | None = None
         member.on_change(self._member_changed)
-        member.report_sessions(lambda: admission.sessions)
+        member.report_sessions(lambda: realm.admission.sessions)
         self._labels.on_change(self._labels_changed)
 
     # -- numbers ----------------------------------------------------------------------
@@ -175,7 +184,7 @@ class NodeService(Service):
         return looking.addCallback(lambda addresses: [each.host for each in addresses])
 
     def _member_changed(self) -> None:
-        self._admission.review()
+        self._realm.review()
         self._learn_proxies()
         self._end_refused()
         if self._agents is None:
@@ -187,7 +196,7 @@ class NodeService(Service):
         self._agents.check()
 
     def _labels_changed(self) -> None:
-        self._admission.review()
+        self._realm.review()
         self._member.announce_soon()
 
     def _learn_proxies(self) -> None:
@@ -274,7 +283,7 @@ class NodeService(Service):
             # What a new member decides by is in auth's answer to its announcement.
             self._member.release_announcements()
         await ready
-        self._admission.review()
+        self._realm.review()
         if self._agents is not None:
             self._identity = self._member.identity
             release = self._member.release_announcements
@@ -326,7 +335,7 @@ class NodeService(Service):
             port, self._port = self._port, None
             await maybeDeferred(port.stopListening)
         await self._drain.start(self._grace, "the node is shutting down")
-        self._admission.stop()
+        self._realm.stop()
         await self._host_users.stop()
         self._names.close()
         self._accounts.close()

@@ -62,6 +62,12 @@ def set_size(terminal: int, columns: int, rows: int, width: int, height: int) ->
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", *sizes))
 
 
+def get_size(terminal: int) -> tuple[int, int]:
+    """Return columns and rows of a terminal."""
+    size = os.get_terminal_size(terminal)
+    return size.columns, size.lines
+
+
 def set_modes(terminal: int, modes: Iterable[tuple[int, int]]) -> None:
     """Apply the modes that this machine knows; the others are not an error."""
     attributes: list[Any] = termios.tcgetattr(terminal)

@@ -109,7 +109,7 @@ class JumpHost:
         node_shows = True
         for host in avatar.nodes:
             labels = self._finder.get(host).labels
-            refused = refused or policy.may_reach(identity, labels, moment, host.id)
+            refused = refused or policy.may_connect(identity, labels, moment, host.id)
             node_shows = node_shows and policy.locks_host(host.id, moment) is None
         if refused is not None and not avatar.is_ending:
             self._expel(avatar, refused, NODES_FIRST if node_shows else 0.0)

@@ -89,7 +89,7 @@ def decide(
                 Reason.DENIED, f"role {role.metadata.name} denies login {login} to {identity.user}"
             )
     sometimes = [role for role in matching if _allows_login(role, login, identity)]
-    allowing = [role for role in sometimes if _in_time(role, now)]
+    allowing = [role for role in sometimes if in_time(role, now)]
     if not allowing:
         return _not_now(sometimes, identity) or Denied(
             Reason.LOGIN,
@@ -100,11 +100,11 @@ def decide(
         binding |= {
             role.metadata.name: role.spec.options
             for role in roles_of(present, roles, now)
-            if _in_time(role, now)
+            if in_time(role, now)
             and conditions.allows(role.spec.allow, node_labels, present)
             and _allows_login(role, login, present)
         }
-    refused = _obliged(binding, certificate)
+    refused = obliged(binding, certificate)
     if refused is not None:
         return refused
     denying = roles_of(present, roles, now)
@@ -169,7 +169,7 @@ def _any_of(given: Iterable[bool | None]) -> bool | None:
     return any(said) if said else None
 
 
-def _obliged(binding: Mapping[str, RoleOptions], certificate: CertificateLimits) -> Denied | None:
+def obliged(binding: Mapping[str, RoleOptions], certificate: CertificateLimits) -> Denied | None:
     """Return why an obligation of roles, by name, is not met; or None."""
     for name, options in sorted(binding.items()):
         if options.require_mfa:
@@ -191,7 +191,8 @@ def _allows_login(role: Role, login: str, identity: UserIdentity) -> bool:
     return login in expand(role.spec.allow.logins, identity.traits)
 
 
-def _in_time(role: Role, now: datetime) -> bool:
+def in_time(role: Role, now: datetime) -> bool:
+    """Whether ``role`` allows anything now."""
     windows = role.spec.options.valid_times
     return not windows or within(windows, now)
 
@@ -303,7 +304,7 @@ def _matching(
         return Denied(
             Reason.EXPIRED, f"the certificate of {identity.user} has expired: log in again"
         )
-    lock = next((k for k in locks if _hits(k, present, now, host_id, login, session_id)), None)
+    lock = next((k for k in locks if hits(k, present, now, host_id, login, session_id)), None)
     if lock is not None:
         return Denied(Reason.LOCKED, explain(lock, identity.user))
     mine = roles_of(identity, roles, now)
@@ -319,7 +320,7 @@ def _matching(
                 Reason.DENIED, f"role {role.metadata.name} denies this node to {identity.user}"
             )
     allowing = [role for role in mine if _allows_node(role, node_labels, identity, present)]
-    if not any(_in_time(role, now) for role in allowing):
+    if not any(in_time(role, now) for role in allowing):
         return _not_now(allowing, identity) or Denied(
             Reason.NODE,
             f"no role of {identity.user} ({', '.join(identity.roles)}) allows this node",
@@ -367,7 +368,7 @@ def refusal(
         for role in mine
         if has_rule(role.spec.allow.rules, resource, verb, facts, unknown=possibly)
     ]
-    if any(now is None or _in_time(role, now) for role in allowing):
+    if any(now is None or in_time(role, now) for role in allowing):
         return None
     named = ", ".join(names) or "none"
     here = "" if facts is None else ", or none whose condition (where) is true here"
@@ -376,7 +377,7 @@ def refusal(
 
 def locked(locks: Iterable[Lock], identity: UserIdentity, now: datetime) -> Lock | None:
     """Return a lock in force on the user ``identity``, or None."""
-    return next((lock for lock in locks if _hits(lock, identity, now, "", None, "")), None)
+    return next((lock for lock in locks if hits(lock, identity, now, "", None, "")), None)
 
 
 def explain(lock: Lock, user: str) -> str:
@@ -420,7 +421,7 @@ def _lasts(lock: Lock, now: datetime) -> bool:
     return lock.metadata.expires is None or now < lock.metadata.expires
 
 
-def _hits(
+def hits(
     lock: Lock,
     identity: UserIdentity,
     now: datetime,
@@ -428,6 +429,7 @@ def _hits(
     login: str | None,
     session_id: str,
 ) -> bool:
+    """Whether ``lock`` is in force on one of these."""
     if not _lasts(lock, now):
         return False
     target: LockTarget = lock.spec.target

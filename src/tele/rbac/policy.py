@@ -21,9 +21,11 @@ from tele.model.access import CertificateLimits, Denied, Grant, Reason
 from tele.model.api.members import ClusterState
 from tele.model.cluster_settings import HostSettings
 from tele.model.identity import HostIdentity, HostRole, UserIdentity
+from tele.model.joining import JoinGrant, JoinTarget
 from tele.model.resources import Lock, RecordingSettings, Role
 from tele.model.revocation import HostRevocation, UserRevocation
 from tele.rbac import decision
+from tele.rbac.joining import decide_join, may_join_some
 from tele.rbac.windows import next_change
 
 _DEFAULTS: Final = HostSettings()
@@ -199,6 +201,39 @@ class Policy:
         return decision.may_reach(
             counted, node_labels, self.roles, locks, now, host_id, present=present
         )
+
+    def may_connect(
+        self,
+        identity: UserIdentity,
+        node_labels: Mapping[str, str],
+        now: datetime,
+        host_id: str = "",
+    ) -> Denied | None:
+        """Return why a user may not be connected to a node, to log in or to join a session there,
+        or None. The node decides which sessions may be joined.
+        """
+        denied = self.may_reach(identity, node_labels, now, host_id)
+        if denied is None or denied.reason not in (Reason.NODE, Reason.TIME):
+            return denied
+        counted = self._counted(identity, now)
+        if isinstance(counted, Denied) or not may_join_some(counted, self.roles, now):
+            return denied
+        return None
+
+    def decide_join(
+        self,
+        identity: UserIdentity,
+        target: JoinTarget,
+        now: datetime,
+        certificate: CertificateLimits = decision.NO_LIMITS,
+    ) -> JoinGrant | Denied:
+        """Decide about joining a session; see :func:`tele.rbac.joining.decide_join`."""
+        counted = self._counted(identity, now)
+        if isinstance(counted, Denied):
+            return counted
+        present = self._present(identity)
+        locks = self._locks_on(present, host_id=target.host_id)
+        return decide_join(counted, target, self.roles, locks, now, certificate, present)
 
     # -- locks ------------------------------------------------------------------------
     def _on(self, *targets: tuple[str, str]) -> list[Lock]:

@@ -23,6 +23,7 @@ from tele.rbac.decision import permits, refusal
 from tele.rbac.forced import trouble_with
 from tele.rbac.forwards import check_forwards
 from tele.rbac.host_users import check_host_users
+from tele.rbac.joining import check_joins
 from tele.rbac.labels import check_labels
 from tele.rbac.logins import check_logins
 from tele.rbac.rules import check_where
@@ -104,6 +105,7 @@ def check_role(role: Role) -> None:
     check_labels(role.spec.deny)
     check_forwards(role)
     check_transfers(role)
+    check_joins(role)
     for rule in (*role.spec.allow.rules, *role.spec.deny.rules):
         _check_names(rule.resources, RESOURCES, "resource")
         _check_names(rule.verbs, VERBS, "verb")

@@ -63,7 +63,7 @@ class NodeFinder:
 
         def denied(host: Host) -> access.Denied | None:
             self._count_decision(identity.user)
-            return policy.may_reach(identity, host.labels, moment, host.id)
+            return policy.may_connect(identity, host.labels, moment, host.id)
 
         if len(wanted) > TARGET_LIMIT:
             raise InvalidInput(f"the name of a node has at most {TARGET_LIMIT} characters")

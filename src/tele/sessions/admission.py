@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
@@ -35,6 +35,7 @@ from tele.membership.reviewing import Review
 from tele.model.access import CertificateLimits, Denied, Grant, Reason, connections
 from tele.model.api.sessions import CLAIM_CONNECTION, ClaimConnection
 from tele.model.identity import HostRole, UserIdentity
+from tele.model.joining import JoinGrant
 from tele.sessions.context import ConnectionContext
 from tele.text import duration
 
@@ -45,6 +46,8 @@ CLAIM_SECONDS: Final = 5.0
 
 #: How old the locks may be, in seconds, by which a login is decided that a role wants strict.
 STRICT_STATE_SECONDS: Final = 300.0
+
+Decision = TypeVar("Decision", Grant, JoinGrant)
 
 log = make_logger(__name__)
 
@@ -168,11 +171,15 @@ class SessionAdmission:
             )
         return ""
 
-    def admit(self, login: Login) -> Grant:
-        """Return what a login may do now. Raises a TeleError if it is not let in."""
+    def check_host(self) -> None:
+        """Raise a TeleError if no user is let in now, whatever roles allow."""
         if problem := self._problem:
             raise Unavailable(problem)
-        decision = self._by_fresh_locks(self._decide(login, login.identity))
+
+    def admit(self, login: Login) -> Grant:
+        """Return what a login may do now. Raises a TeleError if it is not let in."""
+        self.check_host()
+        decision = self.by_fresh_locks(self._decide(login, login.identity))
         if isinstance(decision, Denied):
             raise AccessDenied(decision.message, decision.reason.value)
         if self._member.can_record:
@@ -258,7 +265,7 @@ class SessionAdmission:
             " does not take events now"
         )
 
-    def _by_fresh_locks(self, decision: Grant | Denied) -> Grant | Denied:
+    def by_fresh_locks(self, decision: Decision | Denied) -> Decision | Denied:
         """Return ``decision``, or a denial if a role wants the locks of now and they may be old."""
         if isinstance(decision, Denied) or not decision.strict_locks:
             return decision

@@ -31,6 +31,7 @@ from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import SessionEnding
 from tele.sessions.launching import PermittedProgram, forbidden, permitted
 from tele.sessions.program_end import AuditedTap
+from tele.sessions.sharing import SharedSession
 from tele.sessions.transfer_record import TransferRecords
 
 
@@ -53,6 +54,7 @@ class AuditedSession:
         has it.
     :param tape: the recording of the connection, if it has one; closed here.
     :param ending: the end of access; nothing is started after that.
+    :param shared: its terminals are shown to those who join the session, if they may.
     """
 
     __slots__ = (
@@ -64,6 +66,7 @@ class AuditedSession:
         "_programs",
         "_reactor",
         "_running",
+        "_shared",
         "_tape",
         "_transfers",
     )
@@ -76,6 +79,7 @@ class AuditedSession:
         tape: ConnectionTape | None,
         audit: AuditReporter,
         ending: SessionEnding,
+        shared: SharedSession | None = None,
     ) -> None:
         self._reactor = reactor
         self._context = context
@@ -86,6 +90,7 @@ class AuditedSession:
         self._transfers: TransferRecords | None = None
         self._audit = audit
         self._ending = ending
+        self._shared = shared
         self._began = reactor.seconds()
         self._interactive = False
         self._running: list[_Running] = []
@@ -218,7 +223,10 @@ class AuditedSession:
         observer = None
         if request.pty is None and ran:
             observer = self._made_transfers().observe(ran[-1], channel_number)
-        program.tap = AuditedTap(self._reactor, program.tap, observer, ended)
+        shared = None
+        if request.pty is not None and self._shared is not None:
+            shared = self._shared.follow(program, channel_number, program.tap)
+        program.tap = AuditedTap(self._reactor, program.tap, observer, ended, shared)
         self._ending.follow(program)
         if self._context.grant is not grant:  # a role has changed while it was started
             self._is_forbidden(running)

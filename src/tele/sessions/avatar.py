@@ -30,6 +30,7 @@ from tele.sessions.audited import AuditedSession
 from tele.sessions.context import ConnectionContext
 from tele.sessions.ending import SessionEnding
 from tele.sessions.forward_record import ForwardRecords
+from tele.sessions.sharing import SharedSession
 from tele.sessions.time_limits import TimeLimits
 
 
@@ -46,6 +47,8 @@ class SessionAvatar(ConchUser):
     forward_interfaces: ClassVar[tuple[Any, ...]] = ()
     #: Whether it is on a node behind a proxy that ends the user's SSH, and applies limits to it.
     is_proxied = False
+    #: Whether other users may join its sessions: their terminals are of this machine.
+    is_joinable: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -61,7 +64,15 @@ class SessionAvatar(ConchUser):
         self._ending = SessionEnding(reactor, context.grant)
         self._limits: TimeLimits | None = None
         self._is_logged_in = False
-        self._session = AuditedSession(reactor, context, programs, tape, audit, self._ending)
+        #: What those who join have of it.
+        self.shared = (
+            SharedSession(reactor, context, tape, self._notify, self.expelled)
+            if self.is_joinable
+            else None
+        )
+        self._session = AuditedSession(
+            reactor, context, programs, tape, audit, self._ending, self.shared
+        )
         self._tape = tape
         if tape is not None:
             tape.on_end(self.not_recorded)
@@ -122,6 +133,8 @@ class SessionAvatar(ConchUser):
         self.context.grant = grant
         self._follow_limits()
         self._session.regranted(self._notify)
+        if self.shared is not None:
+            self.shared.regranted()
         if self._made_forwards is not None:
             self._made_forwards.restrict()
         if changed and self.conn is not None:

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from tele.conch.session.programs import Exit
 from tele.model.transfer import OK
+from tele.sessions.sharing import SharedTerminal
 from tele.transfers.observer import Observer
 
 #: Called once, with the fields of the event.
@@ -23,21 +24,28 @@ class AuditedTap:
     """Counts what passes, and reports how it ended (``conch.session.programs.ITap``).
 
     ``tap`` is what records the program, if it is recorded, ``observer`` what reads the files that
-    it transfers, if it could.
+    it transfers, if it could, ``shared`` its terminal, which others may join.
     """
 
     __slots__ = (
-        "_began", "_clock", "_error", "_input", "_observer", "_output", "_report", "_tap",
+        "_began", "_clock", "_error", "_input", "_observer", "_output", "_report", "_shared",
+        "_tap",
     )  # fmt: skip
 
     def __init__(
-        self, clock: IReactorTime, tap: Any, observer: Observer | None, report: Report
+        self,
+        clock: IReactorTime,
+        tap: Any,
+        observer: Observer | None,
+        report: Report,
+        shared: SharedTerminal | None = None,
     ) -> None:
         self._clock = clock
         self._began = clock.seconds()
         self._tap = tap
         self._observer = observer
         self._report = report
+        self._shared = shared
         self._input = self._output = self._error = 0
 
     @property
@@ -74,6 +82,8 @@ class AuditedTap:
             self._observer.output(*views)
         if self._tap is not None:
             self._tap.output(*views)
+        if self._shared is not None:
+            self._shared.output(*views)
 
     def error(self, *views: memoryview) -> None:
         """The program wrote this to its standard error."""
@@ -106,11 +116,15 @@ class AuditedTap:
         """The window changed."""
         if self._tap is not None:
             self._tap.resized(columns, rows)
+        if self._shared is not None:
+            self._shared.resized(columns, rows)
 
     def exited(self, exit: Exit) -> None:  # noqa: A002 (the name in ITap)
         """The program ended and all its output was observed."""
         if self._observer is not None:
             self._observer.ended(_result(exit))
+        if self._shared is not None:
+            self._shared.exited()
         if self._tap is not None:
             self._tap.exited(exit)
         how: dict[str, Any] = {"status": exit.status}

@@ -26,6 +26,8 @@ from tele.node.realm import NodeRealm
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 #: It is not read: it was checked.
 NO_CERTIFICATE: Any = None
+#: No user joins a session.
+NO_JOINS: Any = None
 #: No account is made.
 NO_AUDIT: Any = None
 
@@ -57,7 +59,13 @@ class World:
         own = {"env": "test", "team": "a"}
         accounts: Any = SimpleNamespace(check=self._look)
         self.realm = NodeRealm(
-            Clock(), member, lambda: own, self._make, accounts, HostUsers(Clock(), None, NO_AUDIT)
+            Clock(),
+            member,
+            lambda: own,
+            self._make,
+            accounts,
+            HostUsers(Clock(), None, NO_AUDIT),
+            NO_JOINS,
         )
 
     def _decide(
@@ -86,6 +94,8 @@ class NotingAvatar:
     """An avatar that notes its login and its end."""
 
     ended: Denied | None = None
+    is_proxied = False
+    shared = None
 
     def __init__(self, grant: Grant) -> None:
         self.grant = grant

@@ -41,6 +41,7 @@ from tele.errors import AccessDenied, BadCertificate, ProtocolError, TeleError, 
 from tele.log import make_logger
 from tele.loop import validity_date
 from tele.model.identity import HostRole
+from tele.model.joining import joined_session
 from tele.wire import numbers as n
 from tele.wire.fields import Reader, boolean, name_list, string
 
@@ -263,7 +264,7 @@ class SSHUserAuthServer(conch.SSHUserAuthServer):
             certificate,
             request.algorithm,
             trust.authorities,
-            request.login if factory.match_login else None,
+            request.login if factory.match_login and not joined_session(request.login) else None,
             transport.remote_addr()[0],
             validity_date(transport.clock, certificate.valid_after),
             trust.cluster,

@@ -149,6 +149,15 @@ def _hand_over(fields: dict[str, Any]) -> str:
     return f"hand-over to {_text(fields.get('action'))} {_text(fields.get('path'))}"
 
 
+def _join(fields: dict[str, Any]) -> str:
+    who, mode = _text(fields.get("user")), _text(fields.get("mode"))
+    return f"{who} joined the session ({mode}) from {_text(fields.get('remote_addr'))}"
+
+
+def _leave(fields: dict[str, Any]) -> str:
+    return f"{_text(fields.get('user'))} left the session: {_text(fields.get('reason'))}"
+
+
 def _failing(said: str, fields: dict[str, Any]) -> str:
     return f"{said}: {_text(fields['failed'])}" if fields.get("failed") else said
 
@@ -176,6 +185,8 @@ _MAKERS: Final[dict[FrameKind, Callable[[dict[str, Any]], str]]] = {
     FrameKind.GAP: _gap,
     FrameKind.PAUSE: _pause,
     FrameKind.HOST: _host,
+    FrameKind.JOIN: _join,
+    FrameKind.LEAVE: _leave,
     FrameKind.COMMAND: _executed,
     FrameKind.HANDOVER: _hand_over,
 }

@@ -1,0 +1,89 @@
+"""Who may take part in the sessions of others, in which mode, and how a client asks for it?
+
+A client logs in to the host of the session with :func:`join_login` as its user name, and requests a
+shell, or a mode as its command.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+from attrs import field, frozen
+
+from tele.model.bounds import AtMost
+from tele.model.identity import UserIdentity
+from tele.model.names import NAME
+
+#: Rules of one side of a role, and patterns of roles in one of them.
+JOIN_RULES_LIMIT: Final = 64
+JOIN_ROLES_LIMIT: Final = 64
+_LOGIN: Final = re.compile(r"join\+([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.ASCII)
+
+
+class JoinMode(str, Enum):
+    """What a user who joins a session may do.
+
+    ``observer``: see its terminals. ``moderator``: see them, and end the session. ``peer``: see
+    them, and type.
+    """
+
+    OBSERVER = "observer"
+    MODERATOR = "moderator"
+    PEER = "peer"
+
+
+@frozen
+class JoinRule:
+    """Sessions that may be joined in some ``modes``: those that one of ``roles`` gives a terminal.
+
+    ``roles`` are names or patterns with ``*`` and ``?``. A rule that denies names modes that are
+    denied.
+    """
+
+    name: str = field(validator=NAME)
+    roles: tuple[str, ...] = field(validator=AtMost(JOIN_ROLES_LIMIT))
+    modes: tuple[JoinMode, ...] = field(
+        default=(JoinMode.OBSERVER,), validator=AtMost(len(JoinMode))
+    )
+
+
+@frozen
+class JoinTarget:
+    """A session that runs on a host, as a decision about joining it knows it.
+
+    ``roles`` are those that give its user a terminal, ``labels`` those of the host.
+    """
+
+    session_id: str
+    roles: tuple[str, ...]
+    host_id: str
+    labels: Mapping[str, str]
+
+
+@frozen
+class JoinGrant:
+    """In which modes a user may join one session; there is one at least.
+
+    ``expires`` is the end of the certificate. With ``strict_locks`` it begins only where the locks
+    of now are known.
+    """
+
+    identity: UserIdentity
+    expires: datetime
+    modes: frozenset[JoinMode]
+    strict_locks: bool = False
+
+
+def join_login(session_id: str) -> str:
+    """Return the user name with which a client joins a session."""
+    return f"join+{session_id}"
+
+
+def joined_session(login: str) -> str:
+    """Return the id of the session that a user name of a client joins, or nothing."""
+    found = _LOGIN.fullmatch(login)
+    return "" if found is None else found[1]
