@@ -34,10 +34,13 @@ NODE_EVENTS: Final = frozenset(
      "host_user.create", "host_user.remove", "host_user.update",
      "auth.denied", "auth.refused", "clock.step", "clock.skew")
 )  # fmt: skip
+#: Events about users who join a session of ``of_user``.
+JOIN_EVENTS: Final = frozenset(("session.join", "session.leave"))
 #: What proxies may report of sessions that they end, which auth has registered for them.
 PROXIED_EVENTS: Final = NODE_EVENTS - {
     # The kernel of the host knows them.
     "session.command", "session.disk", "session.network", "session.syscalls", "session.handover",
+    "session.join", "session.leave",  # where proxies record, no session is joined
     "host_user.create", "host_user.remove", "host_user.update",  # proxies have no accounts
     "auth.denied", "auth.refused", "clock.step", "clock.skew",
 }  # fmt: skip
@@ -65,6 +68,11 @@ _EVENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _WORD = re.compile(r"[!-~]{0,128}", re.ASCII)
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
+
+
+def session_user(value: Event) -> str:
+    """Return the user whose session an event says that it is about."""
+    return str(value.fields.get("of_user", "")) if value.event in JOIN_EVENTS else value.user
 
 
 def problem(value: Event, host: HostIdentity, cluster: str) -> str:

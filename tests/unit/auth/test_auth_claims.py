@@ -102,6 +102,22 @@ def test_an_event_is_of_a_session_of_the_host_and_its_user(world: World) -> None
     assert len(world.events("exec")) == 2
 
 
+def test_a_user_who_joins_is_not_the_user_of_the_session(world: World) -> None:
+    """The event names both; a host makes up no other session's user, and a proxy no such event."""
+    tape = Tape(world)
+    joined = made(world, "session.join", session_id=tape.id, user="bob", of_user="alice")
+    emit(world, joined)
+    for words in ({"of_user": "carol"}, {}, {"of_user": 7}):
+        bad = made(world, "session.leave", session_id=tape.id, user="bob", **words)
+        with pytest.raises(InvalidInput, match="its session is of alice"):
+            emit(world, bad)
+    assert [e.user for e in world.events("session.join")] == ["bob"]
+    proxy = world.proxy()
+    of_proxy = made(world, "session.join", session_id=tape.id, server_id=PROXY_ID, of_user="alice")
+    with pytest.raises(InvalidInput, match="is not reported by a proxy"):
+        world.do(table.EMIT_EVENTS, audit.EmitEvents((of_proxy,)), proxy)
+
+
 def test_good_events_get_no_bad_one_of_the_same_request_accepted(world: World) -> None:
     """Events of the host's own session and user come with one of another user: none is kept."""
     tape = Tape(world)

@@ -99,7 +99,7 @@ class AuditOperations:
         """
         if problem := claims.problem(value, host, self._cluster):
             return problem
-        whose = value.session_id, value.user
+        whose = value.session_id, claims.session_user(value)
         if whose not in problems:
             problems[whose] = await self._problem_with_session(host, value)
         if problem := problems[whose]:
@@ -118,7 +118,7 @@ class AuditOperations:
             return "its session is another host's" if is_proxys else ""
         if row is not None and row.recorded_by != host.place:
             return "its session is another host's"
-        if row is not None and row.user != value.user:
+        if row is not None and row.user != claims.session_user(value):
             return f"its session is of {row.user}"
         return ""
 
