@@ -9,7 +9,7 @@ WORK: dict[str, str] = {
     "join": "one look-up of the token; with a good one some ten look-ups and one commit",
     "rejoin": "one look-up, one signature is checked; with a good one two signatures, two commits",
     "login": "two look-ups, one argon2 hash (64 MiB, two at once), one commit; with the right"
-    " password two signatures",
+    " password a look-up and one commit for the second factor, two signatures",
     "renew": "some ten look-ups, two signatures, two commits",
     "announce": "two look-ups; one commit if anything is new, and a line to each proxy",
     "watch_state": "the whole state, made into bytes once for all; then each change",
@@ -40,6 +40,11 @@ WORK: dict[str, str] = {
     "delete_user": "all tokens and the user's sessions are read, for an administrator all users,"
     " one commit; a line to each host",
     "change_password": "two argon2 hashes, two commits",
+    "get_mfa": "two look-ups",
+    "add_mfa": "one argon2 hash, two look-ups, two or three commits",
+    "remove_mfa": "one argon2 hash, two look-ups, two or three commits",
+    "new_recovery_codes": "one argon2 hash, two look-ups, two or three commits",
+    "reset_mfa": "two look-ups, one commit",
     "list_roles": "a page of 1,000",
     "get_role": "one look-up",
     "put_role": "its patterns are compiled (1,000 states at most each); a line to each host",

@@ -76,6 +76,20 @@ class AccessDenied(TeleError):
         self.why = why
 
 
+class SecondFactorNeeded(TeleError):
+    """The password is right, and a second factor has to be shown, too."""
+
+    kind = "second_factor"
+    exit_code = 4
+
+
+class SecondFactorUnset(TeleError):
+    """The cluster requires a second factor, and none is set up for this user."""
+
+    kind = "second_factor_unset"
+    exit_code = 4
+
+
 class NotFound(TeleError):
     """The named resource does not exist."""
 
@@ -157,6 +171,8 @@ BY_KIND: dict[str, type[TeleError]] = {
         InvalidInput,
         NotLoggedIn,
         AccessDenied,
+        SecondFactorNeeded,
+        SecondFactorUnset,
         NotFound,
         Unreachable,
         WrongClock,

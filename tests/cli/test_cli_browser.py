@@ -266,6 +266,25 @@ def test_an_invitation_is_accepted(seen: Seen) -> None:
     assert "code" not in seen["invitation"]["address"]
 
 
+def test_a_second_factor_in_a_browser(seen: Seen) -> None:
+    """An app is set up by its QR code; from then on a log-in needs its code, or a recovery code."""
+    found = seen["invitation"]
+    assert found["modules"] > 400
+    assert found["codes"] == 8
+    assert "the code is wrong" in found["refused"]
+    (device,) = found["devices"]
+    assert "phone" in device
+    assert any("left: 7" in each for each in found["left"])
+    assert found["faults"] == []
+    listed = seen.cluster.tele.json("users", "mfa", "ls", "guest")
+    assert [each["name"] for each in listed["devices"]] == ["phone"]
+    used = [
+        each["second_factor"] for each in seen.cluster.tele.json("audit", "ls")
+        if each["event"] == "user.login" and each.get("user") == "guest" and "second_factor" in each
+    ]  # fmt: skip
+    assert sorted(used) == ["recovery", "totp"]
+
+
 def test_audit(seen: Seen) -> None:
     """Who may list events sees them, the last ones first."""
     rows = seen["audit"]["rows"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pty
+import re
 import select
 import shutil
 import socket
@@ -13,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tele.auth.totp import code_of
 from tele.membership.member import RENEW_AT
 from tele.model.lifetimes import HOST_LIFETIME
+from tele.model.second_factors import STEP_SECONDS
 from tele_command import BIN, Cluster, Tele
 
 pytestmark = pytest.mark.skipif(not shutil.which("ssh"), reason="needs OpenSSH's client")
@@ -149,14 +153,22 @@ class Terminal:
         os.close(slave)
         self.seen = ""
 
-    def answer(self, question: str, reply: str) -> None:
-        """Wait until ``question`` is on the screen, then type ``reply``."""
+    def wait_for(self, question: str) -> None:
+        """Wait until ``question`` is on the screen."""
         deadline = time.monotonic() + 60
         while question not in self.seen:
             ready, _, _ = select.select([self.master], [], [], deadline - time.monotonic())
             assert ready, self.seen
-            self.seen += os.read(self.master, 4096).decode()
-        os.write(self.master, f"{reply}\n".encode())
+            self.seen += os.read(self.master, 65536).decode("utf-8", "replace")
+
+    def type(self, text: str) -> None:
+        """Type a line."""
+        os.write(self.master, f"{text}\n".encode())
+
+    def answer(self, question: str, reply: str) -> None:
+        """Wait until ``question`` is on the screen, then type ``reply``."""
+        self.wait_for(question)
+        self.type(reply)
 
     def end(self) -> int:
         """Wait for the end and return the status."""
@@ -257,6 +269,81 @@ def test_an_invitation_is_accepted(tele: Tele, cluster: Cluster, pin: str) -> No
     ):
         assert why in cluster.tele.fails(2, "users", "reset", "ivy", *more, stdin="x\n")
     cluster.tele.run("users", "rm", "ivy")
+
+
+def _app(terminal: Terminal) -> bytes:
+    """Wait for the key of a new authenticator app on the screen."""
+    terminal.wait_for("Code that the app shows")
+    found = re.search(r"enter the key there: ([A-Z2-7 ]+)", terminal.seen)
+    assert found is not None, terminal.seen
+    assert "\u2584" in terminal.seen or "\u2580" in terminal.seen  # half blocks of a QR code
+    return base64.b32decode(found.group(1).replace(" ", ""))
+
+
+def _code(secret: bytes, ahead: int = 0) -> str:
+    return code_of(secret, int(time.time()) // STEP_SECONDS + ahead)
+
+
+def test_a_second_factor_on_a_terminal(tele: Tele, cluster: Cluster, pin: str) -> None:
+    """An app is set up by its QR code; logins ask for its code, or take it from an option."""
+    cluster.tele.run("users", "add", "theo", "--password-file", "-", stdin=f"{PASSWORD}\n")
+    login = ("login", "--proxy", cluster.listen, "--user", "theo", "--ca-pin", pin)
+    by_file = (*login, "--password-file", _file(tele, PASSWORD))
+    tele.run(*by_file)
+    terminal = Terminal(tele, "mfa", "add")
+    terminal.answer("Your password", PASSWORD)
+    secret = _app(terminal)
+    terminal.type(_code(secret))
+    assert terminal.end() == 0, terminal.seen
+    codes = re.findall(r"^((?:[a-z2-7]{4}-){3}[a-z2-7]{4})\r?$", terminal.seen, re.M)
+    assert len(codes) == 8
+    assert "--otp CODE" in tele.fails(4, *by_file)
+    asked = Terminal(tele, *by_file)
+    asked.answer("Code of your authenticator app", _code(secret, 1))
+    assert asked.end() == 0, asked.seen
+    assert "the code is wrong" in tele.fails(4, *by_file, "--otp", _code(secret, 1))
+    tele.run(*by_file, "--otp", codes[0])
+    listed = tele.json("mfa", "ls")
+    assert [each["name"] for each in listed["devices"]] == ["phone"]
+    assert listed["recovery_codes"] == 7
+    words = ("--password-file", _file(tele, PASSWORD), "--otp")
+    fresh = tele.json("mfa", "codes", *words, codes[1])["recovery_codes"]
+    assert len(fresh) == 8
+    assert "denied" in tele.fails(4, "users", "mfa", "reset", "alice")
+    tele.run("mfa", "rm", "phone", *words, fresh[0])
+    assert tele.json("mfa", "ls")["devices"] == []
+    tele.run(*by_file)
+    cluster.tele.run("users", "rm", "theo")
+
+
+def test_a_required_second_factor_comes_with_the_invitation(
+    tele: Tele, cluster: Cluster, pin: str, tmp_path: Path
+) -> None:
+    """Where one is required the invitation asks for an app; an administrator can remove it."""
+    wanted = tmp_path / "cluster.yaml"
+    text = f"{{kind: cluster, version: v1, metadata: {{name: {cluster.name}}}, spec: {{%s}}}}"
+    wanted.write_text(text % "second_factor: required")
+    assert "tele mfa add" in cluster.tele.fails(1, "apply", "-f", wanted)
+    local = ("--config", cluster.folder / "tele.yaml")
+    cluster.tele.run("apply", "-f", wanted, *local)
+    try:
+        refused = log_in(tele, cluster, "--ca-pin", pin, status=4)
+        assert "ask an administrator for an invitation" in refused.stderr
+        code = cluster.tele.run("users", "add", "rita", "--invite").stdout.strip()
+        words = ("login", "--proxy", cluster.listen, "--ca-pin", pin, "--invite", code)
+        by_file = (*words, "--password-file", _file(tele, PASSWORD))
+        assert "set up on a terminal, or in a browser" in tele.fails(4, *by_file)
+        terminal = Terminal(tele, *by_file)
+        secret = _app(terminal)
+        terminal.type(_code(secret))
+        assert terminal.end() == 0, terminal.seen
+        assert "recovery codes" in terminal.seen
+        done = cluster.tele.run("users", "mfa", "reset", "rita")
+        assert "needs an invitation" in done.stderr
+        cluster.tele.run("users", "rm", "rita")
+    finally:
+        wanted.write_text(text % "")
+        cluster.tele.run("apply", "-f", wanted, *local)
 
 
 def _file(tele: Tele, text: str) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import segno
 from attrs import define, field, frozen
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -284,6 +285,11 @@ def recording() -> dict[str, Any]:
     }
 
 
+#: Texts that fill QR codes of these versions, so that there is no padding; and the longest.
+VERSIONS: Final = {14: 1, 26: 2, 62: 4, 84: 5, 106: 6, 122: 7, 180: 9, 213: 10, 251: 11, 2331: 40}
+TEXTS: Final = [("otpauth://totp/" + "x" * size)[:size] for size in VERSIONS]
+
+
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All of it, done once."""
@@ -311,7 +317,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "certificate": USERS.issue(USER, MINE) if name == "gets a certificate" else "",
         })  # fmt: skip
     pkcs8 = MINE.signer().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-    wanted = {"servers": asked, "key": encoded(pkcs8), "recording": read}
+    wanted = {"servers": asked, "key": encoded(pkcs8), "recording": read, "codes": TEXTS}
     try:
         done = subprocess.run(
             ["node", str(bundle)], input=json.dumps(wanted), capture_output=True, text=True,
@@ -388,3 +394,12 @@ def test_indexes_are_read_as_tele_reads_them(seen: dict[str, Any]) -> None:
 def test_damaged_recordings_are_refused(seen: dict[str, Any]) -> None:
     """What is cut, changed, of another number, or sealed with another key is not shown (attack)."""
     assert seen["wrong"] == ["refused"] * len(recording()["wrong"])
+
+
+def test_qr_codes_are_those_of_another_program(seen: dict[str, Any]) -> None:
+    """Each module, in versions with one block and with many, with and without alignment."""
+    for text, version, rows in zip(TEXTS, VERSIONS.values(), seen["codes"], strict=True):
+        wanted = segno.make(
+            text, version=version, error="m", mask=2, mode="byte", boost_error=False, micro=False
+        )
+        assert rows == [list(row) for row in wanted.matrix], version

@@ -34,6 +34,7 @@ from tele.auth.recording_keys import RecordingEncryption, RecordingKeys
 from tele.auth.recording_sealing import RecordingSealing
 from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings
+from tele.auth.second_factors import SecondFactors
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.tokens import Tokens
@@ -150,6 +151,9 @@ class World:
             members=members,
             users=Users(self.backend, passwords, moment),
             passwords=passwords,
+            factors=SecondFactors(
+                self.backend, moment, os.urandom, lambda: state.settings.second_factor
+            ),
             tokens=Tokens(self.backend, "c", moment, os.urandom),
             issued=IssuedCertificates(self.backend, "c", moment),
             invitations=Invitations(self.backend, moment, os.urandom),

@@ -48,11 +48,13 @@ from tele.auth.operations.bots import BotOperations
 from tele.auth.operations.certificates import ADMIN_ROLES as ADMIN_ROLES
 from tele.auth.operations.certificates import CertificateOperations
 from tele.auth.operations.cluster import ClusterOperations
+from tele.auth.operations.factor_checks import FactorChecks
 from tele.auth.operations.hosts import HostOperations
 from tele.auth.operations.invitations import InvitationOperations
 from tele.auth.operations.joining import JoinOperations
 from tele.auth.operations.keeping import KeepingOperations
 from tele.auth.operations.locking import Locking
+from tele.auth.operations.mfa import MfaOperations
 from tele.auth.operations.plain_keys import PlainKeyOperations
 from tele.auth.operations.proxying import ProxyingOperations
 from tele.auth.operations.recordings import RecordingOperations
@@ -65,6 +67,7 @@ from tele.auth.recording_uploads import RecordingUploads
 from tele.auth.recordings import Recordings
 from tele.auth.regular_work import Lease, RegularWork
 from tele.auth.retention import Retention, RetentionRules
+from tele.auth.second_factors import SecondFactors
 from tele.auth.session_ends import SessionEnds
 from tele.auth.state import State
 from tele.auth.streams import Streams
@@ -100,6 +103,7 @@ class Collaborators:
     members: Members
     users: Users
     passwords: Passwords
+    factors: SecondFactors
     tokens: Tokens
     invitations: Invitations
     issued: IssuedCertificates
@@ -137,11 +141,16 @@ class LocalAuthority:
             parts.cluster, parts.state, parts.members, parts.users, copies, clock
         )
         quotas = HostQuotas(clock, journal)
+        checks = FactorChecks(parts.factors, journal)
         self._journal = journal
         self._authorizer = authorizer
         self._certificates = CertificateOperations(
             parts.cluster, clock, parts.authorities, parts.issuer, parts.passwords, parts.users,
-            parts.state, parts.members, parts.hosts, parts.issued, authorizer, journal,
+            parts.state, parts.members, parts.hosts, parts.issued, authorizer, journal, checks,
+        )  # fmt: skip
+        administration = Administration(
+            parts.users, parts.tokens, parts.invitations, parts.authorities, parts.passwords,
+            parts.live, clock, authorizer, journal,
         )  # fmt: skip
         rotating = RotatingOperations(
             clock, parts.authorities, parts.hosts,
@@ -162,13 +171,16 @@ class LocalAuthority:
                 parts.ends, parts.disk, authorizer, journal, lambda: parts.heads.latest,
                 parts.uploads.sealing,
             ),
-            Administration(
-                parts.users, parts.tokens, parts.invitations, parts.authorities, parts.passwords,
-                parts.live, clock, authorizer, journal,
+            administration,
+            MfaOperations(
+                parts.factors, checks, parts.passwords, parts.users, administration, authorizer,
+                journal,
             ),
-            InvitationOperations(parts.users, parts.invitations, self._certificates, journal),
+            InvitationOperations(
+                parts.users, parts.invitations, self._certificates, journal, parts.factors, checks
+            ),
             BotOperations(parts.users, parts.tokens, self._certificates, journal),
-            ClusterOperations(parts.settings, journal),
+            ClusterOperations(parts.settings, parts.factors, journal),
             SshdHostOperations(
                 parts.cluster, clock, parts.members, parts.hosts, journal, new_id
             ),

@@ -49,6 +49,7 @@ from tele.auth.recordings import Recordings, uploading_archive
 from tele.auth.regular_work import RegularWork
 from tele.auth.retention import RetentionRules
 from tele.auth.sealed_texts import SealedTexts
+from tele.auth.second_factors import SecondFactors
 from tele.auth.session_ends import END_AFTER, SessionEnds
 from tele.auth.shared_archive import check_shared
 from tele.auth.signing_keys import SigningKeys, open_seal
@@ -332,6 +333,9 @@ class AuthService(Service):
             members=members,
             users=Users(backend, passwords, self._now),
             passwords=passwords,
+            factors=SecondFactors(
+                backend, self._now, self._entropy, lambda: state.settings.second_factor
+            ),
             tokens=Tokens(backend, self._cluster, self._now, self._entropy),
             issued=IssuedCertificates(backend, self._cluster, self._now),
             invitations=Invitations(backend, self._now, self._entropy),

@@ -4,8 +4,9 @@ Invariants:
 
 * A change based on an old revision (``metadata.revision``) is refused.
 * A role that a user holds cannot be removed.
-* A user and their password, or their invitation, are created and removed together: a new user with
-  the name of an earlier one gets neither these nor their resources.
+* A user and their password, or their invitation, are created and removed together, and their
+  second factors removed with them: a new user with the name of an earlier one gets none of these,
+  nor their resources.
 * A resource with ``metadata.expires`` is gone at that time.
 * What a user loses is revoked in the commit that takes it away, so that older certificates do not
   give it any more.
@@ -23,6 +24,7 @@ from attrs import evolve
 from tele.auth.invitations import INVITATIONS
 from tele.auth.passwords import Passwords
 from tele.auth.repository import Repository, Versioned
+from tele.auth.second_factors import factors_removal
 from tele.auth.state import LOCKS, REVOKED_USERS, ROLES
 from tele.errors import Conflict, InvalidInput, NotFound
 from tele.interfaces import Delete, IBackend, Put
@@ -152,6 +154,7 @@ class Users:
             await self._backend.commit(
                 self._users.put(user.metadata.name, stored, if_revision=0, ttl=left),
                 *given,
+                factors_removal(user.metadata.name),
                 self._since_now(user.metadata.name),
                 *revoked,
             )
@@ -173,7 +176,8 @@ class Users:
         more: list[Put | Delete] = await self._revoke_change(before, stored)
         if before is None:
             more += [
-                self._passwords.removal(name), Delete(INVITATIONS + name), self._since_now(name),
+                self._passwords.removal(name), Delete(INVITATIONS + name), factors_removal(name),
+                self._since_now(name),
             ]  # fmt: skip
         elif await self._is_administrator(before):
             more += await self._keep_one(
@@ -208,13 +212,13 @@ class Users:
             made, given = await self._passwords.generated(name)
         return made, (given, Delete(INVITATIONS + name))
 
-    async def accept(self, name: str, revision: int, password: str) -> None:
-        """Exchange the invitation of this revision for a password.
+    async def accept(self, name: str, revision: int, password: str, *also: Put) -> None:
+        """Exchange the invitation of this revision for a password, in one commit with ``also``.
 
         Raises :class:`Conflict` if it was used, replaced or removed meanwhile, as with its user.
         """
         given = await self._passwords.replacement(name, password)
-        await self._backend.commit(given, Delete(INVITATIONS + name, revision))
+        await self._backend.commit(given, Delete(INVITATIONS + name, revision), *also)
 
     async def delete_user(
         self, name: str, force: bool = False, also: Sequence[Delete] = ()
@@ -234,6 +238,7 @@ class Users:
                 self._users.delete(name, user.metadata.revision),
                 self._passwords.removal(name),
                 Delete(INVITATIONS + name),
+                factors_removal(name),
                 self._revoke(entry, revocation),
                 *last,
                 *also,

@@ -31,6 +31,7 @@ from tele.cli.home import CertificateSummary, Home, Profile, is_valid, safe_name
 from tele.cli.lists import read_password, ttl_option, warn_shorter
 from tele.cli.login_secrets import check_ways, is_fresh, kept_keys, read_invitation, read_token
 from tele.cli.openssh import proxy_address, write_openssh_files
+from tele.cli.second_factors import accept, otp_option, show_codes, with_factor
 from tele.errors import InvalidInput, NotLoggedIn, TeleError, WrongClock, quoted
 from tele.model.lifetimes import BOT_LIFETIME, USER_LIFETIME
 from tele.model.scalars import format_duration
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     help="Log in as a machine identity, with the token in this file; - is standard input."
     f" --ttl is {format_duration(BOT_LIFETIME)} then.",
 )
+@otp_option()
 @click.option(
     "--renew",
     is_flag=True,
@@ -84,6 +86,7 @@ def login(
     if_needed: bool,
     invite: str | None,
     token_file: Path | None,
+    otp: str | None,
     renew: bool,
 ) -> None:
     """Get short-lived certificates for a cluster."""
@@ -120,7 +123,7 @@ def login(
     from tele.certs.suites import suite_of
     from tele.certs.x509 import TlsKey
     from tele.https.blocking import BlockingAuthority
-    from tele.model.api.invitations import ACCEPT_INVITATION, AcceptInvitation
+    from tele.model.api.invitations import AcceptInvitation
     from tele.model.api.members import PublicKeys
     from tele.model.api.tokens import TOKEN_LOGIN, TokenLogin
     from tele.model.api.users import LOGIN, LoginRequest
@@ -133,15 +136,22 @@ def login(
     lifetime = USER_LIFETIME if ttl is None else ttl
     if token is not None and ttl is None:
         lifetime = BOT_LIFETIME
+    codes: tuple[str, ...] = ()
+    got: Certificates
     with BlockingAuthority(address, None, trust, f"auth.{known}") as authority:
         if invite is not None:
             accepted = AcceptInvitation(invite, password, keys, lifetime)
-            got = authority.perform(ACCEPT_INVITATION, accepted)
+            got, codes = accept(authority, accepted, known, name, otp)
         elif token is not None:
             got = authority.perform(TOKEN_LOGIN, TokenLogin(token, keys, lifetime))
         else:
             device = _device(home, profile, keys)
-            got = authority.perform(LOGIN, LoginRequest(name, password, keys, lifetime, device))
+            got = with_factor(
+                lambda factor: authority.perform(
+                    LOGIN, LoginRequest(name, password, keys, lifetime, device, factor)
+                ),
+                otp,
+            )
     # The pins that hold now: a rotation may have replaced the key that was pinned.
     host = authority_of(got.authorities, AuthorityKind.HOST)
     profile = Profile(known, address, name, pins if host is None else host.pins)
@@ -149,6 +159,8 @@ def login(
         home, profile, ssh, tls, got, machine=token is not None, kept=kept is not None
     )
     _report_login(profile, summary)
+    if codes:
+        show_codes(codes)
     warn_shorter(got.ssh, ttl)
 
 

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "login": Lazy("tele.cli.login:login", "Get certificates for a cluster."),
     "logout": Lazy("tele.cli.login:logout", "Remove the certificates of a cluster."),
     "passwd": Lazy("tele.cli.passwd:passwd", "Change your own password."),
+    "mfa": Lazy("tele.cli.mfa:mfa", "Manage your second factors."),
     "status": Lazy("tele.cli.status:status", "Show your login, and how long it is valid."),
     "ls": Lazy("tele.cli.nodes:ls", "List the nodes that you may log in to."),
     "ssh": Lazy("tele.cli.ssh:ssh", "Log in to a node, or run a command there."),

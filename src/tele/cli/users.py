@@ -46,6 +46,7 @@ _LOGINS = "logins"
         "update": Lazy("tele.cli.users:update", "Change a user's roles, logins and expiry."),
         "reset": Lazy("tele.cli.users:reset", "Set a new password; ends a lock-out."),
         "rm": Lazy("tele.cli.users:rm", "Remove a user."),
+        "mfa": Lazy("tele.cli.mfa:users_mfa", "Manage second factors of users."),
     },
 )
 def users() -> None:

@@ -20,6 +20,8 @@ _STATUS: Final[Mapping[type[TeleError], int]] = {
     errors.PeerError: 400,
     errors.NotLoggedIn: 401,
     errors.AccessDenied: 403,
+    errors.SecondFactorNeeded: 403,
+    errors.SecondFactorUnset: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.BadRecording: 422,

@@ -25,6 +25,7 @@ from tele.model.joining import JOIN_RULES_LIMIT, JoinRule
 from tele.model.names import NAME
 from tele.model.recording_modes import MODES, ProxyLogin
 from tele.model.recording_modes import RecordingMode as RecordingMode
+from tele.model.second_factors import SecondFactorMode
 from tele.model.sizes import Size
 from tele.model.time_windows import WINDOWS_LIMIT, TimeWindow
 from tele.model.trace import SYSCALLS_LIMIT, TraceKind
@@ -139,7 +140,8 @@ class RoleOptions:
 
     ``client_idle_timeout`` ends a connection without activity, 0 is never; with
     ``disconnect_expired_cert`` one ends with the certificate of its login. None is the cluster's.
-    ``require_mfa`` refuses logins without a second factor; this version has none.
+    ``require_mfa`` refuses sessions without a second factor of their own; this version asks for
+    none.
     ``max_connections`` is how many SSH connections a user has at once, on all hosts.
 
     Outside of its ``valid_times`` a role allows nothing, and denies what it denies.
@@ -278,7 +280,8 @@ class RecordingSettings:
 class ClusterSpec:
     """Settings that hold in the whole cluster; see :mod:`tele.model.cluster_settings`.
 
-    ``recordings_retention`` None: what the configuration of auth says.
+    ``recordings_retention`` None: what the configuration of auth says. ``second_factor`` is whether
+    users log in with one.
     """
 
     session_recording: RecordingSettings = RecordingSettings()
@@ -290,6 +293,7 @@ class ClusterSpec:
     client_idle_timeout: timedelta = field(default=timedelta(0), metadata=OMITTED)
     disconnect_expired_cert: bool = field(default=False, metadata=OMITTED)
     host_certificates: HostCertificates = field(default=HostCertificates(), metadata=OMITTED)
+    second_factor: SecondFactorMode = field(default=SecondFactorMode.OPTIONAL, metadata=OMITTED)
 
     @property
     def for_hosts(self) -> HostSettings:

@@ -175,8 +175,8 @@ def obliged(binding: Mapping[str, RoleOptions], certificate: CertificateLimits) 
         if options.require_mfa:
             return Denied(
                 Reason.MFA,
-                f"role {name} requires a second factor (require_mfa), and this version of tele has"
-                " none",
+                f"role {name} requires a second factor for each session (require_mfa), which this"
+                " version of tele does not ask for",
             )
         if options.pin_source_ip and not certificate.pinned:
             return Denied(

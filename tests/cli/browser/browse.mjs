@@ -1,6 +1,7 @@
 // Uses the pages of a proxy as a person would, in a real Chromium. It reads one JSON object from standard
 // input, does everything once, in one browser, and prints what it saw as one JSON object.
 
+import { createHmac } from "node:crypto";
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -42,6 +43,18 @@ function watched(page) {
     }),
   );
   return page;
+}
+
+/** The code of an authenticator app (RFC 6238), `ahead` steps from now. */
+function totp(secret, ahead = 0) {
+  const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+  const bits = Array.from(secret, (each) => letters.indexOf(each).toString(2).padStart(5, "0")).join("");
+  const key = Buffer.from(bits.match(/.{8}/g).map((each) => parseInt(each, 2)));
+  const step = Buffer.alloc(8);
+  step.writeBigUInt64BE(BigInt(Math.floor(Date.now() / 30_000) + ahead));
+  const made = createHmac("sha1", key).update(step).digest();
+  const at = made[19] & 15;
+  return String((made.readUInt32BE(at) & 0x7fffffff) % 1_000_000).padStart(6, "0");
 }
 
 /** Do one part: what fails is told with its name, and does not stop the others. */
@@ -245,6 +258,37 @@ await part("invitation", async () => {
   await guest.fill("input[name=again]", password);
   await guest.click("button.primary");
   found.user = await guest.locator("header .user").innerText();
+  await guest.click("header .user");
+  await guest.click("text=Add an authenticator app");
+  found.faults = await faults(guest);
+  await picture(guest, "second_factor");
+  await guest.click("summary");
+  const secret = (await guest.locator("details code").innerText()).replace(/ /g, "");
+  found.modules = (await guest.getAttribute(".qr path", "d")).split("M").length - 1;
+  await guest.fill("input[name=new-code]", totp(secret));
+  await guest.fill("input[name=password]", password);
+  await guest.click("form button.primary");
+  await guest.waitForSelector(".codes li");
+  const codes = await guest.locator(".codes li").allInnerTexts();
+  found.codes = codes.length;
+  const again = async (code) => {
+    await guest.click("text=Log out");
+    await guest.fill("input[name=user]", found.user);
+    await guest.fill("input[name=password]", password);
+    await guest.click("button.primary");
+    await guest.fill("input[name=code]", "000000");
+    await guest.click("button.primary");
+    await guest.waitForFunction(() => document.querySelector(".problem")?.textContent);
+    found.refused = await guest.textContent(".problem");
+    await guest.fill("input[name=code]", code);
+    await guest.click("button.primary");
+    await guest.waitForSelector("header .user");
+  };
+  await again(totp(secret, 1));
+  await again(codes[0]);
+  await guest.waitForSelector("tele-second-factors tbody tr");
+  found.devices = await guest.locator("tele-second-factors tbody tr").allInnerTexts();
+  found.left = await guest.locator("tele-second-factors p").allInnerTexts();
   await other.close();
   return found;
 });

@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { fromBase64, hex, text, utf8 } from "../../../web/src/net/bytes.js";
 import { HttpConnection } from "../../../web/src/net/http.js";
+import { qrCode } from "../../../web/src/net/qr.js";
 import { type Stream, Tls } from "../../../web/src/net/tls.js";
 import { fromPem } from "../../../web/src/net/x509.js";
 import { readChunk } from "../../../web/src/tape/chunk.js";
@@ -97,5 +98,6 @@ found["wrong"] = await Promise.all(
     }
   }),
 );
+found["codes"] = asked.codes.map((each: string) => qrCode(each).map((row) => row.map(Number)));
 console.log(JSON.stringify(found));
 process.exit(0);

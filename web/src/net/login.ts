@@ -5,6 +5,7 @@
 
 import { ApiError, Authority } from "./authority.js";
 import { Bytes, base64, concat, sized, utf8 } from "./bytes.js";
+import type { NewDevice, SecondFactor } from "./second_factors.js";
 import { SocketStream } from "./socket.js";
 import { fromPem, pin } from "./x509.js";
 
@@ -37,6 +38,13 @@ interface Issued {
   tls: string;
   expires: string;
   authorities: { kind: string; tls_certificates: string[] }[];
+  recovery_codes?: string[];
+}
+
+/** A login, and recovery codes where a second factor was set up with it: they are shown once. */
+export interface LoggedIn {
+  login: Login;
+  codes: string[];
 }
 
 export async function fetchCluster(): Promise<Cluster> {
@@ -72,18 +80,30 @@ async function pem(key: CryptoKey): Promise<string> {
   return ["-----BEGIN PUBLIC KEY-----", ...lines, "-----END PUBLIC KEY-----", ""].join("\n");
 }
 
-/** Log in with a password, which only auth reads. Throws ApiError. */
-export const logIn = (cluster: Cluster, user: string, password: string): Promise<Login> =>
-  issue(cluster, user, "/v1/login", { user, password });
+/** Log in with a password and a second factor, which only auth reads. Throws ApiError. */
+export const logIn = (
+  cluster: Cluster,
+  user: string,
+  password: string,
+  factor: SecondFactor | null,
+): Promise<LoggedIn> => issue(cluster, user, "/v1/login", { user, password, ...(factor && { second_factor: factor }) });
+
+export const invitedUser = (code: string): string => code.split(":", 1)[0]!;
 
 /** Accept an invitation, which names the user: set the first password, and log in. Throws ApiError. */
-export function accept(cluster: Cluster, code: string, password: string): Promise<Login> {
-  const [user = "", secret] = code.split(":", 2);
-  if (!secret) throw new ApiError("invalid", "this is not an invitation: it begins with the name of a user and :");
-  return issue(cluster, user, "/v1/invitation", { code, password });
+export function accept(
+  cluster: Cluster,
+  code: string,
+  password: string,
+  factor: SecondFactor | null,
+  device: NewDevice | null,
+): Promise<LoggedIn> {
+  if (!code.split(":", 2)[1]) throw new ApiError("invalid", "this is not an invitation: it begins with the name of a user and :");
+  const more = { ...(factor && { second_factor: factor }), ...(device && { device }) };
+  return issue(cluster, invitedUser(code), "/v1/invitation", { code, password, ...more });
 }
 
-async function issue(cluster: Cluster, user: string, path: string, proof: object): Promise<Login> {
+async function issue(cluster: Cluster, user: string, path: string, proof: object): Promise<LoggedIn> {
   const [ssh, tls] = [await makeKeys(), await makeKeys()];
   const asked = { ...proof, keys: { ssh: await sshLine(ssh.publicKey), tls: await pem(tls.publicKey) } };
   const asNobody = authority(cluster.cluster, cluster.trust, null);
@@ -101,7 +121,7 @@ async function issue(cluster: Cluster, user: string, path: string, proof: object
       sshCertificate: issued.ssh,
     };
     await keep(login);
-    return login;
+    return { login, codes: issued.recovery_codes ?? [] };
   } finally {
     asNobody.close();
   }

@@ -11,6 +11,7 @@ import "./audit.js";
 import "./login.js";
 import "./nodes.js";
 import "./recordings.js";
+import "./second_factors.js";
 
 interface Place {
   page: string;
@@ -105,7 +106,7 @@ export class App extends Page {
         <a class="skip" href="#content" @click=${this.#skip}>Skip to the content</a>
         <strong>${this.cluster.cluster}</strong>
         <nav aria-label="Pages">${link("nodes", "Nodes")} ${link("recordings", "Recordings")} ${link("audit", "Audit")}</nav>
-        <span class="user" title=${`until ${date(this.login.expires)}`}>${printable(this.login.user)}</span>
+        <a class="user" href="#/security" title=${`until ${date(this.login.expires)}`}>${printable(this.login.user)}</a>
         <button @click=${() => this.#logOut()}>Log out</button>
       </header>
       <main id="content" tabindex="-1">${this.#page()}</main>
@@ -126,6 +127,9 @@ export class App extends Page {
     }
     if (page === "recordings") return html`<tele-recordings .auth=${this.auth}></tele-recordings>`;
     if (page === "audit") return html`<tele-audit .auth=${this.auth}></tele-audit>`;
+    if (page === "security") {
+      return html`<tele-second-factors .auth=${this.auth} .cluster=${this.login!.cluster}></tele-second-factors>`;
+    }
     return html`<p>There is no such page. <a href="#/nodes">Nodes</a></p>`;
   }
 }

@@ -1,7 +1,10 @@
 // The log-in page.
 
 import { html, nothing } from "lit";
-import { type Cluster, type Login, accept, logIn, pins } from "../net/login.js";
+import { ApiError } from "../net/authority.js";
+import { type Cluster, type LoggedIn, type Login, accept, invitedUser, logIn, pins } from "../net/login.js";
+import { newSecret } from "../net/second_factors.js";
+import { codeField, recovery, setup } from "./second_factors.js";
 import { Page } from "./page.js";
 
 export class LoginPage extends Page {
@@ -12,6 +15,8 @@ export class LoginPage extends Page {
     problem: { state: true },
     isBusy: { state: true },
     pins: { state: true },
+    needs: { state: true },
+    done: { state: true },
   };
   declare cluster: Cluster;
   declare message: string;
@@ -20,10 +25,17 @@ export class LoginPage extends Page {
   declare problem: string;
   declare isBusy: boolean;
   declare pins: string[];
+  /** What auth asked for beside the password. */
+  declare needs: "" | "code" | "setup";
+  /** A login whose recovery codes are still shown. */
+  declare done: LoggedIn | null;
+  #secret = "";
+  #user = "";
 
   constructor() {
     super();
-    this.message = this.problem = "";
+    this.message = this.problem = this.needs = "";
+    this.done = null;
     this.invitation = null;
     this.isBusy = false;
     this.pins = [];
@@ -41,23 +53,44 @@ export class LoginPage extends Page {
     this.isBusy = true;
     this.problem = "";
     try {
-      const login = await this.#answer(given);
+      const done = await this.#answer(given);
       form.reset();
-      this.dispatchEvent(new CustomEvent<Login>("logged-in", { bubbles: true, detail: login }));
+      this.needs = this.#secret = "";
+      if (done.codes.length) this.done = done;
+      else this.#enter(done.login);
     } catch (error) {
-      this.problem = this.failed(error);
+      const kind = error instanceof ApiError ? error.kind : "";
+      if (kind === "second_factor" && this.needs !== "code") this.needs = "code";
+      else if (kind === "second_factor_unset" && this.invitation !== null && this.needs !== "setup") {
+        this.needs = "setup";
+        this.#secret = newSecret();
+        this.#user = invitedUser(String(given.get("code-of-invitation")).trim());
+      } else this.problem = this.failed(error);
       await this.updateComplete;
-      (form.elements.namedItem("password") as HTMLInputElement).select();
+      const [field] = ["code", "new-code", "password"].map((name) => form.elements.namedItem(name)).filter(Boolean);
+      (field as HTMLInputElement).select();
     } finally {
       this.isBusy = false;
     }
   }
 
-  #answer(given: FormData): Promise<Login> {
+  #enter(login: Login): void {
+    this.dispatchEvent(new CustomEvent<Login>("logged-in", { bubbles: true, detail: login }));
+  }
+
+  #answer(given: FormData): Promise<LoggedIn> {
     const field = (name: string): string => String(given.get(name));
-    if (this.invitation === null) return logIn(this.cluster, field("user").trim(), field("password"));
+    const factor = this.needs === "code" ? { code: field("code").trim() } : null;
+    if (this.invitation === null) return logIn(this.cluster, field("user").trim(), field("password"), factor);
     if (field("password") !== field("again")) throw new Error("the two passwords are not the same");
-    return accept(this.cluster, field("code").trim(), field("password"));
+    const shown = field("new-code").replace(/ /g, "");
+    const device = this.needs === "setup" ? { name: "phone", secret: this.#secret, code: shown } : null;
+    return accept(this.cluster, field("code-of-invitation").trim(), field("password"), factor, device);
+  }
+
+  #toggle(): void {
+    this.invitation = this.invitation === null ? "" : null;
+    this.needs = this.problem = "";
   }
 
   #fields() {
@@ -68,13 +101,23 @@ export class LoginPage extends Page {
       `;
     }
     return html`
-      <label>Invitation<input name="code" autocomplete="off" autocapitalize="none" spellcheck="false" required .value=${this.invitation} /></label>
+      <label>Invitation<input name="code-of-invitation" autocomplete="off" autocapitalize="none" spellcheck="false" required .value=${this.invitation} /></label>
       <label>New password<input name="password" type="password" autocomplete="new-password" required /></label>
       <label>Again<input name="again" type="password" autocomplete="new-password" required /></label>
     `;
   }
 
   override render() {
+    if (this.done !== null) {
+      const { login, codes } = this.done;
+      return html`
+        <main class="login">
+          <h1>Second factor set up</h1>
+          ${recovery(codes)}
+          <button class="primary" @click=${() => this.#enter(login)}>I have kept them</button>
+        </main>
+      `;
+    }
     const isInvited = this.invitation !== null;
     const problem = this.problem || this.message;
     return html`
@@ -82,9 +125,11 @@ export class LoginPage extends Page {
         <form @submit=${this.#submit}>
           <h1>${isInvited ? "Set your password for" : "Log in to"} ${this.cluster.cluster}</h1>
           ${this.#fields()}
+          ${this.needs === "code" ? codeField() : nothing}
+          ${this.needs === "setup" ? setup(this.cluster.cluster, this.#user, this.#secret) : nothing}
           <p class="problem" role="alert">${problem || nothing}</p>
           <button class="primary" ?disabled=${this.isBusy}>${this.isBusy ? "Logging in…" : "Log in"}</button>
-          <button type="button" class="link" @click=${() => (this.invitation = isInvited ? null : "")}>
+          <button type="button" class="link" @click=${this.#toggle}>
             ${isInvited ? "I have a password" : "I have an invitation"}
           </button>
         </form>

@@ -153,7 +153,7 @@ class Administration:
         had = () if before is None else before.spec.roles
         for each in (before, request.user):
             if each is not None:
-                await self._check_user(caller, "update", each)
+                await self.check_user(caller, "update", each)
         spec = UserSpec() if before is None else before.spec
         await self._check_giving(caller, request.user.spec, spec)
         force = await self._authorizer.forces(caller, request.force)
@@ -177,7 +177,7 @@ class Administration:
                 Reason.RULE.value,
             )
 
-    async def _check_user(self, caller: Caller, verb: str, user: User) -> None:
+    async def check_user(self, caller: Caller, verb: str, user: User) -> None:
         """Raise :class:`AccessDenied` unless the caller may ``verb`` this user: by a condition none
         whom it would be a gain to be.
         """
@@ -195,7 +195,7 @@ class Administration:
     async def reset_user(self, request: api.ResetUser, caller: Caller) -> api.UserPassword:
         """Give a user a new password, or an invitation; resets the failed attempts."""
         opened = self._opened(request.name, request.password, request.invite)
-        await self._check_user(caller, "update", await self._users.user(request.name))
+        await self.check_user(caller, "update", await self._users.user(request.name))
         user, made = await self._users.reset_user(request.name, request.password, opened.change)
         if opened.change is None:
             await self._journal.emit("user.password", caller, name=request.name)
@@ -228,7 +228,7 @@ class Administration:
         """Remove a user with their password and their tokens, and end their sessions."""
         name = request.name
         force = await self._authorizer.forces(caller, request.force)
-        await self._check_user(caller, "delete", await self._users.user(name))
+        await self.check_user(caller, "delete", await self._users.user(name))
         tokens = await self._tokens.made_by(name)
         await self._users.delete_user(name, force, tuple(tokens.values()))
         sessions = tuple(each.session for each in await self._live.of_user(name))

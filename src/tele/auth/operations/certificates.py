@@ -14,6 +14,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 
 from tele.auth.authorities import Authorities
@@ -24,6 +25,7 @@ from tele.auth.issued import IssuedCertificate, IssuedCertificates
 from tele.auth.issuing import Issuer, check_keys
 from tele.auth.journal import LOCAL, Journal
 from tele.auth.members import Members
+from tele.auth.operations.factor_checks import FactorChecks
 from tele.auth.passwords import Attempt, Passwords
 from tele.auth.presence import Hosts
 from tele.auth.sshd_names import check_free, check_key_id, check_name
@@ -84,7 +86,9 @@ class CertificateOperations:
         issued: IssuedCertificates,
         authorizer: Authorizer,
         journal: Journal,
+        checks: FactorChecks,
     ) -> None:
+        self._checks = checks
         self._members = members
         self._hosts = hosts
         self._issued = issued
@@ -112,7 +116,7 @@ class CertificateOperations:
 
     # -- anyone -----------------------------------------------------------------------
     async def login(self, request: api.LoginRequest, caller: Caller) -> Certificates:
-        """Issue certificates for a password."""
+        """Issue certificates for a password and, for users who have one, a second factor."""
         # Before the password, so that an invalid request does not reveal whether it is right.
         check_keys(request.keys)
         if request.ttl <= timedelta(0):
@@ -128,13 +132,20 @@ class CertificateOperations:
             reason = "locked"
         if user is None or reason:
             raise await self._refuse(request.user, outcome, reason, caller, attempt)
+        shown = await self._checks.require(
+            request.user, request.second_factor, caller, attempt, "user.login"
+        )
         try:
-            certificates = await self.issue(user, request.keys, request.ttl, issued, caller)
+            certificates = await self.issue(
+                user, request.keys, request.ttl, issued, caller, mfa=bool(shown.how)
+            )
         except TeleError as error:
             why = str(error)[:TEXT_LIMIT]
             await self._journal.emit("user.login", caller, user=request.user, ok=False, error=why)
             raise
-        await self._journal.emit("user.login", caller, user=request.user, roles=user.spec.roles)
+        await self._journal.emit(
+            "user.login", caller, user=request.user, roles=user.spec.roles, **shown.fields
+        )
         return certificates
 
     def _attempt(self, request: api.LoginRequest, caller: Caller) -> Attempt:
@@ -232,13 +243,18 @@ class CertificateOperations:
         return await self.issue(await self._users.user(name), keys, ttl, issued, LOCAL)
 
     async def issue(
-        self, user: User, keys: PublicKeys, ttl: timedelta, issued: datetime, caller: Caller
-    ) -> Certificates:
-        """Issue certificates as of ``issued``, which was read before ``user``."""
+        self, user: User, keys: PublicKeys, ttl: timedelta, issued: datetime, caller: Caller,
+        *, mfa: bool = False,
+    ) -> Certificates:  # fmt: skip
+        """Issue certificates as of ``issued``, which was read before ``user``.
+
+        ``mfa`` is whether the user has shown a second factor.
+        """
         self._check_unlocked(user)
         address = host_of(caller.remote_addr)
         await self._users.note_issue(user.metadata.name, issued)
         request = self._issuer.user_request(user, self._held(user), ttl, issued, address)
+        request = evolve(request, mfa=mfa)
         certificates, serial = self._issuer.user(request, keys, issued)
         await self._note(
             serial,
@@ -251,6 +267,7 @@ class CertificateOperations:
             serial=str(serial),
             logins=list(request.logins),
             expires=format_time(certificates.expires),
+            mfa=mfa,
         )
         return certificates
 

@@ -44,6 +44,11 @@ from tele.model.api.members import JOIN as JOIN
 from tele.model.api.members import REJOIN as REJOIN
 from tele.model.api.members import RENEW as RENEW
 from tele.model.api.members import WATCH_STATE as WATCH_STATE
+from tele.model.api.mfa import ADD_MFA as ADD_MFA
+from tele.model.api.mfa import GET_MFA as GET_MFA
+from tele.model.api.mfa import NEW_RECOVERY_CODES as NEW_RECOVERY_CODES
+from tele.model.api.mfa import REMOVE_MFA as REMOVE_MFA
+from tele.model.api.mfa import RESET_MFA as RESET_MFA
 from tele.model.api.operation import Operation
 from tele.model.api.plain_keys import LIST_PLAIN_KEYS as LIST_PLAIN_KEYS
 from tele.model.api.plain_keys import REPLACE_PLAIN_KEY as REPLACE_PLAIN_KEY

@@ -13,6 +13,7 @@ from tele.model.authority import Certificates
 from tele.model.bounds import OMITTED
 from tele.model.lifetimes import USER_LIFETIME
 from tele.model.resources import User
+from tele.model.second_factors import SecondFactor
 from tele.model.session import Session
 
 
@@ -31,7 +32,8 @@ class KnownDevice:
 class LoginRequest:
     """``ttl`` is cut to what the user's roles allow. The password never shows in a repr.
 
-    With ``device`` the caller does not wait because others tried wrong passwords.
+    With ``device`` the caller does not wait because others tried wrong passwords. Without the
+    ``second_factor`` that a user has, the answer to the right password is that it is needed.
     """
 
     user: str
@@ -39,6 +41,7 @@ class LoginRequest:
     keys: PublicKeys
     ttl: timedelta = USER_LIFETIME
     device: KnownDevice | None = None
+    second_factor: SecondFactor | None = field(default=None, metadata=OMITTED)
 
 
 @frozen

@@ -1,0 +1,105 @@
+"""Operations on second factors: users set up their own, administrators see and remove them."""
+
+from __future__ import annotations
+
+from attrs import field, frozen
+
+from tele.model.api.operation import Nothing, Operation, Permitted, Users
+from tele.model.bounds import OMITTED
+from tele.model.second_factors import MfaDevice, NewDevice, SecondFactor
+
+
+@frozen
+class GetMfa:
+    """The devices of ``user``; empty: of the caller."""
+
+    user: str = ""
+
+
+@frozen
+class MfaDevices:
+    """``recovery_codes`` is how many are left; ``mode`` is the cluster's ``second_factor``."""
+
+    user: str
+    devices: tuple[MfaDevice, ...]
+    recovery_codes: int
+    mode: str
+
+
+@frozen
+class AddMfa:
+    """Set up an authenticator app for the caller, who proves the password and, with a device
+    already, a second factor.
+    """
+
+    device: NewDevice
+    password: str = field(repr=False)
+    second_factor: SecondFactor | None = field(default=None, metadata=OMITTED)
+
+
+@frozen
+class MfaAdded:
+    """``recovery_codes`` are there with the first device, this once."""
+
+    device: MfaDevice
+    recovery_codes: tuple[str, ...] = field(default=(), repr=False)
+
+
+@frozen
+class RemoveMfa:
+    """Remove a device of the caller, by its id or name; proves password and second factor."""
+
+    device: str
+    password: str = field(repr=False)
+    second_factor: SecondFactor | None = field(default=None, metadata=OMITTED)
+
+
+@frozen
+class NewRecoveryCodes:
+    """Make new recovery codes for the caller, who proves password and second factor."""
+
+    password: str = field(repr=False)
+    second_factor: SecondFactor | None = field(default=None, metadata=OMITTED)
+
+
+@frozen
+class RecoveryCodes:
+    """New recovery codes, shown this once; earlier ones are void."""
+
+    recovery_codes: tuple[str, ...] = field(repr=False)
+
+
+@frozen
+class ResetMfa:
+    """Remove the ``device`` (id or name) of the user ``name``; empty: all their devices."""
+
+    name: str
+    device: str = ""
+
+
+_LIMIT = 16 * 1024
+
+GET_MFA = Operation(
+    "get_mfa", "GET", "/v1/mfa", GetMfa, MfaDevices, (Users(),),
+    "One's second factors, or those of a user",
+)  # fmt: skip
+
+ADD_MFA = Operation(
+    "add_mfa", "POST", "/v1/mfa", AddMfa, MfaAdded, (Users(),),
+    "Set up a second factor for oneself", limit=_LIMIT, cost=50,
+)  # fmt: skip
+
+REMOVE_MFA = Operation(
+    "remove_mfa", "POST", "/v1/mfa/remove", RemoveMfa, Nothing, (Users(),),
+    "Remove one's own second factor", limit=_LIMIT, cost=50,
+)  # fmt: skip
+
+NEW_RECOVERY_CODES = Operation(
+    "new_recovery_codes", "POST", "/v1/mfa/recovery", NewRecoveryCodes, RecoveryCodes, (Users(),),
+    "Make new recovery codes", limit=_LIMIT, cost=50,
+)  # fmt: skip
+
+RESET_MFA = Operation(
+    "reset_mfa", "POST", "/v1/users/{name}/mfa/reset", ResetMfa, MfaDevices,
+    (Permitted("user", "update", each=True),), "Remove second factors of a user", cost=2,
+)  # fmt: skip
