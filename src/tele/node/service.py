@@ -167,13 +167,13 @@ class NodeService(Service):
         """Why it serves no clients now, or nothing."""
         if not self.running:
             return "the node is stopping" if self.ready.called else "the node is starting"
-        return self._admission.problem if self.ready.called else "the node is starting"
+        return self._realm.admission.problem if self.ready.called else "the node is starting"
 
     def samples(self) -> Iterator[Sample]:
         """See :class:`tele.measures.metric.Measured`."""
         yield from login_samples(self._audit)
         yield from server_samples(self.factory)
-        yield catalogue.SESSIONS.at(len(self._admission.sessions))
+        yield catalogue.SESSIONS.at(len(self._realm.admission.sessions))
         if self._agents is not None:
             yield catalogue.TUNNELS.at(len(self._agents.proxy_ids))
 
