@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "tele"
 #: Options of other programs that pages name, with the program.
 FOREIGN_OPTIONS = {
+    "--auto-compaction-retention": "etcd",
+    "--quota-backend-bytes": "etcd",
     "--norc": "bash",
     "--no-config": "fish",
     "--help": "any program",

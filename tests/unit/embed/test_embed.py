@@ -68,9 +68,9 @@ def test_unknown_kinds_and_arguments(tmp_path: Path) -> None:
     """What there is gets listed; a plugin refuses arguments that mean nothing to it."""
     surroundings = Surroundings(Clock(), tmp_path)
     with pytest.raises(
-        InvalidInput, match="no plugin for 'etcd'; there are memory, postgresql, sqlite"
+        InvalidInput, match="no plugin for 'consul'; there are etcd, memory, postgresql, sqlite"
     ):
-        choose(IBackendFactory, Chosen("etcd", "//x"), surroundings)
+        choose(IBackendFactory, Chosen("consul", "//x"), surroundings)
     with pytest.raises(InvalidInput, match="takes no arguments"):
         choose(IBackendFactory, Chosen("memory", "x"), surroundings)
 
