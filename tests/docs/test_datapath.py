@@ -39,6 +39,9 @@ NOT_TAKEN = {
     "src/tele/spawner/traced.py": "a session whose programs are traced",
     "src/tele/store/postgres.py": "a store in PostgreSQL",
     "src/tele/store/postgres_session.py": "a store in PostgreSQL",
+    "src/tele/store/etcd.py": "a store in etcd",
+    "src/tele/store/etcd_session.py": "a store in etcd",
+    "src/tele/store/etcd_client.py": "a store in etcd",
     "src/tele/recording/recovery.py": "after a crash",
     "src/tele/recording/leftovers.py": "after a crash",
     "src/tele/cli/player.py": "a replay on a terminal",
@@ -126,6 +129,8 @@ class Trace:
 
     folder: Path
     cluster: Cluster
+    #: The recording of the last session on a terminal.
+    of_terminal: str = ""
 
     def files(self, *parts: str, start: dict[str, int] | None = None) -> set[str]:
         """What ``parts`` ran, since their notes had the sizes ``start``."""
@@ -150,6 +155,7 @@ class Trace:
         def is_complete() -> bool:
             (made,) = self.recordings() - before or {""}
             done = self.cluster.tele("recordings", "verify", made, check=False)
+            self.of_terminal = made
             return done.returncode == 0
 
         wait_for(is_complete, "the recording to be complete")
@@ -161,9 +167,9 @@ class Trace:
         return {each["id"] for each in json.loads(listed)}
 
     def replay(self) -> None:
-        """Replay a recording, in a process that notes what it runs."""
+        """Replay the recording of the last terminal, in a process that notes what it runs."""
         subprocess.run(
-            [str(BIN / "tele"), "play", self.recordings().pop(), "--format", "text"],
+            [str(BIN / "tele"), "play", self.of_terminal, "--format", "text"],
             env=self.cluster.environment | traced(self.folder, "play"),
             stdout=subprocess.DEVNULL, check=True, timeout=60,
         )  # fmt: skip
