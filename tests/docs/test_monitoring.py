@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import fields_dict
 from prometheus_client import ProcessCollector
 from ruamel.yaml import YAML
 
 from document_blocks import ROOT
-from tele.config.values import AuthConfig, MetricsAddress, NodeConfig, ProxyConfig
+from tele.config.metrics import NODE_DEFAULT
+from tele.config.values import AuthConfig, ProxyConfig
 from tele.measures.catalogue import CATALOGUE
 from tele.measures.metric import Kind
 
@@ -107,9 +109,9 @@ def test_prometheus_asks_where_parts_listen() -> None:
         for job in read_yaml("prometheus.yml")["scrape_configs"]
         for config in job["static_configs"]
     }
-    for part, cls in (("auth", AuthConfig), ("proxy", ProxyConfig), ("node", NodeConfig)):
-        default: MetricsAddress = cls.__attrs_attrs__.metrics.default  # type: ignore[attr-defined]
-        assert targets[part] == [str(default)]
+    for part, cls in (("auth", AuthConfig), ("proxy", ProxyConfig)):
+        assert targets[part] == [str(fields_dict(cls)["metrics"].default)]
+    assert targets["node"] == [str(NODE_DEFAULT)]
 
 
 def test_every_number_is_on_the_dashboard_or_in_a_rule() -> None:

@@ -31,4 +31,9 @@ def _metrics(port: int) -> Any:
 
 AUTH_METRICS: Final = _metrics(3035)
 PROXY_METRICS: Final = _metrics(3090)
-NODE_METRICS: Final = _metrics(3032)
+NODE_DEFAULT: Final = MetricsAddress(Address("127.0.0.1", 3032))
+NODE_METRICS: Final = key(
+    f"As that of a proxy. Default: ``{NODE_DEFAULT}``; ``off`` for a node that listens nowhere.",
+    None,
+    port=3032,
+)

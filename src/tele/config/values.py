@@ -419,7 +419,15 @@ class NodeConfig:
     )
     state: Keep = key("``disk`` or ``memory``: a new host at each start.", Keep.DISK)
     penalties: PenaltiesConfig = _PENALTIES
-    metrics: MetricsAddress = NODE_METRICS
+    metrics: MetricsAddress | None = NODE_METRICS
+
+    @property
+    def listen_at(self) -> Address | None:
+        """Where SSH is served, None for nowhere."""
+        tunnelled = self.join is not None and self.join.proxy is not None
+        if self.listen is None and not tunnelled:
+            return Address("0.0.0.0", 3022)  # noqa: S104  (a server's default)
+        return self.listen
 
 
 @frozen

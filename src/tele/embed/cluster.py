@@ -168,7 +168,7 @@ class ClusterService(MultiService):
         measured: Callable[[], Iterable[Measured]],
     ) -> None:
         """Serve the numbers of a part: added before it, this stops after it."""
-        made = metrics_service(self._reactor, part, config.metrics, problem, measured)
+        made = metrics_service(self._reactor, part, config, problem, measured)
         if made is not None:
             made.setServiceParent(self)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from tele.config.values import MetricsAddress
+from tele.config.metrics import NODE_DEFAULT, MetricsAddress
+from tele.config.values import AuthConfig, NodeConfig, ProxyConfig
 from tele.embed.hosts import HostService
 from tele.measures.metric import Measured
 from tele.membership.numbers import MemberNumbers
@@ -19,15 +20,22 @@ if TYPE_CHECKING:
 def metrics_service(
     reactor: Reactor,
     part: str,
-    listen: MetricsAddress,
+    config: AuthConfig | NodeConfig | ProxyConfig,
     problem: Callable[[], str],
     measured: Callable[[], Iterable[Measured]],
 ) -> MetricsService | None:
-    """Return the page of ``part`` at ``listen``; None if that is nowhere."""
-    address = listen.address
+    """Return the page of ``part`` where ``config`` says; None if that is nowhere."""
+    address = _listen_at(config).address
     if address is None:
         return None
     return MetricsService(reactor, part, (address.host, address.port), problem, measured)
+
+
+def _listen_at(config: AuthConfig | NodeConfig | ProxyConfig) -> MetricsAddress:
+    if config.metrics is not None:
+        return config.metrics
+    # A node that users reach through tunnels binds no port that is not in its configuration.
+    return MetricsAddress(None) if config.listen_at is None else NODE_DEFAULT
 
 
 def auth_problem(auth: AuthService | None) -> str:

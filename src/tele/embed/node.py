@@ -99,10 +99,8 @@ def _locked_node(
         LabelCommand(name, each.command, each.period) for name, each in config.commands.items()
     )
     labels = Labels(reactor, spawning, config.labels, commands)
-    listen = config.listen
+    listen = config.listen_at
     tunnelled = config.join is not None and config.join.proxy is not None
-    if listen is None and not tunnelled:
-        listen = Address("0.0.0.0", 3022)  # noqa: S104  (a server's default)
     mode = Mode.DIRECT if not tunnelled else Mode.TUNNEL if listen is None else Mode.BOTH
     presence = NodePresence(config.name or host_name(), labels, mode=mode)
     store = agreeing(store or open_store(config, data_dir), join, HostRole.NODE, data_dir)
