@@ -9,8 +9,9 @@ Invariants:
 
 from __future__ import annotations
 
-import shlex
 from typing import Final, NamedTuple
+
+from tele.spawner.shells import split_words
 
 COMMAND_LIMIT: Final = 64 * 1024
 #: Paths on one command line.
@@ -31,7 +32,7 @@ def read_scp(command: bytes) -> ScpRequest | None:
     if len(command) > COMMAND_LIMIT or b"\0" in command or b"\n" in command:
         return None
     try:
-        words = shlex.split(command.decode("utf-8", "surrogateescape"))
+        words = split_words(command.decode("utf-8", "surrogateescape"))
     except ValueError:
         return None
     if words[:1] == [] or words[0] not in _PROGRAMS:

@@ -1,4 +1,4 @@
-"""Which shell runs the command of a session, and with which arguments?
+"""Which shell runs the command of a session, and with which arguments? Which words has a command?
 
 Invariants:
 
@@ -34,6 +34,44 @@ _LETTERS: Final = re.compile(r"(?:bsd-)?[a-z]*", re.ASCII)
 _RESTRICTING: Final = frozenset({"git-shell", "rssh", "scponly", "lshell"}) | frozenset(
     f"r{name}" for name in _WITHOUT_FILES
 )
+
+#: What a command line is made of: plain text, text in single quotes, in double quotes, after a
+#: backslash, and spaces.
+_PIECE: Final = re.compile(
+    r"""([^ \t\r\n'"\\]+)|'([^']*)'|"((?:[^"\\]|\\.)*)"|\\(.)|([ \t\r\n]+)""", re.DOTALL
+)
+_DOUBLE: Final = 3
+_SPACE: Final = 5
+_ESCAPED: Final = re.compile(r'\\(["\\])')
+
+
+def split_words(command: str) -> list[str]:
+    """Return what ``shlex.split`` does, for usual commands in a twentieth of the time: the node
+    reads each command so, in its reactor, and shlex looks at each character for itself.
+
+    Raises ValueError where a quote is not closed, or nothing follows the last backslash.
+    """
+    words: list[str] = []
+    pieces: list[str] = []  # of a word that has not ended
+    at = 0
+    for found in _PIECE.finditer(command):
+        if found.start() != at:
+            break
+        at = found.end()
+        kind = found.lastindex or 0
+        if kind == _SPACE:
+            if pieces:
+                words.append("".join(pieces))
+                pieces.clear()
+        elif kind == _DOUBLE and "\\" in found[kind]:
+            pieces.append(_ESCAPED.sub(r"\1", found[kind]))
+        else:
+            pieces.append(found[kind])
+    if at < len(command):
+        raise ValueError("a quote that is not closed, or a backslash at the end")
+    if pieces:
+        words.append("".join(pieces))
+    return words
 
 
 def is_unrestricted(shell: str, shells: str = SHELLS) -> bool:

@@ -8,10 +8,10 @@ Invariant: a command line is parsed, never run or expanded.
 
 from __future__ import annotations
 
-import shlex
 from typing import Final
 
 from tele.model.transfer import DOWNLOAD, UPLOAD, Transfer
+from tele.spawner.shells import split_words
 from tele.transfers.observer import TEXT_LIMIT, Report
 
 COMMAND_LIMIT: Final = 64 * 1024
@@ -62,7 +62,7 @@ def rsync_counter(command: str, report: Report) -> RsyncCounter | None:
     if len(command) > COMMAND_LIMIT or "--server" not in command:
         return None
     try:
-        words = shlex.split(command)
+        words = split_words(command)
     except ValueError:
         return None
     if "--server" not in words:

@@ -17,13 +17,13 @@ Invariants:
 from __future__ import annotations
 
 import re
-import shlex
 from enum import Enum
 from typing import Final
 
 from attrs import evolve
 
 from tele.model.transfer import DOWNLOAD, OK, UPLOAD, Transfer
+from tele.spawner.shells import split_words
 from tele.transfers.content import Content
 from tele.transfers.observer import TEXT_LIMIT, Report, Unreadable, text
 
@@ -53,7 +53,7 @@ def arguments(command: str) -> tuple[str, ...]:
     if len(command) > COMMAND_LIMIT:
         return ()
     try:
-        words = shlex.split(command)
+        words = split_words(command)
     except ValueError:
         return ()
     return tuple(word[:TEXT_LIMIT] for word in words[1:] if not word.startswith("-"))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tele.spawner.accounts import Refused, check_files
 from tele.spawner.login_environment import harmless
-from tele.spawner.shells import execution
+from tele.spawner.shells import execution, split_words
 
 
 @pytest.mark.parametrize(
@@ -104,3 +108,30 @@ def test_variables_of_pam_in_a_restricted_session() -> None:
     assert set(harmless(variables)) == {
         *(b"LANG", b"LC_TIME", b"KRB5CCNAME", b"XDG_RUNTIME_DIR", b"XDG_SESSION_ID")
     }
+
+
+def words_or_error(split: Callable[[str], list[str]], command: str) -> list[str] | None:
+    try:
+        return split(command)
+    except ValueError:
+        return None
+
+
+@given(st.text(st.sampled_from("ab/- \t\r\n'\"\\#$\u00e9\u00a0\0\udcff"), max_size=30))
+@example("'a'\"b\"\\c d")
+@example('"\\a\\"\\\\" x')
+@example("'' \"\"")
+@example("scp -t 'a")
+@example("a\\")
+def test_words_are_those_of_shlex(command: str) -> None:
+    """Quotes, backslashes and spaces mean what they mean to shlex, and so do errors: a command that
+    the node reads otherwise than its shell would pass its rules (attack).
+    """
+    assert words_or_error(split_words, command) == words_or_error(shlex.split, command)
+
+
+@pytest.mark.parametrize("piece", ["a", "''", "\\a", '"\\a"', '"', "a ", "' "])
+def test_the_longest_commands(piece: str) -> None:
+    """Commands as long as any that is read are split like short ones."""
+    command = piece * (64 * 1024 // len(piece))
+    assert words_or_error(split_words, command) == words_or_error(shlex.split, command)
