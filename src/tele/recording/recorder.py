@@ -122,6 +122,11 @@ class TapeRecorder:
         """Whether a session of this process is recorded under this id."""
         return recording_id in self._open
 
+    def is_running(self, recording_id: str) -> bool:
+        """Whether a session is recorded under this id that has not ended."""
+        recording = self._open.get(recording_id)
+        return recording is not None and not recording.closing
+
     def ended_unwritten(self, recording_id: str) -> datetime | None:
         """Return when a session ended whose end cannot be written for now."""
         recording = self._open.get(recording_id)

@@ -72,6 +72,9 @@ MEMORY: Final = 16 << 20
 WAITED_FOR: Final = 2.0
 #: Pause after a denial: it will not change soon, and each one is an audit event.
 DENIED_PAUSE: Final = 120.0
+#: Seconds in which chunks of a session that runs gather to be sent together, unless one is waited
+#: for: each call costs auth more than each chunk.
+GATHER_SECONDS: Final = 0.25
 _FOR_GOOD: Final = (InvalidInput, Conflict, BadRecording)
 #: Errors of a disk that waiting does not cure, and how often they are retried.
 _UNREADABLE: Final = frozenset(
@@ -100,6 +103,14 @@ class _Progress:
         self.running = False
         self.again = False
         self.timer: IDelayedCall | None = None
+        #: Whether the timer is not after a failure, but lets chunks gather.
+        self.gathers = False
+
+    def stop_timer(self) -> None:
+        """Wait no more."""
+        timer, self.timer, self.gathers = self.timer, None, False
+        if timer is not None:
+            timer.cancel()
 
     def has(self, number: int) -> bool:
         """Whether auth has this chunk."""
@@ -185,9 +196,7 @@ class Uploader:
         self._stopped = True
         self._waiting.clear()
         for progress in self._known.values():
-            if progress.timer is not None:
-                progress.timer.cancel()
-                progress.timer = None
+            progress.stop_timer()
         if self._asking is not None:
             self._asking.cancel()
             self._asking = None
@@ -197,6 +206,8 @@ class Uploader:
         if self._stopped:
             return
         progress = self._known.setdefault(recording_id, _Progress())
+        if progress.gathers and not self._may_gather(recording_id):
+            progress.stop_timer()
         if progress.running:
             progress.again = True
         elif progress.timer is None:
@@ -243,8 +254,23 @@ class Uploader:
             progress.running = False
             self._running -= 1
         if progress.again and recording_id in self._known:
-            self.changed(recording_id)
+            if self._may_gather(recording_id) and progress.timer is None and not self._stopped:
+                progress.gathers = True
+                self._wait(recording_id, progress, GATHER_SECONDS)
+            else:
+                self.changed(recording_id)
         self._next()
+
+    def _may_gather(self, recording_id: str) -> bool:
+        recorder = self._recorder
+        return recorder.is_running(recording_id) and not recorder.is_waited_for(recording_id)
+
+    def _wait(self, recording_id: str, progress: _Progress, seconds: float) -> None:
+        def again() -> None:
+            progress.timer, progress.gathers = None, False
+            self.changed(recording_id)
+
+        progress.timer = self._clock.callLater(seconds, again)
 
     def _forget(self, recording_id: str) -> None:
         self._known.pop(recording_id, None)
@@ -262,14 +288,8 @@ class Uploader:
         progress.failures += 1
         progress.again = False
         progress.started = False  # asks auth for its progress again
-        if self._stopped:
-            return
-
-        def again() -> None:
-            progress.timer = None
-            self.changed(recording_id)
-
-        progress.timer = self._clock.callLater(wait, again)
+        if not self._stopped:
+            self._wait(recording_id, progress, wait)
 
     async def _give_up(self, recording_id: str, progress: _Progress, why: str) -> None:
         """Report a recording to auth as incomplete, and move it aside."""
