@@ -50,6 +50,7 @@ COMMANDS: Final = {
     "rm": Lazy("tele.cli.resources:rm", "Remove a resource."),
     "ca": Lazy("tele.cli.authorities:ca", "Show the cluster's authorities, sign keys."),
     "audit": Lazy("tele.cli.audit:audit", "List and verify audit events."),
+    "store": Lazy("tele.cli.store:store", "Move a cluster's state to another store."),
     "top": Lazy("tele.cli.top:top", "Show a cluster live."),
     "backup": Lazy("tele.cli.backup:backup", "Write an encrypted backup of auth."),
     "restore": Lazy("tele.cli.backup:restore", "Restore a backup of auth."),
