@@ -40,7 +40,9 @@ def test_a_cluster_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     tele.run(*copy)
     config = folder / "tele.yaml"
     config.write_text(
-        config.read_text().replace("  cluster_name:", "  store: sqlite:other.sqlite\n  cluster_name:")
+        config.read_text().replace(
+            "  cluster_name:", "  store: sqlite:other.sqlite\n  cluster_name:"
+        )
     )
     cluster.up()
     after = tele.json("ls")
