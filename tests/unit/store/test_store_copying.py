@@ -60,11 +60,11 @@ def database(postgres: PostgresServer) -> Iterator[PostgresPlace]:
     """An empty database."""
     name = f"copy{time.monotonic_ns()}"
     with psycopg.connect(postgres.url(), autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")  # type: ignore[call-overload]
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         try:
             yield PostgresPlace(postgres.url(name))
         finally:
-            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")  # type: ignore[call-overload]
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_to_a_file(full: SqlitePlace, tmp_path: Path) -> None:
