@@ -23,7 +23,7 @@ BATCH: Final = 500
 
 
 class Row(NamedTuple):
-    """An item; ``expires`` is in Unix time, None for no end."""
+    """An item; ``expires`` is in Unix time, in whole microseconds, None for no end."""
 
     key: str
     value: bytes
@@ -81,8 +81,7 @@ class _Digest:
     def passing(self, rows: Iterable[Row]) -> Iterator[Row]:
         """Yield ``rows``."""
         for row in rows:
-            # To a millisecond: databases keep dates less exactly than Python does.
-            ends = -1 if row.expires is None else round(row.expires * 1000)
+            ends = -1 if row.expires is None else round(row.expires * 1_000_000)
             head = f"{len(row.key.encode())} {len(row.value)} {row.revision} {ends}\n"
             self._hash.update(head.encode() + row.key.encode() + row.value)
             self._items += 1

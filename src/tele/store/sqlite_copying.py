@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from attrs import frozen
@@ -39,7 +40,7 @@ class _Opened:
         cursor = self._connection.execute(_ROWS, (self._moment,))
         while some := cursor.fetchmany(BATCH):
             for key, value, revision, expires in some:
-                yield Row(key, bytes(value), revision, expires)
+                yield Row(key, bytes(value), revision, _whole(expires))
 
     def write(self, rows: Iterable[Row]) -> None:
         """See :class:`tele.store.copying.Target`."""
@@ -114,6 +115,11 @@ class SqlitePlace:
             for end in ("", "-wal", "-shm"):
                 with suppress(FileNotFoundError):
                     beside.with_name(beside.name + end).unlink()
+
+
+def _whole(expires: float | None) -> float | None:
+    """Return a date in whole microseconds, which is what databases keep."""
+    return None if expires is None else datetime.fromtimestamp(expires, UTC).timestamp()
 
 
 def _why(path: Path, error: sqlite3.Error) -> TeleError:
