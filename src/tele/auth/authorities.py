@@ -180,6 +180,10 @@ class Authorities:
         """The suite of the cluster's SSH keys."""
         return suite_of(self._by_kind[AuthorityKind.HOST].trusted.ssh_public_keys)
 
+    def next_suite(self, ca: RotatingCa) -> SignatureSuite:
+        """The suite of the key that a rotation of an SSH key makes."""
+        return self._wanted or suite_of(self._by_kind[ca.kind].trusted.ssh_public_keys)
+
     @property
     def statuses(self) -> tuple[AuthorityStatus, ...]:
         """The status of all authorities, as ``tele ca status`` shows it."""
@@ -360,8 +364,7 @@ class Authorities:
         self, ca: RotatingCa, phase: Phase, moment: datetime, grace: timedelta | None
     ) -> StoredRotation:
         if not ca.is_tls:
-            present = suite_of(self._by_kind[ca.kind].trusted.ssh_public_keys)
-            key_file = (self._wanted or present).generate().to_openssh()
+            key_file = self.next_suite(ca).generate().to_openssh()
             return StoredRotation(phase, moment, moment, key_file, grace=grace)
         key = TlsKey.generate()
         certificate = make_authority(self._cluster, ca.kind, key, moment, self._entropy)

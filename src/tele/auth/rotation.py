@@ -29,6 +29,7 @@ from tele.model.cluster_settings import HostCertificates
 from tele.model.codec import format_time
 from tele.model.identity import HostRole
 from tele.model.presence import Host, Status
+from tele.model.recording_modes import COMPOSITE_KEYS
 from tele.model.rotation import CaRotation, Hold, HostRotation, NextPhase, Phase, RotatingCa
 from tele.model.scalars import format_duration
 from tele.rbac.revoking import LONGEST_CERTIFICATE
@@ -72,6 +73,16 @@ class RotationGate:
         """Return the present phase of a CA."""
         rotation = self._authorities[ca.kind].stored.rotation(ca)
         return Phase.STANDBY if rotation is None else rotation.phase
+
+    def unable(self) -> tuple[str, ...]:
+        """Return the names of hosts that are online and cannot verify composite keys."""
+        return tuple(
+            host.name
+            for role in (HostRole.PROXY, HostRole.NODE)
+            for host in self._hosts.all(role)
+            if host.status is Status.ONLINE
+            and (host.sshd or COMPOSITE_KEYS not in self._hosts.features(role, host.id))
+        )
 
     async def look(self, *, compromised: bool = False) -> Rotations:
         """Return the phase of each CA, what holds the next ones up, and what hosts have.

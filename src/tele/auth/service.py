@@ -418,7 +418,7 @@ class AuthService(Service):
         if waits and self._renew_at is not None and self._now() < self._renew_at:
             return
         key = TlsKey.generate()
-        ssh = self._parts.authorities.suite.generate()
+        ssh = self._parts.authorities.suite.generate_quick()
         host = self._listen[0]
         named = [host] if host not in ("", "0.0.0.0", "::") else []  # noqa: S104 (compared)
         certificates = self._parts.issuer.host(

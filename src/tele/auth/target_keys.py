@@ -62,7 +62,9 @@ class TargetKeys:
         parts = [_CONTEXT, suite.value.encode(), proxy_id.encode(), host_id.encode()]
         if (entry := await self._replaced.get(_name(proxy_id, host_id))) is not None:
             parts.append(str(entry.value.times).encode())
-        return PrivateKey.derived(suite.key_type, hmac.digest(secret, b"\n".join(parts), "sha512"))
+        return PrivateKey.derived(
+            suite.quick_key_type, hmac.digest(secret, b"\n".join(parts), "sha512")
+        )
 
     async def replaced(self, proxy_id: str, host_id: str) -> Put:
         """Return the change after which a proxy has another key for a host.

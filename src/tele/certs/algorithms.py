@@ -28,6 +28,9 @@ ECDSA_521: Final = b"ecdsa-sha2-nistp521"
 SK_ED25519: Final = b"sk-ssh-ed25519@openssh.com"
 SK_ECDSA: Final = b"sk-ecdsa-sha2-nistp256@openssh.com"
 
+#: A key of ML-DSA-44 and one of Ed25519 (OpenSSH 10.4); :mod:`tele.certs.composite`.
+MLDSA44_ED25519: Final = b"ssh-mldsa44-ed25519@openssh.com"
+
 RSA_MINIMUM_BITS: Final = 2048
 RSA_MAXIMUM_BITS: Final = 16384
 
@@ -46,7 +49,9 @@ def certificate_type(key_type: bytes) -> bytes:
     return key_type.removesuffix(b"@openssh.com") + CERTIFICATE_SUFFIX
 
 
-_PLAIN: Final = (ED25519, ECDSA_256, ECDSA_384, ECDSA_521, SK_ED25519, SK_ECDSA)
+_PLAIN: Final = (
+    ED25519, ECDSA_256, ECDSA_384, ECDSA_521, SK_ED25519, SK_ECDSA, MLDSA44_ED25519,
+)  # fmt: skip
 
 #: Certificate type -> type of the key inside.
 KEY_TYPES: Final = {certificate_type(plain): plain for plain in (*_PLAIN, RSA)}

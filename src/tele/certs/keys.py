@@ -25,6 +25,12 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 )
 
 from tele.certs import algorithms as names
+from tele.certs.composite import (
+    PUBLIC_SIZE,
+    CompositePrivateKey,
+    CompositePublicKey,
+    read_openssh,
+)
 from tele.errors import BadCertificate, InvalidInput, ProtocolError, quoted
 from tele.wire.fields import Reader, mpint, string
 
@@ -41,8 +47,12 @@ _RSA_HASHES: Final[dict[bytes, type[hashes.HashAlgorithm]]] = {
     names.RSA_SHA512: hashes.SHA512,
 }
 
-_Public = ed25519.Ed25519PublicKey | rsa.RSAPublicKey | ec.EllipticCurvePublicKey
-_Private = ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+_Public = (
+    ed25519.Ed25519PublicKey | rsa.RSAPublicKey | ec.EllipticCurvePublicKey | CompositePublicKey
+)
+_Private = (
+    ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | CompositePrivateKey
+)
 
 #: The order of the group of NIST P-256 (FIPS 186-4, D.1.2.3).
 _P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -100,7 +110,7 @@ class PublicKey:
                 size = (key.key_size + 7) // 8
                 # OpenSSH pads short signatures too: leading zeros may be left out.
                 key.verify(value.rjust(size, b"\0"), data, padding.PKCS1v15(), _RSA_HASHES[kind]())
-            case ed25519.Ed25519PublicKey() as key if kind == self.type:
+            case ed25519.Ed25519PublicKey() | CompositePublicKey() as key if kind == self.type:
                 key.verify(value, data)
             case ec.EllipticCurvePublicKey() as key if kind == self.type:
                 inner = Reader(value)
@@ -181,6 +191,8 @@ def read_key_body(kind: bytes, reader: Reader) -> tuple[_Public, bytes]:
         if reader.string(16) != b"nistp256":
             raise ValueError("the curve does not match the key type")
         return _point(names.ECDSA_256, reader.string(133)), reader.string(1024)
+    if kind == names.MLDSA44_ED25519:
+        return CompositePublicKey.from_public_bytes(reader.string(PUBLIC_SIZE)), b""
     raise ValueError(f"key type {quoted(kind)} is not supported")
 
 
@@ -207,6 +219,9 @@ def encode_public(key: _Public) -> tuple[bytes, bytes]:
     match key:
         case ed25519.Ed25519PublicKey():
             kind = names.ED25519
+            body = string(key.public_bytes_raw())
+        case CompositePublicKey():
+            kind = names.MLDSA44_ED25519
             body = string(key.public_bytes_raw())
         case rsa.RSAPublicKey():
             kind = names.RSA
@@ -237,7 +252,9 @@ class PrivateKey:
 
     @classmethod
     def generate(cls, algorithm: str = "ssh-ed25519") -> PrivateKey:
-        """Make a key: ``ssh-ed25519``, ``ecdsa-sha2-nistp256`` or ``ssh-rsa`` (3072 bits)."""
+        """Make a key: ``ssh-ed25519``, ``ecdsa-sha2-nistp256``, ``ssh-rsa`` (3072 bits), or
+        ``ssh-mldsa44-ed25519@openssh.com``. Raises :class:`InvalidInput` where it cannot be made.
+        """
         match algorithm:
             case "ssh-ed25519":
                 return cls._of(ed25519.Ed25519PrivateKey.generate())
@@ -245,6 +262,8 @@ class PrivateKey:
                 return cls._of(ec.generate_private_key(ec.SECP256R1()))
             case "ssh-rsa":
                 return cls._of(rsa.generate_private_key(65537, 3072))
+            case "ssh-mldsa44-ed25519@openssh.com":
+                return cls._of(CompositePrivateKey.generate())
         raise InvalidInput(f"cannot make a key of type {quoted(algorithm)}")
 
     @classmethod
@@ -256,11 +275,15 @@ class PrivateKey:
             case "ecdsa-sha2-nistp256":
                 number = int.from_bytes(material, "big") % (_P256_ORDER - 1) + 1
                 return cls._of(ec.derive_private_key(number, ec.SECP256R1()))
+            case "ssh-mldsa44-ed25519@openssh.com":
+                return cls._of(CompositePrivateKey.from_seeds(material))
         raise InvalidInput(f"cannot derive a key of type {quoted(algorithm)}")
 
     @classmethod
     def from_openssh(cls, text: bytes) -> PrivateKey:
         """Read an unencrypted OpenSSH private key. Raises :class:`InvalidInput`."""
+        if (composite := read_openssh(text)) is not None:
+            return cls._of(composite)
         try:
             key = serialization.load_ssh_private_key(text, None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -297,7 +320,7 @@ class PrivateKey:
                 if kind not in _RSA_HASHES:
                     raise InvalidInput(f"an RSA key cannot make a {quoted(kind)} signature")
                 value = key.sign(data, padding.PKCS1v15(), _RSA_HASHES[kind]())
-            case ed25519.Ed25519PrivateKey() as key:
+            case ed25519.Ed25519PrivateKey() | CompositePrivateKey() as key:
                 kind, value = self.public.type, key.sign(data)
             case ec.EllipticCurvePrivateKey() as key:
                 kind = self.public.type

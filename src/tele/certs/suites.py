@@ -3,7 +3,8 @@
 Invariants:
 
 * All keys that tele makes for a cluster are of the suite of its CAs. The suite follows from the
-  CAs, so no message contains it.
+  CAs, so no message contains it. With ``rsa``, whose keys take a second, those that a proxy makes
+  for one host or one session, and auth's own, are of ``ecdsa``.
 * A suite says which keys are made. More are accepted: :mod:`tele.certs.algorithms`.
 """
 
@@ -21,27 +22,57 @@ if TYPE_CHECKING:  # a program that reads a configuration makes no keys
 
 
 class SignatureSuite(str, Enum):
-    """``ed25519``, or ``ecdsa`` (NIST P-256) for clients in FIPS mode."""
+    """``ed25519``; ``ecdsa`` (NIST P-256) for clients in FIPS mode; ``rsa`` (3072 bits) for those
+    that know nothing else; ``mldsa44-ed25519``, which quantum computers do not break, for OpenSSH
+    of 10.4 and later.
+    """
 
     ED25519 = "ed25519"
     ECDSA = "ecdsa"
+    RSA = "rsa"
+    MLDSA44_ED25519 = "mldsa44-ed25519"
 
     @property
     def key_type(self) -> str:
         """The type of its SSH keys."""
         return _KEY_TYPES[self]
 
+    @property
+    def quick_key_type(self) -> str:
+        """The type of keys of which many are made, or that are derived from a secret."""
+        return _KEY_TYPES[SignatureSuite.ECDSA if self is SignatureSuite.RSA else self]
+
     def generate(self) -> PrivateKey:
-        """Make an SSH key."""
+        """Make an SSH key. Raises InvalidInput if this machine cannot."""
         from tele.certs.keys import PrivateKey
 
         return PrivateKey.generate(self.key_type)
+
+    def generate_quick(self) -> PrivateKey:
+        """Make an SSH key of which many are made, in a millisecond."""
+        from tele.certs.keys import PrivateKey
+
+        return PrivateKey.generate(self.quick_key_type)
 
 
 _KEY_TYPES = {
     SignatureSuite.ED25519: "ssh-ed25519",
     SignatureSuite.ECDSA: "ecdsa-sha2-nistp256",
+    SignatureSuite.RSA: "ssh-rsa",
+    SignatureSuite.MLDSA44_ED25519: "ssh-mldsa44-ed25519@openssh.com",
 }
+
+
+def suite_problem(suite: SignatureSuite) -> str:
+    """Return why this machine cannot make keys of a suite, or nothing."""
+    from tele.certs.composite import is_offered
+
+    if suite is not SignatureSuite.MLDSA44_ED25519 or is_offered():
+        return ""
+    return (
+        "the library cryptography of this machine offers no ML-DSA: install one that does (pip"
+        " install -U cryptography)"
+    )
 
 
 def suite_of(authority_keys: Sequence[str]) -> SignatureSuite:

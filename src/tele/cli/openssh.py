@@ -90,10 +90,13 @@ def host_key_algorithms(authority_keys: Sequence[str]) -> str:
     """Return the host key algorithms for hosts of the CA with these keys (lines).
 
     OpenSSH in FIPS mode refuses a configuration that names Ed25519, so it is left out for a
-    cluster whose keys are for such clients.
+    cluster whose keys are for such clients; and one older than 10.4 refuses composite keys, which
+    are named only if the CA signs with one.
     """
-    fips = all(key.startswith("ecdsa-") for key in authority_keys)
+    fips = all(key.startswith(("ecdsa-", "ssh-rsa ")) for key in authority_keys)
     kinds = _FIPS_HOST_KEYS if fips else _HOST_KEYS
+    if authority_keys and authority_keys[0].startswith("ssh-mldsa44-ed25519@"):
+        kinds = ("ssh-mldsa44-ed25519", *kinds)
     return ",".join(f"{kind}-cert-v01@openssh.com" for kind in kinds)
 
 

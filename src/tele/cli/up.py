@@ -69,7 +69,7 @@ _dir = click.option(
 @click.option(
     "--signature-algorithm-suite",
     "suite",
-    type=click.Choice(("ed25519", "ecdsa")),
+    type=click.Choice(("ed25519", "ecdsa", "rsa", "mldsa44-ed25519")),
     help="Type of the cluster's SSH keys; at the first start only: ecdsa for clients in FIPS mode."
     "  [default: ed25519]",
 )

@@ -15,7 +15,7 @@ from typing import Any, Final
 from attrs import Factory, field, frozen
 
 from tele.admission.penalties import Overflow, PenaltyRules
-from tele.certs.suites import SignatureSuite
+from tele.certs.suites import SignatureSuite, suite_problem
 from tele.config.host_users import HostUsersConfig as HostUsersConfig
 from tele.config.keys import key
 from tele.config.metrics import AUTH_METRICS, NODE_METRICS, PROXY_METRICS
@@ -252,9 +252,12 @@ class AuthConfig:
     )
     signature_algorithm_suite: SignatureSuite | None = key(
         "The algorithm of the SSH keys of the CAs, hosts and users. ``ecdsa`` (NIST P-256) is for "
-        "clients in FIPS mode. A cluster that has another one gets it by ``tele ca rotate``. "
+        "clients in FIPS mode, ``rsa`` (3072 bits) for those that know nothing else, and "
+        "``mldsa44-ed25519`` for OpenSSH of 10.4 and later only: :doc:`/explanation/concepts`. "
+        "A cluster that has another one gets it by ``tele ca rotate``. "
         "Default: ``ed25519`` for a new cluster, otherwise what it has.",
         None,
+        check=suite_problem,
     )
     signing_keys: SigningKeysConfig = field(
         default=SigningKeysConfig(),

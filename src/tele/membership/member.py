@@ -24,6 +24,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from tele.certs.composite import is_offered
 from tele.errors import AccessDenied, InvalidInput, NotLoggedIn, TeleError, Unavailable
 from tele.https.pinning import server_name
 from tele.interfaces import IAuthority
@@ -48,9 +49,11 @@ from tele.model.api.members import WATCH_STATE, Announced, ClusterState, WatchSt
 from tele.model.audit_head import AUDIT_HEADS
 from tele.model.event import Event
 from tele.model.presence import CLOCK, Presence
+from tele.model.recording_modes import COMPOSITE_KEYS
 from tele.workers import SerialWorker
 
 _log: Final = make_logger(__name__)
+_COMPOSITE: Final = (COMPOSITE_KEYS,) if is_offered() else ()
 
 
 class Member(KnownCluster, Service):
@@ -356,7 +359,7 @@ class Member(KnownCluster, Service):
         """Return what is announced, with what is the same for each member."""
         return evolve(
             presence,
-            features=(*presence.features, AUDIT_HEADS, CLOCK),
+            features=(*presence.features, AUDIT_HEADS, CLOCK, *_COMPOSITE),
             clock_ahead=self.clock.reported if self._clock_wanted else None,
             rotation=facts(self.identity, self.authorities).text,
         )

@@ -62,6 +62,8 @@ ALGORITHMS: Final = "algorithms"
 TIME_LIMITS: Final = "time-limits"
 #: The host renews certificates that last longer than the cluster allows.
 HOST_LIFETIMES: Final = "host-lifetimes"
+#: The host can verify keys of the suite mldsa44-ed25519.
+COMPOSITE_KEYS: Final = "composite-keys"
 #: Settings of the cluster that nodes and proxies of this version honour.
 _SETTINGS: Final = (TEXTS, ALGORITHMS, TIME_LIMITS, HOST_LIFETIMES)
 

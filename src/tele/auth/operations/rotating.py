@@ -24,6 +24,7 @@ from tele.auth.presence import Hosts
 from tele.auth.rotation import RotationGate
 from tele.auth.successions import away_of
 from tele.certs.rotation import TABLE
+from tele.certs.suites import SignatureSuite
 from tele.errors import Conflict, InvalidInput
 from tele.log import make_logger
 from tele.loop import now
@@ -84,6 +85,8 @@ class RotatingOperations:
         cas = self._meant(request)
         if request.compromised:
             _check_compromised(request.phase, cas)
+        if request.phase is Phase.INIT:
+            self._check_suite(cas, force=request.force)
         moment = now(self._clock)
         changes = self._authorities.step(
             cas, request.phase, moment, request.grace, compromised=request.compromised,
@@ -112,6 +115,20 @@ class RotatingOperations:
         finally:
             await self._authorities.refresh()
         return await self._gate.look()
+
+    def _check_suite(self, cas: Sequence[RotatingCa], *, force: bool) -> None:
+        """Raise :class:`Conflict` if hosts that are online could not verify the new keys."""
+        suites = {self._authorities.next_suite(ca) for ca in cas if not ca.is_tls}
+        if SignatureSuite.MLDSA44_ED25519 not in suites or force:
+            return
+        if unable := self._gate.unable():
+            more = len(unable) - NAMED
+            named = ", ".join(unable[:NAMED]) + (f" and {more} more" if more > 0 else "")
+            raise Conflict(
+                f"{named} cannot verify keys of the suite mldsa44-ed25519: upgrade tele and"
+                " cryptography there, and OpenSSH to 10.4 on machines with sshd, which auth cannot"
+                " see; with --force the rotation begins all the same"
+            )
 
     # -- automatic rotations ------------------------------------------------------------
     @property

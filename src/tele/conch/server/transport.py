@@ -20,7 +20,13 @@ from twisted.python.failure import Failure
 from tele.admission.limits import Limits
 from tele.admission.penalties import Fault
 from tele.admission.waiting_list import WaitingList
-from tele.certs.algorithms import HOST_ALGORITHMS, SERVER_SIGNATURE_ALGORITHMS, certificate_type
+from tele.certs.algorithms import (
+    HOST_ALGORITHMS,
+    MLDSA44_ED25519,
+    SERVER_SIGNATURE_ALGORITHMS,
+    certificate_type,
+)
+from tele.certs.composite import is_offered
 from tele.conch.connection.connection import SSHConnection
 from tele.conch.connection.host_key_proofs import PROOFS_LIMIT, announcement, proof
 from tele.conch.server.connection_admission import TOO_MANY, ConnectionAdmission, WaitingConnection
@@ -46,9 +52,15 @@ NOTICE_SECONDS: Final = 0.5
 
 _TOO_MANY_WAIT: Final = "too many unauthenticated connections from your address"
 
+#: Those that this machine can verify.
+_SIGNATURE_ALGORITHMS: Final = [
+    name
+    for name in SERVER_SIGNATURE_ALGORITHMS
+    if is_offered() or name not in (MLDSA44_ED25519, certificate_type(MLDSA44_ED25519))
+]
 #: Our extensions (RFC 8308; OpenSSH PROTOCOL, section 1.9).
 _EXTENSIONS = (
-    (b"server-sig-algs", b",".join(SERVER_SIGNATURE_ALGORITHMS)),
+    (b"server-sig-algs", b",".join(_SIGNATURE_ALGORITHMS)),
     (b"publickey-hostbound@openssh.com", b"0"),
     (b"ping@openssh.com", b"0"),
 )

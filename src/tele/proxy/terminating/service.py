@@ -167,7 +167,7 @@ class Terminating:
 
     # -- auth -------------------------------------------------------------------------
     def _new_key(self) -> PrivateKey:
-        return host_suite(self._member.authorities).generate()
+        return host_suite(self._member.authorities).generate_quick()
 
     def _plain_keys(self) -> int | None:
         """Return how often auth has replaced a plain host key; None: it makes none."""
