@@ -47,6 +47,9 @@ def revoked(path: Path, *made: Certificate) -> list[bool]:
 @pytest.mark.parametrize("suite", list(SignatureSuite))
 def test_ssh_keygen_reads_it(tmp_path: Path, suite: SignatureSuite) -> None:
     """The serials that are listed are revoked, of each authority that is listed, and no others."""
+    known = subprocess.run(["ssh", "-Q", "key"], capture_output=True, check=True).stdout.decode()
+    if suite.key_type not in known.split():
+        pytest.skip(f"this OpenSSH does not know {suite.key_type}")
     one, other, unlisted = (suite.generate() for _ in range(3))
     serials = (1, 2, 1 << 63, (1 << 64) - 1, 77)
     mine = [certificate(one, number) for number in serials]

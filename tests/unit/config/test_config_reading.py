@@ -12,6 +12,7 @@ import attrs
 import pytest
 
 from tele.admission.penalties import Overflow, PenaltyRules
+from tele.certs import composite
 from tele.certs.suites import SignatureSuite
 from tele.conch.server.factory import ServerAlgorithms
 from tele.config.reading import Loaded, load, parse, read_address
@@ -372,15 +373,21 @@ def test_key_exchanges(section: str) -> None:
     assert "there is no key exchange method 'diffie-hellman-group1-sha1'" in problem
 
 
-def test_the_suite_of_a_cluster() -> None:
-    """There are two, and another is refused by name; nothing means what the cluster has."""
+def test_the_suite_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one is refused by name, and one that this machine cannot make with what to do;
+    nothing means what the cluster has.
+    """
     start = "version: v1\nauth: {cluster_name: c"
     for text, suite in (("", None), (", signature_algorithm_suite: ecdsa", SignatureSuite.ECDSA)):
         auth = read(f"{start}{text}}}\n").config.auth
         assert auth is not None
         assert auth.signature_algorithm_suite is suite
-    (problem,) = problems(f"{start}, signature_algorithm_suite: rsa}}\n")
-    assert "expected one of ed25519, ecdsa, got" in problem
+    (problem,) = problems(f"{start}, signature_algorithm_suite: dsa}}\n")
+    assert "expected one of ed25519, ecdsa, rsa, mldsa44-ed25519, got" in problem
+    monkeypatch.setattr(composite, "is_offered", lambda: False)
+    (problem,) = problems(f"{start}, signature_algorithm_suite: mldsa44-ed25519}}\n")
+    assert ":2: auth.signature_algorithm_suite" in problem
+    assert "offers no ML-DSA: install one that does" in problem
 
 
 @pytest.mark.parametrize("section", ["node", "proxy"])
