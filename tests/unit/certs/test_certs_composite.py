@@ -101,9 +101,9 @@ def test_one_good_half_is_no_signature(key: PrivateKey) -> None:
     refused(key.public, value[cut:])
     refused(key.public, value + b"\0")
     refused(key.public, value, b"data.")
-    stranger = SUITE.generate()
-    refused(stranger.public, value)
-    refused(key.public, value[:cut] + raw(stranger.sign(b"data"))[cut:])
+    another = SUITE.generate()
+    refused(another.public, value)
+    refused(key.public, value[:cut] + raw(another.sign(b"data"))[cut:])
 
 
 @pytest.mark.parametrize("algorithm", ["ssh-ed25519", "ssh-rsa"])
