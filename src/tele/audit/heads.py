@@ -76,7 +76,7 @@ def check_head(head: SignedHead, host_authorities: Collection[bytes], cluster: s
     try:
         certificate = parse_certificate(parse_line(head.host_certificate))
         checked = check_member(certificate, host_authorities, cluster, (HostRole.AUTH,), head.time)
-        certificate.key.verify(head.signature, to_sign(head), {certificate.key.type})
+        certificate.key.verify(head.signature, to_sign(head), certificate.key.signature_types)
     except (BadCertificate, InvalidInput) as error:
         raise InvalidInput(f"the head is not signed by auth: {error}") from None
     if checked.identity is None:

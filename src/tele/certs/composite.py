@@ -17,9 +17,8 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from attrs import field, frozen
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -29,9 +28,6 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa
 from tele.certs.algorithms import MLDSA44_ED25519
 from tele.errors import InvalidInput, ProtocolError
 from tele.wire.fields import Reader, string
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SEED_SIZE: Final = 32
 MLDSA_PUBLIC_SIZE: Final = 1312
@@ -46,6 +42,10 @@ _NO_CONTEXT: Final = b"\0"
 _MAGIC: Final = b"openssh-key-v1\0"
 _BEGIN: Final = b"-----BEGIN OPENSSH PRIVATE KEY-----\n"
 _END: Final = b"-----END OPENSSH PRIVATE KEY-----\n"
+_NOT_OFFERED: Final = (
+    "the library cryptography of this machine offers no ML-DSA, which keys of suite"
+    " mldsa44-ed25519 need: install a newer one (pip install -U cryptography)"
+)
 _LINE: Final = 70
 _BLOCK: Final = 8
 
@@ -104,9 +104,12 @@ class CompositePrivateKey:
     _ed25519_key: ed25519.Ed25519PrivateKey = field(repr=False)
 
     @classmethod
-    def generate(cls, entropy: Callable[[int], bytes] = os.urandom) -> CompositePrivateKey:
+    def generate(cls) -> CompositePrivateKey:
         """Make a key. Raises :class:`InvalidInput` where there is no ML-DSA."""
-        return cls.from_seeds(entropy(2 * SEED_SIZE))
+        if not is_offered():
+            raise InvalidInput(_NOT_OFFERED)
+        first = mldsa.MLDSA44PrivateKey.generate().private_bytes_raw()
+        return cls.from_seeds(first + ed25519.Ed25519PrivateKey.generate().private_bytes_raw())
 
     @classmethod
     def from_seeds(cls, seeds: bytes) -> CompositePrivateKey:
@@ -116,10 +119,7 @@ class CompositePrivateKey:
         try:
             key = mldsa.MLDSA44PrivateKey.from_seed_bytes(seeds[:SEED_SIZE])
         except UnsupportedAlgorithm:
-            raise InvalidInput(
-                "the library cryptography of this machine offers no ML-DSA, which keys of suite"
-                " mldsa44-ed25519 need: install a newer one (pip install -U cryptography)"
-            ) from None
+            raise InvalidInput(_NOT_OFFERED) from None
         return cls(seeds, key, ed25519.Ed25519PrivateKey.from_private_bytes(seeds[SEED_SIZE:]))
 
     def public_key(self) -> CompositePublicKey:
@@ -139,7 +139,7 @@ class CompositePrivateKey:
     ) -> bytes:
         """Return the unencrypted form of OpenSSH (PROTOCOL.key), as keys of ``cryptography`` do."""
         public = string(MLDSA44_ED25519) + string(self.public_key().public_bytes_raw())
-        check = os.urandom(4)
+        check = hashlib.sha256(b"check" + self._seeds).digest()[:4]
         private = check + check + public + string(self._seeds) + string(b"")
         padding = -len(private) % _BLOCK
         private += bytes(range(1, padding + 1))

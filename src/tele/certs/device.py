@@ -66,5 +66,5 @@ def check_device(
         raise BadCertificate("it is a proxy's, for one session of the user", "session")
     if checked.identity.user != user:
         raise BadCertificate("it is another user's", "principal")
-    certificate.key.verify(signature, _signed(user, keys), (certificate.key.type,))
+    certificate.key.verify(signature, _signed(user, keys), certificate.key.signature_types)
     return certificate.key.fingerprint

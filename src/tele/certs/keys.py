@@ -70,6 +70,11 @@ class PublicKey:
     _key: _Public = field(eq=False, repr=False)
     _application: bytes = field(default=b"", eq=False, repr=False)
 
+    @property
+    def signature_types(self) -> tuple[bytes, ...]:
+        """The types of what :meth:`PrivateKey.sign` makes with its other half."""
+        return (names.RSA_SHA512,) if self.type == names.RSA else (self.type,)
+
     def verify(
         self,
         signature: bytes,

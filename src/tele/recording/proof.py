@@ -60,7 +60,9 @@ def check_signer(
         )
         if checked.identity is None or checked.identity.host_id != host_id:
             raise BadCertificate(_whose(checked.identity, host_id), "host")
-        certificate.key.verify(manifest.signature, to_sign(manifest), {certificate.key.type})
+        certificate.key.verify(
+            manifest.signature, to_sign(manifest), certificate.key.signature_types
+        )
     except (BadCertificate, InvalidInput) as error:
         raise BadRecording(f"the manifest is not signed by its host: {error}") from None
     return checked.identity

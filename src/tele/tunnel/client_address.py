@@ -130,7 +130,7 @@ class ClientAddressVerifier:
             certificate = parse_certificate(blob)
             moment = max(seconds, min(latest, certificate.valid_after))
             proxy = self._verifier().verify(certificate, datetime.fromtimestamp(moment, UTC))
-            allowed = (certificate.key.type,)
+            allowed = certificate.key.signature_types
             certificate.key.verify(signature, _CONTEXT + signed, allowed)
         except BadCertificate as error:
             raise ProtocolError(f"client address not signed by a proxy: {error}") from None
