@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.task import deferLater
 
 from small_cluster import ME, SmallCluster, SmallNode, set_options, small_cluster
 from tele.interfaces import ISessionTracer
 from tele.model.api.audit import LIST_EVENTS, ListEvents
 from tele.model.frame import FrameKind
-from tele.model.trace import TraceKind
+from tele.model.trace import Handovers, TraceKind
 from tele.plugins.kernel_tracing import PROGRAM, KernelTracer
 from tele.testing import MemoryRecorder
 from traced import tracing
@@ -180,6 +181,37 @@ def test_what_is_handed_over(traced: World, tmp_path: Path) -> None:
     folder.mkdir()
     traced.ssh(f"echo key >>{folder}/authorized_keys", DISK)
     assert [each["action"] for each in traced.frames(FrameKind.HANDOVER)] == ["authorized_keys"]
+
+
+def test_a_role_that_forbids_it(traced: World, tmp_path: Path) -> None:
+    """A session that hands something over ends, with all that it started (attack); one that does
+    not goes on. Nothing that it does gets around it by the kinds that are recorded.
+    """
+    options = {"handovers": Handovers.DENY}
+    assert traced.ssh("echo $((6 * 7))", COMMAND, **options) == b"42\n"
+    folder = tmp_path / ".ssh"
+    folder.mkdir()
+    left = tmp_path / "left"
+    script = f"setsid sh -c 'sleep 6; : >{left}' & ln -s {folder} {tmp_path}/x; sleep 60"
+    assert traced.ssh(f"{script}; echo late", NETWORK, **options) == b""
+    (frame,) = traced.frames(FrameKind.HANDOVER)
+    assert (frame["action"], frame["path"]) == ("authorized_keys", str(folder))
+    events = traced.cluster.wait_event("session.end", 2)
+    assert any(each.fields.get("reason") == "handover" for each in events)
+    traced.cluster.reactor.wait(deferLater(traced.cluster.reactor, 6.5))
+    assert not left.exists()
+
+
+def test_repeated_opens(traced: World, tmp_path: Path) -> None:
+    """The first is listed, and the rest are counted until the program ends."""
+    path = tmp_path / "again"
+    path.write_text("x")
+    script = f"i=0; while [ $i -lt 50 ]; do i=$((i+1)); : <{path}; done"
+    traced.ssh(script, DISK, count_repeated_opens=True)
+    opens = [each for each in traced.frames(FrameKind.DISK) if each["path"] == str(path)]
+    assert opens[0].get("times") is None
+    assert sum(each.get("times", 1) for each in opens) == 50
+    assert len(opens) < 10
 
 
 SMALL = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -282,6 +283,33 @@ def test_hand_overs(tracer: Tracer, tmp_path: Path) -> None:
     home.mkdir()
     found = tracer.run("/bin/sh", "-c", f"echo key >>{home}/authorized_keys", kinds=("disk",))
     assert ways_of(found) == ["authorized_keys"]
+
+
+def test_a_session_is_told_to_end(tracer: Tracer) -> None:
+    """All of its processes end, wherever they went; one that may not be told is left alone."""
+    number = tracer.start("command", may_end=True)
+    script = "setsid sh -c 'while :; do sleep 0.05; done' & while :; do sleep 0.05; done"
+    process = tracer.begin(number, "/bin/sh", "-c", script)
+    other = tracer.start("command")
+    tracer.control.send(b'{"op": "end", "id": %d}' % number)
+    assert process.wait(20) == -signal.SIGKILL
+    assert tracer.ask(op="end", id=other)["event"] == "refused"
+    until = time.monotonic() + 20
+    while not _both_ended(tracer, number):
+        assert time.monotonic() < until
+        tracer.read(0.05)
+    for each in (number, other):
+        tracer.stop(each)
+
+
+def _both_ended(tracer: Tracer, number: int) -> bool:
+    """Whether the shell and the one that it started were killed, or the one never began."""
+    killed = [
+        each
+        for each in tracer.records.get(number, [])
+        if isinstance(each, Exited) and each.status == signal.SIGKILL
+    ]
+    return len(killed) >= 2
 
 
 def test_calls_of_processes(tracer: Tracer) -> None:

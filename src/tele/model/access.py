@@ -39,6 +39,7 @@ class Reason(str, Enum):
     CLUSTER = "cluster"  # the certificate is of another cluster
     ACCOUNT = "account"  # the OS account does not exist or is not served here
     RECORDING = "recording"  # the session cannot be recorded any more
+    HANDOVER = "handover"  # it had something done by others, which a role forbids
     IDLE = "idle"  # the user was idle for longer than the roles allow
     MFA = "mfa"  # a role needs a second factor
     ADDRESS = "address"  # a role needs a certificate for the client's address
@@ -98,7 +99,8 @@ class RecordingPlan:
     stream of a command without a terminal, at its begin and at its end. ``input``: what the user
     types is recorded, too. ``strict``: nothing runs that cannot be recorded.
     ``trace`` is what is recorded of what programs do: one that cannot be traced does not start.
-    ``syscalls`` are recorded one by one.
+    ``syscalls`` are recorded one by one. ``no_handovers``: the session ends when something is
+    handed over. ``count_opens``: repeated opens are counted together.
     """
 
     mode: RecordingMode = RecordingMode.NODE
@@ -110,6 +112,8 @@ class RecordingPlan:
     strict: bool = False
     trace: tuple[TraceKind, ...] = ()
     syscalls: tuple[str, ...] = ()
+    no_handovers: bool = False
+    count_opens: bool = False
 
     @classmethod
     def of(
@@ -120,6 +124,8 @@ class RecordingPlan:
         strict: bool,
         trace: tuple[TraceKind, ...] = (),
         syscalls: tuple[str, ...] = (),
+        no_handovers: bool = False,
+        count_opens: bool = False,
     ) -> RecordingPlan:
         """Return what the cluster's ``settings`` and the roles ask for."""
         return cls(
@@ -132,6 +138,8 @@ class RecordingPlan:
             strict,
             trace,
             syscalls,
+            no_handovers,
+            count_opens,
         )
 
 

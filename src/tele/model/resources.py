@@ -28,7 +28,7 @@ from tele.model.recording_modes import RecordingMode as RecordingMode
 from tele.model.second_factors import SecondFactorMode
 from tele.model.sizes import Size
 from tele.model.time_windows import WINDOWS_LIMIT, TimeWindow
-from tele.model.trace import SYSCALLS_LIMIT, TraceKind
+from tele.model.trace import SYSCALLS_LIMIT, Handovers, TraceKind
 
 #: The default of ``max_forwards``.
 MAX_FORWARDS = 1024
@@ -137,6 +137,8 @@ class RoleOptions:
     ``enhanced_recording`` is what programs are traced for, by the kernel of their node: each kind
     that one of the roles has. A program that cannot be traced does not start. ``traced_syscalls``
     are system calls that are recorded one by one, with their arguments; ``syscalls`` counts them.
+    ``handovers`` is whether a session ends when it has something done by processes of others, and
+    ``count_repeated_opens`` whether the same open, again and again, is counted and not listed.
 
     ``client_idle_timeout`` ends a connection without activity, 0 is never; with
     ``disconnect_expired_cert`` one ends with the certificate of its login. None is the cluster's.
@@ -169,6 +171,8 @@ class RoleOptions:
     traced_syscalls: tuple[str, ...] = field(
         default=(), validator=AtMost(SYSCALLS_LIMIT), metadata=OMITTED
     )
+    handovers: Handovers = field(default=Handovers.ALLOW, metadata=OMITTED)
+    count_repeated_opens: bool = field(default=False, metadata=OMITTED)
     client_idle_timeout: timedelta | None = field(default=None, metadata=OMITTED)
     disconnect_expired_cert: bool | None = field(default=None, metadata=OMITTED)
     require_mfa: bool = field(default=False, metadata=OMITTED)

@@ -29,6 +29,16 @@ class TraceKind(str, Enum):
     SYSCALLS = "syscalls"
 
 
+class Handovers(str, Enum):
+    """Whether a session may have something done by processes that are not its own.
+
+    ``allow``: it is an event. ``deny``: the session ends.
+    """
+
+    ALLOW = "allow"
+    DENY = "deny"
+
+
 class TraceEvent(str, Enum):
     """The event that reports it; the value is its name in the audit, after ``session.``."""
 
@@ -43,7 +53,8 @@ class TraceEvent(str, Enum):
 class TracedProgram:
     """A program of a session that is to be traced, on ``channel``, as the account ``login``.
 
-    ``syscalls`` are to be recorded one by one.
+    ``syscalls`` are to be recorded one by one. ``may_end``: it may have to be killed, since a role
+    forbids hand-overs.
     """
 
     session_id: str
@@ -52,6 +63,7 @@ class TracedProgram:
     login: str
     kinds: tuple[TraceKind, ...]
     syscalls: tuple[str, ...] = ()
+    may_end: bool = False
 
 
 @frozen

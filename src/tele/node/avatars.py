@@ -73,7 +73,10 @@ class AvatarFactory:
         def not_recorded(why: str) -> None:
             avatar.not_recorded(why)
 
-        records = TraceRecords(self._reactor, context, self._audit, tape, not_recorded)
+        def forbidden(why: str) -> None:
+            avatar.handed_over(why)
+
+        records = TraceRecords(self._reactor, context, self._audit, tape, not_recorded, forbidden)
         avatar = NodeAvatar(
             self._reactor,
             context,

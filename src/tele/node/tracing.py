@@ -7,6 +7,8 @@ Invariants:
 * Its end is reported after what it did: a recording has everything that happened until then.
 * What goes on after it in its control group is traced as well. A bounded number of those is kept;
   the oldest is given up for a new one, with an event.
+* Where a role forbids hand-overs, what handed something over is killed with all that it started,
+  also when its client has gone.
 * A tracer that fails, or does not answer, ends no node.
 """
 
@@ -23,10 +25,10 @@ from tele.conch.session.programs import Exit
 from tele.errors import TeleError, Unavailable
 from tele.interfaces import ISessionTracer, ITrace
 from tele.log import make_logger
-from tele.model.trace import Traced, TracedProgram, TraceKind, TraceLost
+from tele.model.trace import Traced, TracedProgram, TraceEvent, TraceKind, TraceLost
 from tele.sessions.context import ConnectionContext
 from tele.sessions.trace_record import TraceRecords
-from tele.spawner.control_groups import find_group, is_populated
+from tele.spawner.control_groups import find_group, is_own, is_populated, kill_group
 
 #: Seconds for a tracer to begin, and for what it has not reported yet at the end of a program.
 OPEN_SECONDS: Final = 10.0
@@ -49,6 +51,7 @@ class ProgramTrace:
     _tracing: Tracing
     _trace: ITrace
     _lose: Callable[[str], None]
+    _settle: Callable[[], None]
     _is_grouped: bool = field(default=True, init=False)
     _group: str | None = field(default=None, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
@@ -73,6 +76,7 @@ class ProgramTrace:
         flushed.addTimeout(FLUSH_SECONDS, self._tracing.clock)
 
         def done(_: Any) -> Exit:
+            self._settle()
             self._tracing.remains(self)
             self._look()
             return how
@@ -93,6 +97,14 @@ class ProgramTrace:
         self._timer = self._tracing.clock.callLater(self._pause, self._look)
         self._pause = min(self._pause * 2, LONGEST)
 
+    def kill(self) -> None:
+        """End all of its processes: those in its group now, others with their next system call."""
+        kill = getattr(self._trace, "kill", None)
+        if kill is not None:
+            kill()
+        if self._group is not None and is_own(self._group):
+            kill_group(self._group)
+
     def give_up(self) -> None:
         """Too many others are traced whose programs have ended."""
         self._lose("what an ended program left running is not traced any more: there is too much")
@@ -106,6 +118,7 @@ class ProgramTrace:
         self._tracing.gone(self)
         closing = maybeDeferred(self._trace.close)
         closing.addErrback(lambda failure: _log.failure("tracer failed", failure=failure))
+        closing.addCallback(lambda _: self._settle())
 
 
 class Tracing:
@@ -144,6 +157,11 @@ class Tracing:
             if lacking is not None or self.tracer is None:
                 reason = missing.get(lacking or kinds[0], "") or "this node traces nothing"
                 raise Unavailable(f"{(lacking or kinds[0]).value}: {reason}")
+            denies = grant.recording.no_handovers
+            if denies and not getattr(self.tracer, "tells_handovers", False):
+                raise Unavailable(
+                    "handovers: deny: the tracer of this node (node.tracer) does not tell them"
+                )
             program = TracedProgram(
                 context.session_id,
                 channel,
@@ -151,22 +169,34 @@ class Tracing:
                 grant.login,
                 kinds,
                 grant.recording.syscalls,
+                denies,
             )
-            trace = await self._begin(self.tracer, program, channel, records)
+            traces: list[ProgramTrace] = []
+
+            def receive(record: Traced | TraceLost) -> None:
+                records.take(channel, record)
+                if denies and isinstance(record, Traced) and record.event is TraceEvent.HANDOVER:
+                    for each in traces:
+                        each.kill()
+
+            trace = await self._begin(self.tracer, program, receive)
         except TeleError as error:
             why = f"it cannot be traced, and a role demands that (enhanced_recording): {error}"
             if not grant.break_glass:
                 raise Unavailable(f"the program does not start: {why}") from None
             records.emit("recording.gap", recorder="tracer", why=str(error))
             return None
-        return ProgramTrace(self, trace, lambda why: records.lose(channel, why))
+        traces.append(
+            ProgramTrace(self, trace, lambda why: records.lose(channel, why), records.settle)
+        )
+        return traces[0]
 
     async def _begin(
-        self, tracer: ISessionTracer, program: TracedProgram, channel: int, records: TraceRecords
+        self,
+        tracer: ISessionTracer,
+        program: TracedProgram,
+        receive: Callable[[Traced | TraceLost], None],
     ) -> ITrace:
-        def receive(record: Traced | TraceLost) -> None:
-            records.take(channel, record)
-
         try:
             opening = maybeDeferred(tracer.open, program, receive)
             trace: ITrace = await opening.addTimeout(OPEN_SECONDS, self.clock)

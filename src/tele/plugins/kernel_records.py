@@ -86,7 +86,10 @@ def _what(record: Any) -> tuple[TraceEvent, str, int, Mapping[str, Any]]:
     if isinstance(record, records.HandOver):
         return TraceEvent.HANDOVER, record.way, 0, {"path": text_of(record.path)}
     if isinstance(record, records.RingAction):
-        return TraceEvent.COMMAND, "io_uring", 0, {"operation": record.action}
+        return TraceEvent.COMMAND, "io_uring", 0, {
+            "operation": record.action,
+            "path": text_of(record.path),
+        }  # fmt: skip
     event = TraceEvent.SYSCALLS if record.named else TraceEvent.COMMAND
     details = {"arguments": list(record.arguments), "text": text_of(record.text)}
     return event, record.action, record.result, details

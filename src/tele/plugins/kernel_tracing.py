@@ -45,6 +45,8 @@ READY_SECONDS: Final = 8.0
 
 #: Bytes in the kernel for what was not read yet.
 BUFFER: Final = 16 << 20
+#: What is asked for with any kind: hand-overs are told of all sessions.
+HANDOVERS: Final = "handovers"
 #: Records that are taken in one go.
 SLICE: Final = 64
 
@@ -72,6 +74,10 @@ class KernelTrace:
     def flush(self) -> Deferred[None]:
         """See :class:`ITrace`."""
         return self._tracer.flush(self)
+
+    def kill(self) -> None:
+        """End all of its processes, wherever they are."""
+        self._tracer.kill(self)
 
     def close(self) -> Deferred[None]:
         """See :class:`ITrace`."""
@@ -185,6 +191,9 @@ class KernelTracer:
     ``buffer`` are the bytes that the kernel keeps of what was not read yet, a power of two.
     """
 
+    #: Whether it reports hand-overs: a role may forbid them then.
+    tells_handovers = True
+
     def __init__(
         self, reactor: IReactorTime, program: Path = PROGRAM, buffer: int = BUFFER
     ) -> None:
@@ -233,9 +242,12 @@ class KernelTracer:
             self._number, self, frozenset(kind.value for kind in program.kinds), receiver
         )
         try:
-            kinds = sorted(trace.kinds)
-            calls = list(program.syscalls)
-            running.send({"op": "start", "id": trace.number, "kinds": kinds, "syscalls": calls})
+            request = {
+                "kinds": [*sorted(trace.kinds), HANDOVERS],
+                "syscalls": list(program.syscalls),
+                "may_end": program.may_end,
+            }
+            running.send({"op": "start", "id": trace.number, **request})
             await trace.answer
         except BaseException:
             self._traces.pop(trace.number, None)
@@ -339,6 +351,12 @@ class KernelTracer:
         with contextlib.suppress(Unavailable):
             self._running.send({"op": "flush", "id": trace.number})
         return flushed
+
+    def kill(self, trace: KernelTrace) -> None:
+        """See :class:`KernelTrace`."""
+        if self._traces.get(trace.number) is trace and self._running is not None:
+            with contextlib.suppress(Unavailable):
+                self._running.send({"op": "end", "id": trace.number})
 
     def end(self, trace: KernelTrace) -> Deferred[None]:
         """See :class:`ITrace`."""

@@ -40,7 +40,7 @@ from tele.model.resources import (
     RoleOptions,
     SessionRecording,
 )
-from tele.model.trace import TraceKind
+from tele.model.trace import Handovers, TraceKind
 from tele.rbac import labels as conditions
 from tele.rbac.forced import trouble_with
 from tele.rbac.forwards import any_port, denied_by, given_by
@@ -136,6 +136,8 @@ def decide(
             strict=strictly and not (has_break_glass(given) and account == emergency),
             trace=_traced(options),
             syscalls=tuple(sorted({name for o in options for name in o.traced_syscalls})),
+            no_handovers=any(o.handovers is Handovers.DENY for o in options),
+            count_opens=any(o.count_repeated_opens for o in options),
         ),
         client_idle_timeout=_shortest(o.client_idle_timeout for o in options),
         disconnect_expired_cert=_any_of(o.disconnect_expired_cert for o in options),

@@ -18,7 +18,7 @@ from tele.model.resources import (
     Rule,
     keepalive_problem,
 )
-from tele.model.trace import SYSCALL, TraceKind
+from tele.model.trace import SYSCALL, Handovers, TraceKind
 from tele.rbac.decision import permits, refusal
 from tele.rbac.forced import trouble_with
 from tele.rbac.forwards import check_forwards
@@ -151,6 +151,12 @@ def _check_traced(options: RoleOptions) -> None:
     if named and TraceKind.SYSCALLS not in options.enhanced_recording:
         raise InvalidInput(
             "options: traced_syscalls has no effect without enhanced_recording: [syscalls]"
+        )
+    if options.handovers is not Handovers.ALLOW and not options.enhanced_recording:
+        raise InvalidInput("options: handovers has no effect without enhanced_recording")
+    if options.count_repeated_opens and TraceKind.DISK not in options.enhanced_recording:
+        raise InvalidInput(
+            "options: count_repeated_opens has no effect without enhanced_recording: [disk]"
         )
     for name in named:
         if not SYSCALL.fullmatch(name):

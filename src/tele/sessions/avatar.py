@@ -149,6 +149,10 @@ class SessionAvatar(ConchUser):
         """The connection ends soon: a channel may be in the middle of sending now."""
         self._reactor.callLater(0, self.expelled, Denied(Reason.RECORDING, why))
 
+    def handed_over(self, why: str) -> None:
+        """It had something done by others, which a role forbids: the connection ends soon."""
+        self._reactor.callLater(0, self.expelled, Denied(Reason.HANDOVER, why))
+
     def _notify(self, number: int, text: str) -> None:
         channels = {} if self.conn is None else self.conn.channels
         channel = channels.get(number - 1)

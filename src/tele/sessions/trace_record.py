@@ -4,8 +4,9 @@ Invariants:
 
 * Each record is a frame on the recording, if there is one, on the channel of its program and in
   the order in which it happened. A recorder that is behind is waited for, within a bound.
-* Events are limited in rate, each kind of its own; the next one has the number of those that were
-  left out. Nobody gets around the recording by filling the audit.
+* Events are limited in rate, each kind, and each way of a hand-over, of its own; the next one has
+  the number of those that were left out. Nobody gets around the recording by filling the audit.
+* A hand-over that a role forbids ends the session, once it is recorded.
 * What is lost is a gap on the recording and an event. With ``record: strict`` it ends the session.
 """
 
@@ -27,6 +28,7 @@ from tele.model.trace import Traced, TraceEvent, TraceLost
 from tele.recording.tee import ConnectionTape
 from tele.sessions.connection_records import ConnectionRecords
 from tele.sessions.context import ConnectionContext
+from tele.sessions.repeated_opens import RepeatedOpens
 
 #: Events of each kind of one connection in one go, and how many more each second.
 EVENTS_BURST: Final = 2_000.0
@@ -36,6 +38,8 @@ WAITING_LIMIT: Final = 20_000
 #: Characters of one element of a list in an event: the recording has all of it.
 ELEMENT_LIMIT: Final = 512
 ELEMENTS_LIMIT: Final = 64
+#: Kinds of events, and ways of hand-overs, that are limited each of its own.
+LIMITERS_LIMIT: Final = 64
 
 FRAMES: Final[Mapping[TraceEvent, FrameKind]] = {
     TraceEvent.COMMAND: FrameKind.COMMAND,
@@ -51,6 +55,7 @@ class TraceRecords(ConnectionRecords):
     """Records what is traced on one connection.
 
     ``end(why)`` ends the session; it is called at the first loss if a role demands that.
+    ``forbid(why)`` ends it at the first hand-over that a role forbids.
     """
 
     def __init__(
@@ -60,12 +65,14 @@ class TraceRecords(ConnectionRecords):
         audit: AuditReporter,
         tape: ConnectionTape | None,
         end: Callable[[str], None],
+        forbid: Callable[[str], None],
     ) -> None:
         super().__init__(clock, context, audit, tape)
         self._end = end
-        self._limiters = {
-            each: ReportLimiter(RateLimiter(EVENTS_BURST, EVENTS_PER_SECOND)) for each in TraceEvent
-        }
+        self._forbid = forbid
+        self._forbidden = False
+        self._limiters: dict[TraceEvent | str, ReportLimiter] = {}
+        self._opens = RepeatedOpens(clock, self._take)
         self._waiting: deque[tuple[int, Traced]] = deque()
         #: Records that had no place among those that wait, by their channel.
         self._dropped: dict[int, TraceLost] = {}
@@ -73,9 +80,20 @@ class TraceRecords(ConnectionRecords):
     def take(self, channel: int, record: Traced | TraceLost) -> None:
         """Record what the program of a channel did, or that records of it were lost."""
         if isinstance(record, TraceLost):
+            self.settle()
             self._resume()  # those before it, whether the recorder is behind or not
             self.lose(channel, _lost_text(record))
-        elif self._waiting or (self._tape is not None and self._tape.paused):
+        elif self._context.grant.recording.count_opens:
+            self._opens.take(channel, record)
+        else:
+            self._take(channel, record)
+
+    def settle(self) -> None:
+        """A program has ended: record what was counted together until now."""
+        self._opens.settle()
+
+    def _take(self, channel: int, record: Traced) -> None:
+        if self._waiting or (self._tape is not None and self._tape.paused):
             self._wait(channel, record)
         else:
             self._record(channel, record)
@@ -105,9 +123,28 @@ class TraceRecords(ConnectionRecords):
             self.note(channel, FRAMES[record.event], at=at, **fields)
         shown = {name: _shortened(value) for name, value in fields.items()}
         shown["happened"] = format_time(datetime.fromtimestamp(record.time / _SECOND, UTC))
-        listed = self.listed(self._limiters[record.event], shown)
+        listed = self.listed(self._limiter(record), shown)
         if listed is not None:
             self.emit(f"session.{record.event.value}", channel=channel, **listed)
+        if record.event is TraceEvent.HANDOVER and self._context.grant.recording.no_handovers:
+            self._deny(record)
+
+    def _limiter(self, record: Traced) -> ReportLimiter:
+        """Return the limiter of a kind of event; each way of a hand-over has one of its own."""
+        kind: TraceEvent | str = record.event
+        if kind is TraceEvent.HANDOVER and len(self._limiters) < LIMITERS_LIMIT:
+            kind = f"{kind.value} {record.action}"
+        if kind not in self._limiters:
+            self._limiters[kind] = ReportLimiter(RateLimiter(EVENTS_BURST, EVENTS_PER_SECOND))
+        return self._limiters[kind]
+
+    def _deny(self, record: Traced) -> None:
+        if self._forbidden:
+            return
+        self._forbidden = True
+        path = str(record.details.get("path", ""))
+        what = cut(f"{record.action} {path}".strip())
+        self._forbid(f"the session ends: a role forbids hand-overs (handovers: deny): {what}")
 
     def lose(self, channel: int, reason: str) -> None:
         """A part of what the program of a channel did is not recorded."""

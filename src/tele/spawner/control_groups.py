@@ -141,7 +141,7 @@ class Groups:
         self._kill_at.pop(name, None)
         if self._kill_leftovers or name in self._expelled:
             self._expelled.discard(name)
-            self._kill(os.path.join(self._folder, name))
+            kill_group(os.path.join(self._folder, name))
         if _is_left(self._folder, name):
             self._left.add(name)
             self._pause = SHORTEST
@@ -153,7 +153,7 @@ class Groups:
             now = time.monotonic()
             for name in [name for name, due in self._kill_at.items() if due <= now]:
                 del self._kill_at[name]
-                self._kill(os.path.join(self._folder, name))
+                kill_group(os.path.join(self._folder, name))
             self._left = {name for name in self._left if _is_left(self._folder, name)}
             self._pause = min(self._pause * 2, LONGEST)
             self._sweep_at = min(self._kill_at.values(), default=math.inf)
@@ -171,20 +171,6 @@ class Groups:
         if self._folder is not None:
             with contextlib.suppress(OSError):
                 os.rmdir(self._folder)
-
-    def _kill(self, path: str) -> None:
-        with contextlib.suppress(OSError):
-            try:
-                _write(path, "cgroup.kill", b"1")
-            except FileNotFoundError:
-                for _ in range(ROUNDS):
-                    with open(os.path.join(path, "cgroup.procs"), "rb") as file:
-                        processes = file.read().split()
-                    if not processes:
-                        return
-                    for process in processes:
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(int(process), signal.SIGKILL)
 
 
 def own_group() -> str | None:
@@ -214,6 +200,27 @@ def is_populated(path: str) -> bool:
             return b"populated 1" in file.read()
     except OSError:
         return False
+
+
+def is_own(path: str) -> bool:
+    """Whether a group is one that a spawner has made for a session, and holds nothing else."""
+    return os.path.basename(os.path.dirname(path)) == FOLDER
+
+
+def kill_group(path: str) -> None:
+    """Kill all that lives in the group ``path``, and below it."""
+    with contextlib.suppress(OSError):
+        try:
+            _write(path, "cgroup.kill", b"1")
+        except FileNotFoundError:
+            for _ in range(ROUNDS):
+                with open(os.path.join(path, "cgroup.procs"), "rb") as file:
+                    processes = file.read().split()
+                if not processes:
+                    return
+                for process in processes:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(process), signal.SIGKILL)
 
 
 def group_of(process: int | str) -> str | None:

@@ -8,11 +8,15 @@ Invariants:
 
 * Standard library only. Nothing is looked up: a name is what the record says.
 * A file counts where it was changed, or opened so that it can be; one that was only read does not.
+* A path of an open file is the kernel's. One of a changed name is as given: what may hide the real
+  one (a link to a folder of such files, a mount, a path through ``/proc``) counts itself.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
+import stat
 from typing import Final
 
 from tele.tracer.records import (
@@ -37,8 +41,11 @@ _SOCKETS: Final = (
     ("containers", rb"/run/user/\d+/(?:podman|libvirt)/.*|/var/lib/(?:lxd|incus)/unix\.socket"),
     ("tmux", rb".*/tmux-\d+/[^/]+"),
     ("screen", rb".*/S-[^/]+/\d+\.[^/]+|.*/\.screen/\d+\.[^/]+"),
-    ("ssh_agent", rb".*/ssh-[^/]+/agent\.\d+|.*/(?:keyring/ssh|S\.gpg-agent\.ssh|\.ssh/agent/.*)"),
-    ("editor", rb".*/emacs\d*/server|.*/\.vim/.*\.sock"),
+    ("ssh_agent", rb".*/ssh-[^/]+/agent\.\d+|.*/(?:keyring/ssh|S\.gpg-agent\.ssh)|.*/\.ssh/.*"),
+    ("editor", rb".*/emacs\d*/server|.*/\.vim/.*\.sock|/run/user/\d+/(?:vscode-|nvim\.).*"),
+    ("display", rb"@?/tmp/\.X11-unix/X\d+|/run/user/\d+/wayland-\d+"),
+    ("terminals", rb".*/zellij(?:-\d+)?/.*|.*/(?:\.dtach|\.abduco|abduco)/.*"),
+    ("snap", rb"/run/snapd(?:-snap)?\.socket"),
     ("at", rb"/run/atd(?:\.sock)?"),
 )
 #: Files that other processes act on, or the next login, by path: the first that fits.
@@ -56,16 +63,39 @@ _FILES: Final = (
     ("accounts", rb"/etc/(?:passwd|shadow|group|gshadow|sudoers|doas\.conf)"),
     ("accounts", rb"/etc/(?:sudoers|pam)\.d/.*"),
     ("loader", rb"/etc/ld\.so\.(?:preload|conf)|/etc/ld\.so\.conf\.d/.*"),
-    ("kernel_helper", rb"/proc/sys/kernel/(?:core_pattern|modprobe|hotplug|poweroff_cmd)"),
-    ("kernel_helper", rb"/proc/sys/fs/binfmt_misc/.*|/sys/kernel/uevent_helper|.*/release_agent"),
-    ("process_memory", rb"/proc/\d+/(?:task/\d+/)?mem"),
-    ("cgroup", rb"/sys/fs/cgroup/.*/(?:cgroup\.procs|cgroup\.threads|tasks)"),
+    # proc and others may be mounted elsewhere, too.
+    ("kernel_helper", rb".*/sys/kernel/(?:core_pattern|modprobe|hotplug|poweroff_cmd)"),
+    ("kernel_helper", rb".*/binfmt_misc/.*|.*/sys/kernel/uevent_helper|.*/release_agent"),
+    ("process_memory", rb".*/\d+/(?:task/\d+/)?mem"),
+    ("cgroup", rb".*/(?:cgroup\.procs|cgroup\.threads)|/sys/fs/cgroup/.*/tasks"),
+    ("device", rb"/dev/(?:mem|kmem|port|kvm|uinput|uhid|vhost-.*|net/tun)"),
 )  # fmt: skip
+#: Folders of such files: who puts another in their place, or links to them, changes what is below.
+_FOLDERS: Final = (
+    ("authorized_keys", rb".*/\.ssh|/etc/ssh"),
+    ("user_unit", rb".*/\.(?:config|local/share)(?:/systemd(?:/user)?)?|.*/\.local"),
+    ("autostart", rb".*/\.config/autostart|/etc/xdg(?:/autostart)?"),
+    ("shell_start", rb".*/\.config/fish|/etc/profile\.d"),
+    ("cron", rb"/var/spool(?:/cron(?:/crontabs)?)?|/etc/cron\.[^/]*"),
+    ("at", rb"/var/spool/(?:cron/)?(?:atjobs|atspool|at)"),
+    ("unit", rb"/(?:etc|run|usr/lib|usr/local/lib|lib)/systemd(?:/.*)?|/etc/init\.d"),
+    ("accounts", rb"/etc/(?:sudoers|pam)\.d|/etc|/var|/"),
+    ("loader", rb"/etc/ld\.so\.conf\.d"),
+    ("kernel_helper", rb"/proc(?:/sys(?:/kernel|/fs(?:/binfmt_misc)?)?)?|/sys(?:/.*)?"),
+)
+#: Paths through what a process has open, which say nothing of where they lead.
+_HIDDEN: Final = re.compile(
+    rb"(?:.*/)?(?:proc/(?:self|thread-self|\d+)/(?:task/\d+/)?(?:cwd|root|fd/\d+)|dev/fd/\d+)/.*",
+    re.DOTALL,
+)
 #: Calls that reach into another process, or leave what the machine looks like to this one.
 _CALLS: Final = {
     "process_vm_writev": "process_memory",
     "pidfd_getfd": "process_memory",
     "setns": "namespace",
+    "fsmount": "mount",
+    "ioctl": "terminal",
+    "request_key": "kernel_helper",
     "kexec_load": "kernel",
     "kexec_file_load": "kernel",
     "init_module": "kernel",
@@ -76,9 +106,14 @@ _CALLS: Final = {
 _PTRACE: Final = frozenset({4, 5, 6, 13, 15, 16, 0x4206, 0x4205, 0x4203})
 _O_ACCMODE: Final = 3
 _CHANGES: Final = frozenset({
-    "create", "rename", "link", "symlink", "mkdir", "mknod", "chmod", "chown", "truncate", "mount",
-    "move_mount", "unlink",
+    "create", "rename", "link", "symlink", "mkdir", "mknod", "chmod", "chown", "truncate", "unlink",
 })  # fmt: skip
+_MOUNTS: Final = frozenset({"mount", "move_mount", "open_tree"})
+_REPLACES: Final = frozenset({"rename", "link", "symlink"})
+#: Flags of mount(2): MS_REMOUNT, MS_BIND; MS_UNBINDABLE, _PRIVATE, _SLAVE and _SHARED.
+_REMOUNT, _BIND, _PROPAGATION = 0x20, 0x1000, 0x1E0000
+_CLONE_TREE: Final = 1
+_LOAD_PROGRAM: Final = 5
 
 
 def _table(rows: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, re.Pattern[bytes]], ...]:
@@ -87,36 +122,75 @@ def _table(rows: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, re.Pattern[b
 
 _SOCKET_TABLE: Final = _table(_SOCKETS)
 _FILE_TABLE: Final = _table(_FILES)
+_FOLDER_TABLE: Final = _table(_FOLDERS)
 
 
 def hand_over(record: Record) -> HandOver | None:
     """Return what ``record`` hands over, if it does. One that failed hands nothing over."""
     if isinstance(record, RingAction):
-        return HandOver(record.origin, "io_uring", record.action.encode())
+        about = b" ".join(filter(None, (record.action.encode(), record.path)))
+        return HandOver(record.origin, "io_uring", about)
     if isinstance(record, SocketAction):
         if record.family != "unix" or record.action not in ("connect", "send"):
             return None
         if record.result < 0 and record.result != -115:
             return None
         return _first(_SOCKET_TABLE, record, record.address)
-    if isinstance(record, FileAction) and record.result >= 0:
-        if record.action in _CHANGES or (record.action == "open" and record.flags & _O_ACCMODE):
-            found = _first(_FILE_TABLE, record, record.path)
-            return found or _first(_FILE_TABLE, record, record.target)
-        return None
+    if isinstance(record, FileAction):
+        return _file(record) if record.result >= 0 else None
     if isinstance(record, Action) and record.result >= 0:
         way = _CALLS.get(record.action)
         if record.action == "ptrace" and record.arguments[0] in _PTRACE:
             way = "process_memory"
+        if record.action == "bpf" and record.arguments[0] == _LOAD_PROGRAM:
+            way = "kernel"
         return HandOver(record.origin, way, b"") if way else None
     return None
+
+
+def _file(record: FileAction) -> HandOver | None:
+    action = record.action
+    opened = action in ("open", "create")
+    if action in _MOUNTS:
+        return HandOver(record.origin, "mount", record.path) if _is_mount(record) else None
+    if action not in _CHANGES and not (opened and record.flags & _O_ACCMODE):
+        return None
+    if (opened and stat.S_ISBLK(record.mode)) or (
+        action == "mknod" and (stat.S_ISBLK(record.mode) or stat.S_ISCHR(record.mode))
+    ):
+        return HandOver(record.origin, "device", record.path)
+    paths = (record.path, record.target)
+    if action == "symlink":  # its text may begin at its folder
+        paths = (record.path, posixpath.join(posixpath.dirname(record.path), record.target))
+    for path in filter(None, paths):
+        found = _first(_FILE_TABLE, record, path)
+        if found is None and action in _REPLACES:
+            found = _first(_FOLDER_TABLE, record, path)
+        if found is not None:
+            return found
+        if not opened and _HIDDEN.fullmatch(path):
+            return HandOver(record.origin, "hidden_path", path)
+    if record.cut and not opened:
+        return HandOver(record.origin, "hidden_path", record.path)
+    return None
+
+
+def _is_mount(record: FileAction) -> bool:
+    """Whether files are elsewhere from now on."""
+    flags = record.flags
+    if record.action == "open_tree":
+        return bool(flags & _CLONE_TREE)
+    if record.action == "mount":
+        return not flags & _REMOUNT and (bool(flags & _BIND) or not flags & _PROPAGATION)
+    return True
 
 
 def _first(
     table: tuple[tuple[str, re.Pattern[bytes]], ...], record: SocketAction | FileAction, path: bytes
 ) -> HandOver | None:
     # /var/run is a link to /run, and what a program gives may go through it.
-    named = path.removeprefix(b"/var") if path.startswith(b"/var/run/") else path
+    named = posixpath.normpath(path) if not path.startswith(b"@") else path
+    named = named.removeprefix(b"/var") if named.startswith(b"/var/run/") else named
     for way, pattern in table:
         if pattern.fullmatch(named):
             return HandOver(record.origin, way, path)

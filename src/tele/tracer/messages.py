@@ -8,7 +8,8 @@ Invariants:
 The node's socket (SOCK_SEQPACKET) carries JSON objects, and records to the node
 (:mod:`tele.tracer.records`). The tracer begins with ``ready`` (``kinds``, and ``missing``: what
 each of the others lacks), or with ``unavailable`` (``reason``, ``message``) and ends. Requests:
-``{"op": "start", "id", "kinds", "syscalls"}``, answered by ``started`` or ``failed`` (``message``),
+``{"op": "start", "id", "kinds", "syscalls", "may_end"}``, answered by ``started`` or ``failed``
+(``message``), ``{"op": "end", "id"}`` for one that may end, which kills its processes,
 ``{"op": "flush", "id"}``, answered by all records until now and ``flushed``, and ``{"op": "stop",
 "id"}``, answered by what is left of its records and ``stopped`` (``records``, ``lost``). A
 malformed one is ``refused`` (``message``).
@@ -26,7 +27,7 @@ import socket
 from typing import Any, Final, NamedTuple
 
 from tele.tracer.call_names import NUMBERS
-from tele.tracer.operations import KINDS
+from tele.tracer.operations import KINDS, MAY_END
 
 #: Bytes of one message. A batch of records is not longer, nor is one record.
 MAX_MESSAGE: Final = 128 * 1024
@@ -94,6 +95,8 @@ def wanted(message: dict[str, Any]) -> Wanted:
     mask = 0
     for kind in kinds:
         mask |= KINDS[kind]
+    if message.get("may_end") is True:
+        mask |= MAY_END
     return Wanted(number_of(message), mask, tuple(NUMBERS[call] for call in calls))
 
 

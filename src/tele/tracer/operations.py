@@ -16,11 +16,16 @@ from typing import Final, NamedTuple
 from tele.tracer.call_names import COMPAT, NATIVE
 
 #: Bits of what a session asks for.
-KINDS: Final = {"command": 1, "disk": 2, "network": 4, "syscalls": 8}
-_COMMAND, _DISK, _NETWORK, _ = KINDS.values()
+KINDS: Final = {"command": 1, "disk": 2, "network": 4, "syscalls": 8, "handovers": 16}
+_COMMAND, _DISK, _NETWORK, _, _HANDOVERS = KINDS.values()
+#: A session that may be told to end.
+MAY_END: Final = 32
+#: Of a session that asks for hand-overs only, what may be one.
+_CHANGE: Final = _DISK | _HANDOVERS
+_ACT: Final = _COMMAND | _HANDOVERS
 
 OPEN, PATHS, DESCRIPTOR, SOCKET, ACTION, EXECUTE = range(1, 7)
-OPEN_HOW, SEND_MESSAGE, SOCKET_CALL, ACCEPT, LISTEN, SEND_MESSAGES = range(7, 13)
+OPEN_HOW, SEND_MESSAGE, SOCKET_CALL, ACCEPT, LISTEN, SEND_MESSAGES, CONTROL = range(7, 14)
 
 #: Numbers of 32-bit programs begin here.
 COMPAT_FIRST: Final = 1024
@@ -48,37 +53,39 @@ def _of(kind: int, asked: int, names: str, *places: int) -> dict[str, Operation]
 
 #: By name.
 OPERATIONS: Final[dict[str, Operation]] = {
-    **_of(OPEN, _DISK, "open creat", 1),
-    **_of(OPEN, _DISK, "openat", 2, 1),
-    **_of(OPEN, _DISK, "open_by_handle_at"),
-    **_of(OPEN_HOW, _DISK, "openat2", 2, 1),
-    **_of(PATHS, _DISK, "unlink rmdir mkdir mknod chmod chown lchown truncate umount umount2", 1),
-    **_of(PATHS, _DISK, "setxattr lsetxattr removexattr lremovexattr acct chroot", 1),
-    **_of(PATHS, _DISK, "unlinkat mkdirat mknodat fchmodat fchmodat2 fchownat", 2, 1),
-    **_of(PATHS, _DISK, "setxattrat removexattrat open_tree", 2, 1),
-    **_of(PATHS, _DISK, "rename link", 1, 0, 2, 0),
-    **_of(PATHS, _DISK, "renameat renameat2 linkat", 2, 1, 4, 3),
-    **_of(PATHS, _DISK, "symlink mount pivot_root", 2, 0, 1, 0),
-    **_of(PATHS, _DISK, "symlinkat", 3, 2, 1, 0),
-    **_of(PATHS, _DISK, "move_mount", 4, 3, 2, 1),
-    **_of(DESCRIPTOR, _DISK, "fchmod fchown ftruncate fsetxattr fremovexattr", 1),
+    **_of(OPEN, _CHANGE, "open creat", 1),
+    **_of(OPEN, _CHANGE, "openat", 2, 1),
+    **_of(OPEN, _CHANGE, "open_by_handle_at"),
+    **_of(OPEN_HOW, _CHANGE, "openat2", 2, 1),
+    **_of(PATHS, _CHANGE, "unlink rmdir mkdir mknod chmod chown lchown truncate umount umount2", 1),
+    **_of(PATHS, _CHANGE, "setxattr lsetxattr removexattr lremovexattr acct chroot", 1),
+    **_of(PATHS, _CHANGE, "unlinkat mkdirat mknodat fchmodat fchmodat2 fchownat", 2, 1),
+    **_of(PATHS, _CHANGE, "setxattrat removexattrat open_tree", 2, 1),
+    **_of(PATHS, _CHANGE, "rename link", 1, 0, 2, 0),
+    **_of(PATHS, _CHANGE, "renameat renameat2 linkat", 2, 1, 4, 3),
+    **_of(PATHS, _CHANGE, "symlink mount pivot_root", 2, 0, 1, 0),
+    **_of(PATHS, _CHANGE, "symlinkat", 3, 2, 1, 0),
+    **_of(PATHS, _CHANGE, "move_mount", 4, 3, 2, 1),
+    **_of(DESCRIPTOR, _CHANGE, "fchmod fchown ftruncate fsetxattr fremovexattr", 1),
     # To sockets of programs that may act for the session, whatever is asked for.
-    **_of(SOCKET, _NETWORK | _COMMAND | _DISK, "connect", 2),
+    **_of(SOCKET, _NETWORK | _ACT | _DISK, "connect", 2),
     **_of(SOCKET, _NETWORK, "bind", 2),
-    **_of(SOCKET, _NETWORK | _COMMAND | _DISK, "sendto", 5),
-    **_of(SEND_MESSAGE, _NETWORK | _COMMAND | _DISK, "sendmsg"),
-    **_of(SEND_MESSAGES, _NETWORK | _COMMAND | _DISK, "sendmmsg"),
-    **_of(SOCKET_CALL, _NETWORK | _COMMAND | _DISK, "socketcall"),
+    **_of(SOCKET, _NETWORK | _ACT | _DISK, "sendto", 5),
+    **_of(SEND_MESSAGE, _NETWORK | _ACT | _DISK, "sendmsg"),
+    **_of(SEND_MESSAGES, _NETWORK | _ACT | _DISK, "sendmmsg"),
+    **_of(SOCKET_CALL, _NETWORK | _ACT | _DISK, "socketcall"),
     **_of(ACCEPT, _NETWORK, "accept accept4"),
     **_of(LISTEN, _NETWORK, "listen"),
     **_of(EXECUTE, _COMMAND, "execve", 1, 0, 2),
     **_of(EXECUTE, _COMMAND, "execveat", 2, 1, 3),
-    **_of(DESCRIPTOR, _COMMAND, "finit_module", 1),
+    **_of(DESCRIPTOR, _ACT, "finit_module", 1),
     **_of(ACTION, _COMMAND, "delete_module memfd_create", 1),
-    **_of(ACTION, _COMMAND, "ptrace process_vm_readv process_vm_writev pidfd_getfd"),
-    **_of(ACTION, _COMMAND, "init_module bpf perf_event_open kexec_load kexec_file_load reboot"),
+    **_of(ACTION, _ACT, "ptrace process_vm_writev pidfd_getfd setns io_uring_setup fsmount"),
+    **_of(ACTION, _ACT, "init_module bpf kexec_load kexec_file_load request_key"),
+    **_of(ACTION, _COMMAND, "process_vm_readv perf_event_open reboot unshare mount_setattr"),
     **_of(ACTION, _COMMAND, "setuid setgid setreuid setregid setresuid setresgid setgroups"),
-    **_of(ACTION, _COMMAND, "setfsuid setfsgid capset setns unshare io_uring_setup"),
+    **_of(ACTION, _COMMAND, "setfsuid setfsgid capset fsopen fspick"),
+    **_of(CONTROL, _ACT, "ioctl"),
 }
 
 

@@ -136,7 +136,7 @@ class Tracer:
             self._perform(unpack(data))
         except BlockingIOError:
             return
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             self._tell({"event": "refused", "message": str(error)})
 
     def _perform(self, message: dict[str, Any]) -> None:
@@ -149,6 +149,8 @@ class Tracer:
                 self._tell({"event": "failed", "id": request.number, "message": str(error)})
             else:
                 self._tell({"event": "started", "id": request.number})
+        elif operation == "end":
+            self._tracing.end(number_of(message))
         elif operation in ("stop", "flush"):
             number = number_of(message)
             if not self._tracing.knows(number):

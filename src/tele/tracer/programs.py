@@ -39,7 +39,7 @@ RECORDED: Final = {
 OLDEST: Final = (5, 11)
 _NUMBER: Final = struct.Struct("=Q")
 _INDEX: Final = struct.Struct("=I")
-_SESSION: Final = struct.Struct("=QQQ16Q2Q")
+_SESSION: Final = struct.Struct("=QQQ16Q2QQ")
 _PROGRESS: Final = struct.Struct("=QQ")
 _PROCESS: Final = struct.Struct("=QQII")
 _COUNTERS: Final = 129
@@ -73,6 +73,7 @@ class Programs:
             self._sessions = self._object.map("sessions", _NUMBER.size, _SESSION.size)
             self._counts = self._object.map("counts", _PROCESS.size, COUNTER.size * _COUNTERS)
             self._progresses = self._object.map("progresses", _NUMBER.size, _PROGRESS.size)
+            self._ending = self._object.map("ending", _NUMBER.size, _NUMBER.size)
             operations = self._object.map("operations", _INDEX.size, 8)
             for number, operation in table():
                 operations.put(_INDEX.pack(number), operation.packed())
@@ -83,7 +84,7 @@ class Programs:
     @property
     def kinds(self) -> list[str]:
         """What can be recorded."""
-        return [kind for kind in KINDS if kind not in self.missing]
+        return [kind for kind in KINDS if kind not in self.missing and kind != "handovers"]
 
     def rings(self) -> list[Ring]:
         """Return readers of all records."""
@@ -108,12 +109,16 @@ class Programs:
         named = [0] * 16
         for call in wanted.calls:
             named[call >> 6] |= 1 << (call & 63)
-        value = _SESSION.pack(0, 0, wanted.kinds, *named, 0, 0)
+        value = _SESSION.pack(0, 0, wanted.kinds, *named, 0, 0, 0)
         self._sessions.put(_NUMBER.pack(wanted.number), value)
 
     def join(self, number: int, pidfd: int) -> None:
         """Make a process, and all that it starts from now on, one of a session. Raises OSError."""
         self._tags.put(struct.pack("=i", pidfd), _NUMBER.pack(number))
+
+    def end(self, number: int) -> None:
+        """Have each process of a session killed, with its next system call. Raises OSError."""
+        self._ending.put(_NUMBER.pack(number), _NUMBER.pack(1))
 
     def given_and_lost(self, number: int) -> tuple[int, int]:
         """Return how many records of a session were begun, and how many of them are lost."""
@@ -122,6 +127,11 @@ class Programs:
             return 0, 0
         given, lost, *_ = _SESSION.unpack(value)
         return given, lost
+
+    def uncounted(self, number: int) -> int:
+        """Return how many system calls of a session are in no counter: too many processes ran."""
+        value = self._sessions.get(_NUMBER.pack(number))
+        return 0 if value is None else int(_SESSION.unpack(value)[-1])
 
     def have_read(self, number: int, sizes: Sequence[int]) -> None:
         """Note how many bytes of a session were read from each ring since it began."""
@@ -132,6 +142,7 @@ class Programs:
         """Record nothing of a session any more."""
         self._sessions.remove(_NUMBER.pack(number))
         self._progresses.remove(_NUMBER.pack(number))
+        self._ending.remove(_NUMBER.pack(number))
 
     def counters(self, number: int, pid: int, start: int) -> bytes:
         """Return the counters of a process that has ended, and forget them."""
@@ -182,6 +193,7 @@ def _load(options: Options, path: str) -> tuple[Library, Object, frozenset[str]]
             loaded.resize("others", options.event_buffer)
             loaded.resize("sessions", SESSIONS_LIMIT)
             loaded.resize("progresses", SESSIONS_LIMIT)
+            loaded.resize("ending", SESSIONS_LIMIT)
             loaded.load()
         except OSError as error:
             if loaded is not None:

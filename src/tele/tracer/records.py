@@ -143,10 +143,13 @@ class Action(NamedTuple):
 
 
 class RingAction(NamedTuple):
-    """An operation was given to an io_uring. What it is about and its result are not known."""
+    """An operation was given to an io_uring. Its result is not known, nor what it is about but for
+    ``path``, as given, of what it opens.
+    """
 
     origin: Origin
     action: str
+    path: bytes = b""
 
 
 class SystemCalls(NamedTuple):
@@ -295,7 +298,8 @@ def _parse(record: bytes) -> Record:
         status = values[3] & 0xFFFF if values[3] else result & 0xFFFF
         return Exited(origin, status, values[0], values[1], values[2] * 4096)
     if kind == RING_SUBMITTED:
-        return RingAction(origin, RING_OPERATIONS.get(values[0], f"operation_{values[0]}"))
+        action = RING_OPERATIONS.get(values[0], f"operation_{values[0]}")
+        return RingAction(origin, action, _text(text)[0])
     if kind == COUNTED:
         return SystemCalls(origin, tuple(_counts(text)))
     if kind != CALLED:
@@ -344,7 +348,7 @@ _FLAGS: Final = {
     "open": (2, 3), "openat": (3, 4), "openat2": (3, 4), "creat": (0, 2), "unlinkat": (3, 0),
     "mkdir": (0, 2), "mkdirat": (0, 3), "mknod": (0, 2), "mknodat": (0, 3), "chmod": (0, 2),
     "fchmod": (0, 2), "fchmodat": (0, 3), "fchmodat2": (4, 3), "fchownat": (5, 0),
-    "renameat2": (5, 0), "linkat": (5, 0), "mount": (4, 0), "umount2": (2, 0),
+    "renameat2": (5, 0), "linkat": (5, 0), "mount": (4, 0), "umount2": (2, 0), "open_tree": (3, 0),
 }  # fmt: skip
 _REMOVE_FOLDER: Final = 0x200
 

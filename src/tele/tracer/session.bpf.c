@@ -78,6 +78,8 @@ struct sock { struct sock_common __sk_common; u16 sk_type; u16 sk_protocol; } CO
 struct unix_sock { struct path path; struct sock *peer; } CORE;
 struct socket { short type; struct sock *sk; } CORE;
 struct io_kiocb { u8 opcode; } CORE;
+struct filename { const char *name; } CORE;
+struct io_open { int dfd; struct filename *filename; } CORE;
 struct pt_regs {
 	unsigned long di, si, dx, r10, r8, r9, bx, cx, bp, orig_ax;
 } CORE;
@@ -97,7 +99,8 @@ struct user_message { u64 name; u32 name_size; };
 #define DISK 2
 #define NETWORK 4
 #define SYSCALLS 8
-#define ALWAYS 15
+#define MAY_END 32 // it may be told to end
+#define HANDOVERS 16 // what other processes may act on, whatever else is asked for
 
 #define CUT 1
 #define NAMED_CALL 2
@@ -127,6 +130,7 @@ struct session {
 	u64 kinds;
 	u64 named[16]; // system calls that are recorded one by one: a bit for each number
 	u64 written[2]; // bytes in each ring, from the beginning
+	u64 uncounted; // system calls of processes that had no place in counts
 };
 
 // Bytes of a session that were read from each ring: its reader writes them.
@@ -182,6 +186,7 @@ struct { __uint(type, BPF_MAP_TYPE_RINGBUF); __uint(max_entries, 8 << 20); } oth
 #define ACCEPT 10
 #define LISTEN 11
 #define SEND_MESSAGES 12
+#define CONTROL 13
 
 struct operation {
 	u8 class;
@@ -384,6 +389,8 @@ static __always_inline char add_user_text(struct slot *slot, u64 text)
 	at &= TEXT_LIMIT - 1;
 	long size = bpf_probe_read_user_str(&slot->text[at], ONE_TEXT, (void *)text);
 	if (size <= 0) {
+		if (text)
+			slot->head.flags |= CUT; // it is in no memory any more, or never was
 		add_nothing(slot);
 		return 0;
 	}
@@ -629,13 +636,21 @@ int BPF_PROG(on_ring_submission, struct io_kiocb *request)
 		return 0;
 	if (!begin(&record, task, id, session, RING_SUBMITTED))
 		return 0;
-	record.slot->head.values[0] = BPF_CORE_READ(request, opcode);
+	u32 opcode = BPF_CORE_READ(request, opcode);
+	record.slot->head.values[0] = opcode;
+	if ((opcode == 18 || opcode == 28) && bpf_core_type_exists(struct io_open)) {
+		// Its operation begins where the request does: openat, openat2.
+		struct io_open *open = (void *)request;
+		record.slot->head.values[1] = (u32)BPF_CORE_READ(open, dfd);
+		add_text(record.slot, BPF_CORE_READ(open, filename, name));
+	}
 	end(&record, &others, 1);
 	return 0;
 }
 
 // -- system calls ---------------------------------------------------------------------------------
-static __always_inline void count_call(struct task_struct *task, u64 id, u32 call, s64 result)
+static __always_inline void count_call(struct task_struct *task, u64 id, struct session *session,
+				       u32 call, s64 result)
 {
 	struct process process = {
 		.session = id,
@@ -650,8 +665,10 @@ static __always_inline void count_call(struct task_struct *task, u64 id, u32 cal
 			return;
 		bpf_map_update_elem(&counts, &process, none, BPF_NOEXIST);
 		counters = bpf_map_lookup_elem(&counts, &process);
-		if (!counters)
+		if (!counters) {
+			__sync_fetch_and_add(&session->uncounted, 1);
 			return;
+		}
 	}
 	struct counter *counter = &counters->others;
 	for (u32 i = 0; i < PROBES; i++) {
@@ -668,6 +685,16 @@ static __always_inline void count_call(struct task_struct *task, u64 id, u32 cal
 	if (result < 0 && result > -4096)
 		__sync_fetch_and_add(&counter->errors, 1);
 }
+
+// Sessions that are to end, with all that they started, wherever it is now.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u64);
+	__type(value, u64);
+} ending SEC(".maps");
+#define KILL 9
 
 #define ADDRESS_LIMIT 128
 struct socket_info {
@@ -908,6 +935,24 @@ static __always_inline int has_address(struct call *call)
 	return 1;
 }
 
+#define FMODE_WRITE 2
+#define PUSH_INPUT 0x5412 // TIOCSTI
+#define OF_CONSOLE 0x541c // TIOCLINUX
+
+// Whether a call is one that a session has which asks for nothing but hand-overs: what was only
+// read is none.
+static __always_inline int may_hand_over(struct call *call)
+{
+	u32 class = call->operation->class;
+	if (class == OPEN || class == OPEN_HOW) {
+		if (call->result < 0)
+			return 0;
+		struct file *file = file_of(call->task, call->result);
+		return file && BPF_CORE_READ(file, f_mode) & FMODE_WRITE;
+	}
+	return call->result >= 0 || (class != ACTION && class != CONTROL);
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(on_call, struct pt_regs *regs, s64 result)
 {
@@ -918,13 +963,15 @@ int BPF_PROG(on_call, struct pt_regs *regs, s64 result)
 	call.session = bpf_map_lookup_elem(&sessions, &call.id);
 	if (!call.session)
 		return 0;
+	if (call.session->kinds & MAY_END && bpf_map_lookup_elem(&ending, &call.id))
+		bpf_send_signal(KILL);
 	if ((s32)regs->orig_ax < 0)
 		return 0; // the return from a handler of signals
 	u32 number = (u32)regs->orig_ax & (CALLS - 1);
 	call.compat = (call.task->thread_info.status & 2) != 0;
 	call.index = number | (call.compat ? CALLS : 0);
 	if (call.session->kinds & SYSCALLS)
-		count_call(call.task, call.id, call.index, result);
+		count_call(call.task, call.id, call.session, call.index, result);
 	if (!call.compat && call.session->named[number >> 6 & 15] >> (number & 63) & 1)
 		call.flags = NAMED_CALL;
 	call.operation = bpf_map_lookup_elem(&operations, &call.index);
@@ -932,6 +979,14 @@ int BPF_PROG(on_call, struct pt_regs *regs, s64 result)
 		return 0;
 	u32 class = call.operation->class;
 	int asked = class && call.session->kinds & call.operation->kinds;
+	if (class == CONTROL) {
+		u32 request = call.compat ? regs->cx : regs->si;
+		if (request != PUSH_INPUT && request != OF_CONSOLE)
+			asked = 0;
+	}
+	if (asked && !(call.session->kinds & call.operation->kinds & ~HANDOVERS) &&
+	    !may_hand_over(&call))
+		asked = 0;
 	if (class == EXECUTE && result >= 0)
 		asked = 0; // it has a record of its own
 	if (class == ACCEPT && result == -EAGAIN)

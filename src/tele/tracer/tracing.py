@@ -16,7 +16,7 @@ from typing import Any, Final
 from tele.tracer import records
 from tele.tracer.libbpf import Ring
 from tele.tracer.messages import SESSIONS_LIMIT, Options, Wanted
-from tele.tracer.operations import KINDS
+from tele.tracer.operations import KINDS, MAY_END
 from tele.tracer.programs import Programs
 from tele.tracer.sequencing import Sequencer
 
@@ -92,6 +92,12 @@ class Tracing:
             raise ValueError("the session is not traced")
         self._programs.join(number, pidfd)
 
+    def end(self, number: int) -> None:
+        """Have a session end that may, with all its processes. Raises OSError and ValueError."""
+        if self._programs is None or not self._kinds.get(number, 0) & MAY_END:
+            raise ValueError("it is not traced, or may not be told to end")
+        self._programs.end(number)
+
     def stop(self, number: int, now: float) -> tuple[list[bytes], dict[str, Any]]:
         """End a session; return its last records, and what is known of all."""
         programs = self._programs
@@ -99,11 +105,15 @@ class Tracing:
             raise ValueError("the session is not traced")
         out: list[bytes] = []
         given, _ = programs.given_and_lost(number)
+        uncounted = programs.uncounted(number)
         programs.stop(number)
         self._read_all(out, now)
         if self._kinds[number] & _COUNTED:
             for pid, counters in programs.all_counters(number):
                 out.append(records.counted_at(number, pid, int(now * 1e9), counters))
+            if uncounted:
+                counters = records.COUNTER.pack(0, min(uncounted, 0xFFFFFFFF), 0)
+                out.append(records.counted_at(number, 0, int(now * 1e9), counters))
         passed, lost = self._sequencer.stop(number, given, out)
         del self._kinds[number], self._sizes[number]
         if not self._kinds:

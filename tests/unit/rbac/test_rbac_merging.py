@@ -33,7 +33,7 @@ from tele.model.resources import (
     UserSpec,
 )
 from tele.model.time_windows import TimeWindow
-from tele.model.trace import TraceKind
+from tele.model.trace import Handovers, TraceKind
 from tele.rbac.decision import NO_LIMITS, decide, may_reach
 from tele.rbac.destinations import may_lead
 from tele.rbac.forwards import denied_by
@@ -294,6 +294,8 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "break_glass": (True, False),
     "traced_syscalls": ((), ("mount",), ("bpf", "mount")),
     "enhanced_recording": ((), (TraceKind.DISK,), (TraceKind.COMMAND, TraceKind.NETWORK)),
+    "handovers": (Handovers.ALLOW, Handovers.DENY),
+    "count_repeated_opens": (True, False),
     "client_idle_timeout": (timedelta(minutes=5), timedelta(minutes=60)),
     "disconnect_expired_cert": (True, False),
     "require_mfa": (True, False),
@@ -310,6 +312,7 @@ RULES: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "``keep`` if one is, otherwise ``drop`` if one is": lambda values: max(
         values, key=["off", "drop", "keep"].index
     ),
+    "``deny`` if one is": lambda values: Handovers.DENY in values,
     "those of all": lambda values: tuple(sorted({name for each in values for name in each})),
     "each kind that one of them has": lambda values: tuple(
         kind for kind in TraceKind if any(kind in each for each in values)
@@ -354,6 +357,10 @@ def merged(option: str, roles: list[Role]) -> Any:
         return making.host_user.shell
     if option == "record":
         return grant.recording.strict
+    if option == "handovers":
+        return grant.recording.no_handovers
+    if option == "count_repeated_opens":
+        return grant.recording.count_opens
     if option == "traced_syscalls":
         return grant.recording.syscalls
     if option == "enhanced_recording":

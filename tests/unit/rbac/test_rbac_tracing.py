@@ -6,7 +6,7 @@ import pytest
 
 from tele.errors import InvalidInput
 from tele.model.resources import Metadata, Role, RoleOptions, RoleSpec
-from tele.model.trace import TraceKind
+from tele.model.trace import Handovers, TraceKind
 from tele.rbac.presets import check_role
 
 
@@ -25,6 +25,22 @@ def test_names_without_the_kind_have_no_effect() -> None:
     """That is refused, and said."""
     with pytest.raises(InvalidInput, match="traced_syscalls has no effect without"):
         check_role(role(TraceKind.COMMAND, syscalls=("ptrace",)))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (RoleOptions(handovers=Handovers.DENY), "handovers has no effect without"),
+        (
+            RoleOptions(count_repeated_opens=True, enhanced_recording=(TraceKind.COMMAND,)),
+            "count_repeated_opens has no effect without",
+        ),
+    ],
+)
+def test_options_of_what_is_not_traced(options: RoleOptions, said: str) -> None:
+    """They would have no effect: that is refused, and said."""
+    with pytest.raises(InvalidInput, match=said):
+        check_role(Role(Metadata("a"), RoleSpec(options=options)))
 
 
 @pytest.mark.parametrize("name", ["", "PTRACE", "a b", "x" * 99, "../x", "ptrace\n"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -16,6 +17,7 @@ from tele.recording.tee import ConnectionTape
 from tele.sessions.trace_record import (
     ELEMENTS_LIMIT,
     EVENTS_BURST,
+    LIMITERS_LIMIT,
     WAITING_LIMIT,
     TraceRecords,
 )
@@ -55,7 +57,9 @@ class World:
             self.tape.on_loss(lambda name, why: self.audit.emit("lost", self.context, why=why))
             self.tape.on_end(self.ended.append)
         audit: Any = self.audit
-        self.records = TraceRecords(self.clock, self.context, audit, self.tape, self.ended.append)
+        self.forbidden: list[str] = []
+        ending = self.ended.append, self.forbidden.append
+        self.records = TraceRecords(self.clock, self.context, audit, self.tape, *ending)
 
     def frames(self, kind: FrameKind) -> list[dict[str, Any]]:
         """Return what frames of a kind say, with their channel."""
@@ -162,3 +166,47 @@ def test_what_was_seen_before_a_loss_comes_before_it() -> None:
     world.records.take(1, TraceLost(2, 2))
     kinds = [each.kind for each in world.recorder.frames]
     assert kinds.index(FrameKind.COMMAND) < kinds.index(FrameKind.GAP)
+
+
+def test_each_way_of_a_handover_has_a_limit_of_its_own() -> None:
+    """One that is made without end hides no other from the audit (attack)."""
+    world = World()
+    for number in range(int(EVENTS_BURST) + 50):
+        world.records.take(1, record(number, TraceEvent.HANDOVER, action="io_uring"))
+    world.records.take(1, record(9999, TraceEvent.HANDOVER, action="cron"))
+    assert world.audit.events[-1][1]["action"] == "cron"
+    for number in range(LIMITERS_LIMIT + 50):
+        world.records.take(1, record(number, TraceEvent.HANDOVER, action=f"way_{number}"))
+    assert len(world.frames(FrameKind.HANDOVER)) == EVENTS_BURST + 101 + LIMITERS_LIMIT
+
+
+def test_a_handover_that_a_role_forbids_ends_the_session() -> None:
+    """Once, with what it was; it is on the recording and in the audit before."""
+    world = World()
+    world.context.grant = evolve(
+        world.context.grant, recording=RecordingPlan(trace=(TraceKind.DISK,), no_handovers=True)
+    )
+    world.records.take(1, record())
+    assert world.forbidden == []
+    for _ in range(2):
+        details = {"path": "/etc/crontab"}
+        world.records.take(1, record(2, TraceEvent.HANDOVER, action="cron", details=details))
+    (said,) = world.forbidden
+    assert said.endswith("a role forbids hand-overs (handovers: deny): cron /etc/crontab")
+    assert len(world.frames(FrameKind.HANDOVER)) == 2
+    assert world.audit.events[-1][0] == "session.handover"
+
+
+def test_repeated_opens_are_counted_where_a_role_asks() -> None:
+    """A loss comes after what was counted before it."""
+    world = World()
+    world.context.grant = evolve(
+        world.context.grant, recording=RecordingPlan(trace=(TraceKind.DISK,), count_opens=True)
+    )
+    for number in range(1, 6):
+        opened = record(number, TraceEvent.DISK, action="open", details={"path": "/x"})
+        world.records.take(1, opened)
+    world.records.take(1, TraceLost(6, 7))
+    frames = world.frames(FrameKind.DISK)
+    assert [(each["number"], each.get("times")) for each in frames] == [(1, None), (5, 4)]
+    assert len(world.frames(FrameKind.GAP)) == 1

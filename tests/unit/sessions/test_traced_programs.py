@@ -16,7 +16,7 @@ from tele.conch.session.programs import Exit
 from tele.errors import TeleError, Unavailable
 from tele.interfaces import ISessionTracer, ITrace
 from tele.model.access import RecordingPlan
-from tele.model.trace import Traced, TracedProgram, TraceKind, TraceLost
+from tele.model.trace import Traced, TracedProgram, TraceEvent, TraceKind, TraceLost
 from tele.node import tracing
 from tele.node.tracing import (
     FLUSH_SECONDS,
@@ -84,7 +84,9 @@ class World:
         options.setdefault("recording", RecordingPlan(trace=(TraceKind.COMMAND, TraceKind.DISK)))
         self.context = context(**options)
         audit: Any = self.audit
-        self.records = TraceRecords(self.clock, self.context, audit, None, lambda _: None)
+        self.records = TraceRecords(
+            self.clock, self.context, audit, None, lambda _: None, lambda _: None
+        )
         self.tracing = Tracing(self.clock, tracer)
 
     def open(self) -> Deferred[ProgramTrace | None]:
@@ -235,3 +237,56 @@ def test_what_is_left_running_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     Deferred.fromCoroutine(world.tracing.stop())
     assert all("closed" in fake.calls for fake in fakes)
     assert not world.clock.getDelayedCalls()
+
+
+@define(eq=False)
+class KillableTrace(FakeTrace):
+    """One of a tracer that tells hand-overs."""
+
+    def kill(self) -> None:
+        self.calls.append("killed")
+
+
+@define
+class TellingTracer(FakeTracer):
+    """Tells hand-overs; keeps what it is to call."""
+
+    tells_handovers: bool = True
+    receivers: list[Callable[[Traced | TraceLost], None]] = field(factory=list)
+
+    def open(
+        self, program: TracedProgram, receiver: Callable[[Traced | TraceLost], None]
+    ) -> Deferred[Any]:
+        self.receivers.append(receiver)
+        return FakeTracer.open(self, program, receiver)
+
+
+DENYING = RecordingPlan(trace=(TraceKind.COMMAND,), no_handovers=True)
+
+
+def test_a_tracer_that_tells_no_handovers_cannot_forbid_them() -> None:
+    """A role that does is refused there: its programs do not start."""
+    said = World(FakeTracer(), recording=DENYING).refusal()
+    assert "handovers: deny: the tracer of this node (node.tracer) does not tell them" in said
+
+
+def test_what_hands_over_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all of its group, also when its first process has ended; a group that is not of one
+    session is left alone.
+    """
+    killed: list[str] = []
+    monkeypatch.setattr(tracing, "kill_group", killed.append)
+    trace = KillableTrace()
+    tracer = TellingTracer(answer=succeed(trace))
+    world = World(tracer, recording=DENYING)
+    opened = world.opened()
+    assert tracer.programs[0].may_end
+    groups = iter(["/sys/fs/cgroup/x/tele-sessions/1.2", "/sys/fs/cgroup/user.slice"])
+    monkeypatch.setattr(tracing, "find_group", lambda *_: next(groups))
+    handed = Traced(TraceEvent.HANDOVER, 2, 0, "cron", 7, 6, 0, "sh", 0, {"path": "/etc/crontab"})
+    for _ in range(2):
+        opened.started(7, 9)
+        tracer.receivers[0](Traced(TraceEvent.COMMAND, 1, 0, "exec", 7, 6, 0, "sh"))
+        tracer.receivers[0](handed)
+    assert trace.calls == ["started", "killed", "started", "killed"]
+    assert killed == ["/sys/fs/cgroup/x/tele-sessions/1.2"]

@@ -44,7 +44,7 @@ def test_numbers_agree() -> None:
     defined = _defined()
     for name in (
         "OPEN", "PATHS", "DESCRIPTOR", "SOCKET", "ACTION", "EXECUTE", "OPEN_HOW", "SEND_MESSAGE",
-        "SOCKET_CALL", "ACCEPT", "LISTEN", "SEND_MESSAGES",
+        "SOCKET_CALL", "ACCEPT", "LISTEN", "SEND_MESSAGES", "CONTROL", "MAY_END",
     ):  # fmt: skip
         assert defined[name] == getattr(operations, name), name
     for name in ("EXECUTED", "EXITED", "CALLED", "RING_SUBMITTED", "CUT", "NAMED_CALL"):
