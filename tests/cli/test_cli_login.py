@@ -53,6 +53,8 @@ def test_login_with_a_pin(tele: Tele, cluster: Cluster, pin: str) -> None:
     assert done.stdout == ""
     assert f"logged in to {cluster.name} as alice" in done.stderr
     assert tele.json("status")["roles"] == ["access", "auditor"]
+    assert tele.json("status", "--tracing")["tracing"]["nodes"] == 1
+    assert " of 1 nodes trace everything\n" in tele.run("status", "--tracing").stdout
     tele.run("ssh", socket.gethostname(), "true")
     listing = subprocess.run(
         ["ssh-keygen", "-Lf", tele.home / cluster.name / "alice-cert.pub"],

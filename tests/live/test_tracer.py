@@ -340,8 +340,20 @@ def test_two_sessions(tracer: Tracer) -> None:
     subprocess.run(["/bin/cat", "/dev/null"], check=True)
     for process in (first, second):
         assert process.wait(20) == 0
-    assert tracer.stop(one) == {"event": "stopped", "id": one, "records": 11 + 1, "lost": 0}
-    assert tracer.stop(two) == {"event": "stopped", "id": two, "records": 9 + 1, "lost": 0}
+    assert tracer.stop(one) == {
+        "event": "stopped",
+        "id": one,
+        "records": 12,
+        "lost": 0,
+        "missed": 0,
+    }
+    assert tracer.stop(two) == {
+        "event": "stopped",
+        "id": two,
+        "records": 10,
+        "lost": 0,
+        "missed": 0,
+    }
     assert executed(tracer.records.pop(one)) == [b"sh", *[b"echo"] * 5]
     assert executed(tracer.records.pop(two)) == [b"sh", *[b"ls"] * 4]
 
@@ -437,7 +449,13 @@ def test_only_a_process_itself_joins(tracer: Tracer) -> None:
     finally:
         other.kill()
         other.wait()
-    assert tracer.stop(number) == {"event": "stopped", "id": number, "records": 0, "lost": 0}
+    assert tracer.stop(number) == {
+        "event": "stopped",
+        "id": number,
+        "records": 0,
+        "lost": 0,
+        "missed": 0,
+    }
 
 
 def test_refused_requests(tracer: Tracer) -> None:

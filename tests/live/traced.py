@@ -95,7 +95,8 @@ class Tracer:
 
     def flush(self, number: int) -> None:
         """Read all records that were made before."""
-        assert self.ask(op="flush", id=number) == {"event": "flushed", "id": number}
+        answer = self.ask(op="flush", id=number)
+        assert answer == {"event": "flushed", "id": number, "missed": 0}
 
     def stop(self, number: int) -> dict[str, Any]:
         """End a session; return what is known of it."""

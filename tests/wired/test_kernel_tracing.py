@@ -84,6 +84,14 @@ def test_programs_have_numbers_and_end(world: World) -> None:
     assert world.seen == []
 
 
+def test_what_the_kernel_left_out_is_a_loss(world: World) -> None:
+    """Whose record it would have been is not known: each session is told, and a strict one ends."""
+    answer = '{"event": "flushed", "id": %d, "missed": 3}'
+    tracer = world.tracer(start=f"{STARTED}; channel.recv(999); tell('''{answer}''' % number)")
+    world.reactor.wait(world.open(tracer).flush())
+    assert world.seen == [TraceLost(0, 0, 3)]
+
+
 def test_what_is_missing_is_known_once_it_runs(world: World) -> None:
     """A kind that this kernel cannot trace is refused with its reason."""
     tracer = world.tracer()

@@ -18,9 +18,12 @@ ALONE_AT_MOST = 24 * 3600
 
 
 @click.command()
+@click.option(
+    "--tracing", is_flag=True, help="Ask auth which nodes cannot trace sessions, and why."
+)
 @format_option()
 @where_options()
-def status(form: str, where: Where) -> None:
+def status(tracing: bool, form: str, where: Where) -> None:
     """Show your login, and how long it is valid."""
     home = Home.find()
     profile, summary = valid_profile(home, where.cluster, where.proxy, where.user)
@@ -35,6 +38,14 @@ def status(form: str, where: Where) -> None:
         "ca_pins": list(profile.ca_pins),
         "without_auth": {"at_least": ALONE_AT_LEAST, "at_most": ALONE_AT_MOST},
     }
+    lines: list[str] = []
+    if tracing:
+        from tele.cli.node_lists import all_nodes
+        from tele.cli.node_tracing import described, untraced
+
+        found = untraced(all_nodes(where))
+        fields["tracing"] = found
+        lines = described(found)
     if form != "text":
         show_data(form, fields)
         return
@@ -49,5 +60,7 @@ def status(form: str, where: Where) -> None:
         ("CA pin:", " ".join(profile.ca_pins)),
         ("Offline:", f"if auth is down, nodes use cached state for {alone}"),
     ):
+        print_text(f"{title:9}{printable(text)}")
+    for title, text in zip(("Tracing:", *[""] * len(lines)), lines, strict=False):
         print_text(f"{title:9}{printable(text)}")
     warn_clock_behind(summary)

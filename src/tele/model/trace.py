@@ -70,11 +70,13 @@ class TracedProgram:
 class TraceLost:
     """Records of one program that were lost, by their number, both included.
 
-    ``last`` is 0 if it is not traced any more: everything from ``first`` on is lost.
+    ``last`` is 0 if it is not traced any more: everything from ``first`` on is lost. ``missed`` is
+    how often the tracer was not asked at all, on the whole machine: then both are 0.
     """
 
     first: int
     last: int
+    missed: int = 0
 
 
 #: Fields of a record that its frame and event have in another form.

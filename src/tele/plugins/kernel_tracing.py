@@ -302,8 +302,10 @@ class KernelTracer:
         elif event == "failed" and not trace.answer.called:
             trace.answer.errback(Failure(Unavailable(message["message"])))
         elif event == "flushed":
+            _tell_missed(trace, message)
             trace.settle()
         elif event in ("stopped", "failed"):
+            _tell_missed(trace, message)
             self._ended(trace)
 
     def _recorded(self, record: Record) -> None:
@@ -405,6 +407,14 @@ def _run(
         env={},
         start_new_session=True,  # the terminal's Ctrl-C is for the node
     )
+
+
+def _tell_missed(trace: KernelTrace, message: Mapping[str, Any]) -> None:
+    """Report runs of the kernel's programs that were left out: a loss, of whichever session."""
+    missed = int(message.get("missed", 0))
+    if missed > 0:
+        _log.warn("tracer lost events", missed=missed)
+        trace.receiver(TraceLost(0, 0, missed))
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:

@@ -158,6 +158,9 @@ class TraceRecords(ConnectionRecords):
 
 
 def _lost_text(lost: TraceLost) -> str:
+    if lost.missed:
+        times = "once" if lost.missed == 1 else f"{lost.missed} times"
+        return f"the kernel did not ask the tracer {times}: something may not be recorded"
     if not lost.last:
         return f"records from {lost.first} on are lost: the tracer failed"
     count = f"records {lost.first} to {lost.last} were lost"

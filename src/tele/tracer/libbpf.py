@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 _SAMPLE: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -151,6 +151,16 @@ class Ring:
         self._library.functions.ring_buffer__free(self._pointer)
 
 
+def missed_runs(path: str) -> int:
+    """Return ``recursion_misses`` of a program's description (since Linux 5.12), or 0."""
+    try:
+        with open(path, encoding="ascii") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return 0
+    return sum(int(words[1]) for words in lines if words[:1] == ["recursion_misses:"])
+
+
 class Object:
     """Programs and maps of a compiled file. Raises OSError if it cannot be opened."""
 
@@ -164,6 +174,17 @@ class Object:
         pointer = None
         while pointer := self._library.functions.bpf_object__next_program(self._pointer, pointer):
             yield self._library.functions.bpf_program__name(pointer).decode(), pointer
+
+    def missed(self, names: Iterable[str]) -> int:
+        """Return how often the kernel did not run one of the loaded programs ``names``, since it
+        ran already on the same processor.
+        """
+        call, wanted = self._library.functions.bpf_program__fd, frozenset(names)
+        return sum(
+            missed_runs(f"/proc/self/fdinfo/{call(pointer)}")
+            for name, pointer in self.programs()
+            if name in wanted
+        )
 
     def leave_out(self, names: frozenset[str]) -> None:
         """Do not load the programs with these names."""

@@ -11,8 +11,9 @@ each of the others lacks), or with ``unavailable`` (``reason``, ``message``) and
 ``{"op": "start", "id", "kinds", "syscalls", "may_end"}``, answered by ``started`` or ``failed``
 (``message``), ``{"op": "end", "id"}`` for one that may end, which kills its processes,
 ``{"op": "flush", "id"}``, answered by all records until now and ``flushed``, and ``{"op": "stop",
-"id"}``, answered by what is left of its records and ``stopped`` (``records``, ``lost``). A
-malformed one is ``refused`` (``message``).
+"id"}``, answered by what is left of its records and ``stopped`` (``records``, ``lost``). Both
+answers have ``missed``, runs of programs that the kernel left out on the whole machine since then.
+A malformed one is ``refused`` (``message``).
 
 The socket of sessions carries ``{"id"}`` with two descriptors: a pidfd of the sender, which has one
 thread, and a pipe on which the answer comes: JOINED, or a text that says why not.

@@ -158,11 +158,13 @@ class Tracer:
                 self._tell(answer)
             elif operation == "flush":
                 self._send_records(self._tracing.flush(_now()))
-                self._tell({"event": "flushed", "id": number})
+                missed = self._tracing.missed(number)
+                self._tell({"event": "flushed", "id": number, "missed": missed})
             else:
+                missed = self._tracing.missed(number)
                 last, known = self._tracing.stop(number, _now())
                 self._send_records(last)
-                self._tell({"event": "stopped", "id": number, **known})
+                self._tell({"event": "stopped", "id": number, **known, "missed": missed})
         else:
             raise ValueError("no such operation")
 

@@ -128,6 +128,10 @@ class Programs:
         given, lost, *_ = _SESSION.unpack(value)
         return given, lost
 
+    def missed(self) -> int:
+        """Return how often the kernel did not run a program, of any session or of none."""
+        return self._object.missed(self._names)
+
     def uncounted(self, number: int) -> int:
         """Return how many system calls of a session are in no counter: too many processes ran."""
         value = self._sessions.get(_NUMBER.pack(number))

@@ -44,6 +44,8 @@ class Tracing:
         #: Bytes of each session that were read from each ring.
         self._sizes: dict[int, list[int]] = {}
         self._sequencer = Sequencer(self._given_and_lost)
+        #: Runs that the kernel has left out, as each session was told of them.
+        self._missed: dict[int, int] = {}
         self._busy = False
         self._look_at = 0.0
         self._unload_at: float | None = None
@@ -84,6 +86,7 @@ class Tracing:
             raise
         self._kinds[wanted.number] = wanted.kinds
         self._sizes[wanted.number] = [0, 0]
+        self._missed[wanted.number] = programs.missed()
         self._sequencer.start(wanted.number)
 
     def join(self, number: int, pidfd: int) -> None:
@@ -97,6 +100,16 @@ class Tracing:
         if self._programs is None or not self._kinds.get(number, 0) & MAY_END:
             raise ValueError("it is not traced, or may not be told to end")
         self._programs.end(number)
+
+    def missed(self, number: int) -> int:
+        """Return how many runs the kernel has left out since a session began, or was told of them:
+        what happened then, in whichever session, is not recorded.
+        """
+        if self._programs is None or number not in self._missed:
+            return 0
+        now = self._programs.missed()
+        before, self._missed[number] = self._missed[number], now
+        return max(0, now - before)
 
     def stop(self, number: int, now: float) -> tuple[list[bytes], dict[str, Any]]:
         """End a session; return its last records, and what is known of all."""
@@ -115,7 +128,7 @@ class Tracing:
                 counters = records.COUNTER.pack(0, min(uncounted, 0xFFFFFFFF), 0)
                 out.append(records.counted_at(number, 0, int(now * 1e9), counters))
         passed, lost = self._sequencer.stop(number, given, out)
-        del self._kinds[number], self._sizes[number]
+        del self._kinds[number], self._sizes[number], self._missed[number]
         if not self._kinds:
             self._rest(now)
         return self._completed(out), {"records": passed, "lost": lost}

@@ -210,3 +210,14 @@ def test_repeated_opens_are_counted_where_a_role_asks() -> None:
     frames = world.frames(FrameKind.DISK)
     assert [(each["number"], each.get("times")) for each in frames] == [(1, None), (5, 4)]
     assert len(world.frames(FrameKind.GAP)) == 1
+
+
+def test_what_the_kernel_did_not_ask_is_a_gap() -> None:
+    """It has no numbers; a strict session ends."""
+    for strict in (False, True):
+        world = World(strict=strict)
+        world.records.take(1, TraceLost(0, 0, 1))
+        (gap,) = world.frames(FrameKind.GAP)
+        said = "the kernel did not ask the tracer once: something may not be recorded"
+        assert gap["reason"] == said
+        assert len(world.ended) == strict

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tele.tracer import operations, programs, records
-from tele.tracer.libbpf import Library, Object
+from tele.tracer.libbpf import Library, Object, missed_runs
 
 #: The source, which an installation does not have.
 FOLDER = Path(__file__).resolve().parents[3] / "src" / "tele" / "tracer"
@@ -114,3 +114,13 @@ def test_an_incomplete_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "BTF", "/")
     with pytest.raises(programs.Unavailable, match=r"nowhere\.o is missing"):
         programs.check_machine("/nowhere.o")
+
+
+def test_runs_that_the_kernel_left_out(tmp_path: Path) -> None:
+    """Are in the description of a program; older kernels do not say it."""
+    described = tmp_path / "fdinfo"
+    described.write_text("pos:\t0\nprog_type:\t26\nrecursion_misses:\t7\nverified_insns:\t1\n")
+    assert missed_runs(str(described)) == 7
+    described.write_text("pos:\t0\n")
+    assert missed_runs(str(described)) == 0
+    assert missed_runs(str(tmp_path / "none")) == 0
