@@ -73,7 +73,7 @@ def test_no_hidden_hand_over(way: str, tracer: Tracer, tmp_path: Path) -> None:
 
 
 def test_plain_work_hands_nothing_over(tracer: Tracer, tmp_path: Path) -> None:
-    """Files of one's own, namespaces without mounts, and devices that anybody writes to."""
+    """Files of one's own, namespaces without mounts, and devices that all accounts may write to."""
     script = f"""
     cd {tmp_path}; mkdir a; echo x >a/b; cp -a a c; mv c d; ln -s d e; ln a/b f; chmod 600 f
     rm -r a d e f; echo >/dev/null; unshare -m -u true; cat /proc/self/status; ls -la /etc /proc/1
