@@ -674,6 +674,7 @@ class Tap:
     calls: list[Any] = field(factory=list)
     paused: bool = False
     callbacks: list[Any] = field(factory=list)
+    drops_input: bool = False
     wants_typed: bool = False
     holds: bool = False
 

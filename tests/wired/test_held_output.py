@@ -25,6 +25,7 @@ class Holding:
 
     holds: bool = True
     paused: bool = False
+    drops_input: bool = False
     wants_typed: bool = False
     seen: int = 0
     waiting: list[tuple[int, Deferred[None]]] = field(factory=list)

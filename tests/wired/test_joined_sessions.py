@@ -8,12 +8,15 @@ import shutil
 import signal
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from joiners import ANSWERS, Joining, rule
 from recording_proxy import set_mode
 from small_cluster import ME, small_cluster
+from sync_recorder import SyncRecorder
 from tele.model.api.locks import DELETE_LOCK, PUT_LOCK, PutLock
 from tele.model.api.paging import ByName
 from tele.model.frame import FrameKind
@@ -287,3 +290,30 @@ def test_a_session_that_is_not_recorded_takes_no_peers(joining: Joining) -> None
         assert b"cannot be joined there" in joining.join(session).end()[1]
     finally:
         set_mode(cluster, RecordingMode.NODE, member)
+
+
+def test_nothing_is_shown_before_auth_has_it(tmp_path: Path) -> None:
+    """In a sync mode those who joined see what the session's user sees, and no sooner (attack:
+    seeing what is not recorded yet).
+    """
+    with small_cluster(tmp_path) as cluster:
+        recorder = SyncRecorder()
+        node = cluster.node(recorder=recorder)
+        cluster.person("alice", ME)
+        cluster.person("bob")
+        kept: Any = recorder
+        joining = Joining(cluster, node, kept)
+        set_mode(cluster, RecordingMode.NODE_SYNC, node.member)
+        joining.allow(rule())
+        alice, session = joining.session()
+        bob = joining.join(session)
+        bob.see(b"READY")
+        recorder.away = True
+        alice.type(b"one\n")
+        cluster.reactor.until(lambda: b"got-one" in joining.output())
+        alice.see(b"recording: waiting for auth")
+        assert b"got-one" not in alice.read() + bob.read()
+        recorder.come_back()
+        for each in (alice, bob):
+            each.see(b"got-one")
+        joining.end()

@@ -20,6 +20,7 @@ from tele.model.actions import (
 )
 from tele.model.host_user import HostUser
 from tele.model.identity import UserIdentity
+from tele.model.joining import WatchRule
 from tele.model.resources import MAX_FORWARDS, RecordingMode, RecordingSettings
 from tele.model.trace import TraceKind
 from tele.spawner.scp_request import read_scp
@@ -46,7 +47,7 @@ class Reason(str, Enum):
     CONNECTIONS = "connections"  # the user has as many connections as the roles allow
     TIME = "time"  # a role would allow it at other times
     JOIN = "join"  # no role allows to join this session
-    MODERATED = "moderated"  # a moderator ended the session
+    MODERATED = "moderated"  # a moderator ended the session, or it has to be watched and is not
     RULE = "rule"  # no rule lets the caller do this through the API
 
 
@@ -237,6 +238,8 @@ class Grant:
     denied_forwards: ForwardRules = NO_RULES
     denied_files: TransferRules = ANY_FILES
     emergency: bool = False
+    #: How it has to be watched: by one rule of each of these.
+    require_session_join: tuple[tuple[WatchRule, ...], ...] = ()
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -14,13 +14,15 @@ from typing import Final
 
 from attrs import field, frozen
 
-from tele.model.bounds import AtMost
+from tele.model.bounds import AtMost, Between
 from tele.model.identity import UserIdentity
 from tele.model.names import NAME
 
 #: Rules of one side of a role, and patterns of roles in one of them.
 JOIN_RULES_LIMIT: Final = 64
 JOIN_ROLES_LIMIT: Final = 64
+#: Users that a role may demand to watch.
+WATCHERS_LIMIT: Final = 8
 _LOGIN: Final = re.compile(r"join\+([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.ASCII)
 
 
@@ -49,6 +51,42 @@ class JoinRule:
     modes: tuple[JoinMode, ...] = field(
         default=(JoinMode.OBSERVER,), validator=AtMost(len(JoinMode))
     )
+
+
+class OnLeave(str, Enum):
+    """What happens to a session that is not watched any more as a role demands.
+
+    ``terminate``: it ends. ``pause``: nothing is typed in it and nothing shown, until it is watched
+    again.
+    """
+
+    TERMINATE = "terminate"
+    PAUSE = "pause"
+
+
+@frozen
+class WatchRule:
+    """Sessions are watched by ``count`` other users with one of ``roles``, in one of ``modes``.
+
+    ``roles`` are names or patterns with ``*`` and ``?``.
+    """
+
+    name: str = field(validator=NAME)
+    roles: tuple[str, ...] = field(validator=AtMost(JOIN_ROLES_LIMIT))
+    modes: tuple[JoinMode, ...] = field(
+        default=(JoinMode.MODERATOR,), validator=AtMost(len(JoinMode))
+    )
+    count: int = field(default=1, validator=Between(1, WATCHERS_LIMIT))
+    on_leave: OnLeave = OnLeave.TERMINATE
+
+
+@frozen
+class Watcher:
+    """One who takes part in a session, and the roles of their certificate."""
+
+    user: str
+    roles: tuple[str, ...]
+    mode: JoinMode
 
 
 @frozen

@@ -21,7 +21,7 @@ from tele.model.cluster_settings import (
 )
 from tele.model.cluster_settings import keepalive_problem as keepalive_problem
 from tele.model.host_user import HostUserMode
-from tele.model.joining import JOIN_RULES_LIMIT, JoinRule
+from tele.model.joining import JOIN_RULES_LIMIT, JoinRule, WatchRule
 from tele.model.names import NAME
 from tele.model.recording_modes import MODES, ProxyLogin
 from tele.model.recording_modes import RecordingMode as RecordingMode
@@ -146,6 +146,9 @@ class RoleOptions:
     none.
     ``max_connections`` is how many SSH connections a user has at once, on all hosts.
 
+    ``require_session_join``: a terminal opens only while it is watched as one of these rules says,
+    and nothing else is started or forwarded.
+
     Outside of its ``valid_times`` a role allows nothing, and denies what it denies.
     """
 
@@ -179,6 +182,9 @@ class RoleOptions:
     max_connections: int | None = field(default=None, metadata=OMITTED)
     valid_times: tuple[TimeWindow, ...] = field(
         default=(), validator=AtMost(WINDOWS_LIMIT), metadata=OMITTED
+    )
+    require_session_join: tuple[WatchRule, ...] = field(
+        default=(), validator=AtMost(JOIN_RULES_LIMIT), metadata=OMITTED
     )
 
 

@@ -173,6 +173,8 @@ class NodeRealm:
         Past the proxies that record it is what roles with ``break_glass`` give.
         """
         grant = self.admission.admit(login)
+        if credentials.checked.session and grant.require_session_join:
+            raise AccessDenied("a session that has to be watched ends at no proxy", "moderated")
         if credentials.checked.session or not grant.recording.mode.by_proxies:
             return grant
         emergency = grant.in_emergency()

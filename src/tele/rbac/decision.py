@@ -109,7 +109,15 @@ def decide(
         return refused
     denying = roles_of(present, roles, now)
     denied_forwards, no_files = denied_by(denying), denied_files(denying)
-    gifts = [_gift(role, certificate, denied_forwards, no_files) for role in allowing]
+    watches = dict.fromkeys(
+        each.require_session_join
+        for _, each in sorted(binding.items())
+        if each.require_session_join
+    )
+    gifts = [
+        _gift(role, certificate, denied_forwards, no_files, watched=bool(watches))
+        for role in allowing
+    ]
     given = tuple(each for each in gifts if isinstance(each, RoleGrant))
     if not given:
         return next(each for each in gifts if isinstance(each, Denied))
@@ -145,6 +153,7 @@ def decide(
             (o.max_connections for o in options if o.max_connections is not None), default=None
         ),
         strict_locks=any(o.lock is LockMode.STRICT for o in options),
+        require_session_join=tuple(watches),
     )
 
 
@@ -225,11 +234,17 @@ def _allows_node(
 
 
 def _gift(
-    role: Role, certificate: CertificateLimits, denied: ForwardRules, no_files: TransferRules
+    role: Role,
+    certificate: CertificateLimits,
+    denied: ForwardRules,
+    no_files: TransferRules,
+    *,
+    watched: bool,
 ) -> RoleGrant | Denied:
     """Return what ``role`` gives with such a certificate, or why that is nothing.
 
-    ``denied`` and ``no_files`` are what no role gives.
+    ``denied`` and ``no_files`` are what no role gives. What is ``watched`` forwards nothing: no one
+    sees what passes.
     """
     name, options = role.metadata.name, role.spec.options
     command = options.force_command or None
@@ -253,15 +268,19 @@ def _gift(
             f"only some files may be transferred, and the certificate forces a command, {text}",
         )
     narrow = command is not None or restricted
-    forward = given_by(role, forced=narrow)
+    forward, forwards = given_by(role, forced=narrow), not watched
     return RoleGrant(
         role=name,
         permit_pty=certificate.permit_pty
         and options.permit_pty
         and (command is not None or not restricted),
-        port_forwarding=certificate.port_forwarding and any_port(forward),
-        agent_forwarding=certificate.agent_forwarding and bool(forward.agent and not denied.agent),
-        x11_forwarding=certificate.x11_forwarding and bool(forward.x11 and not denied.x11),
+        port_forwarding=forwards and certificate.port_forwarding and any_port(forward),
+        agent_forwarding=forwards
+        and certificate.agent_forwarding
+        and bool(forward.agent and not denied.agent),
+        x11_forwarding=forwards
+        and certificate.x11_forwarding
+        and bool(forward.x11 and not denied.x11),
         forward=forward,
         files=files,
         force_command=command,

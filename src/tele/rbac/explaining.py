@@ -23,6 +23,7 @@ from tele.model.resources import Conditions, Lock, LockMode, Role, RoleOptions, 
 from tele.rbac import labels as conditions
 from tele.rbac import reach as reaching
 from tele.rbac.decision import decide
+from tele.rbac.joining import watch_text
 from tele.rbac.logins import denied as denied_login
 from tele.rbac.logins import expand
 from tele.rbac.windows import within
@@ -161,6 +162,8 @@ def _obligations(options: RoleOptions) -> Iterator[str]:
     if options.client_idle_timeout:
         idle = format_duration(options.client_idle_timeout)
         yield f"it ends a connection that is idle for {idle} (client_idle_timeout)"
+    for rule in options.require_session_join:
+        yield f"it requires that {watch_text(rule)} (require_session_join)"
     if options.disconnect_expired_cert:
         yield "it ends a connection with its certificate (disconnect_expired_cert)"
 

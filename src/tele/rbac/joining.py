@@ -12,14 +12,14 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
 from tele.errors import InvalidInput
 from tele.model.access import CertificateLimits, Denied, Reason
 from tele.model.identity import UserIdentity
-from tele.model.joining import JoinGrant, JoinMode, JoinRule, JoinTarget
+from tele.model.joining import JoinGrant, JoinMode, JoinRule, JoinTarget, Watcher, WatchRule
 from tele.model.patterns import matches
 from tele.model.resources import Conditions, Lock, LockMode, Role
 from tele.rbac.decision import explain, hits, in_time, obliged, roles_of
@@ -122,12 +122,44 @@ def _modes(side: Conditions, held: Iterable[str]) -> set[JoinMode]:
     }
 
 
+def unwatched(
+    required: Iterable[Iterable[WatchRule]], user: str, watchers: Iterable[Watcher]
+) -> tuple[WatchRule, ...]:
+    """Return the rules of which one would have to be met, or none if a session of ``user`` is
+    watched as ``required``: by one rule of each role. Its user does not count.
+    """
+    there = [each for each in watchers if each.user != user]
+    for rules in map(tuple, required):
+        if not any(_is_met(rule, there) for rule in rules):
+            return rules
+    return ()
+
+
+def _is_met(rule: WatchRule, watchers: Iterable[Watcher]) -> bool:
+    users = {
+        each.user
+        for each in watchers
+        if each.mode in rule.modes
+        and any(matches(pattern, role) for pattern in rule.roles for role in each.roles)
+    }
+    return len(users) >= rule.count
+
+
+def watch_text(rule: WatchRule) -> str:
+    """Return what a rule demands."""
+    who = "a user" if rule.count == 1 else f"{rule.count} users"
+    modes = " or ".join(each.value for each in rule.modes)
+    return f"{who} with a role of {', '.join(rule.roles)} watches the session as {modes}"
+
+
 def check_joins(role: Role) -> None:
     """Raise :class:`tele.errors.InvalidInput` for a rule that has no effect."""
-    for side, rules in (
-        ("allow", role.spec.allow.join_sessions),
-        ("deny", role.spec.deny.join_sessions),
-    ):
+    several: tuple[tuple[str, Sequence[JoinRule | WatchRule]], ...] = (
+        ("allow: join_sessions", role.spec.allow.join_sessions),
+        ("deny: join_sessions", role.spec.deny.join_sessions),
+        ("options: require_session_join", role.spec.options.require_session_join),
+    )
+    for where, rules in several:
         seen: set[str] = set()
         for rule in rules:
             problem = _problem(rule)
@@ -135,12 +167,12 @@ def check_joins(role: Role) -> None:
                 problem = "another rule has this name"
             seen.add(rule.name)
             if problem:
-                raise InvalidInput(f"{side}: join_sessions: {rule.name}: {problem}")
+                raise InvalidInput(f"{where}: {rule.name}: {problem}")
 
 
-def _problem(rule: JoinRule) -> str:
+def _problem(rule: JoinRule | WatchRule) -> str:
     if not rule.roles or "" in rule.roles:
-        return 'it names no roles whose sessions it is about; "*" is all of them'
+        return 'it names no roles; "*" is all of them'
     if not rule.modes:
         known = ", ".join(each.value for each in JoinMode)
         return f"it names no modes: {known}"

@@ -40,6 +40,8 @@ class ProgramTap:
     nothing without ``content``.
     """
 
+    drops_input = False
+
     def __init__(
         self,
         tape: ConnectionTape,

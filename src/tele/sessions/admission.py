@@ -47,6 +47,13 @@ CLAIM_SECONDS: Final = 5.0
 #: How old the locks may be, in seconds, by which a login is decided that a role wants strict.
 STRICT_STATE_SECONDS: Final = 300.0
 
+#: Nothing can be joined at a proxy.
+UNWATCHED: Final = Denied(
+    Reason.MODERATED,
+    "a role demands that your sessions are watched (require_session_join), and those that a proxy"
+    " records cannot be",
+)
+
 Decision = TypeVar("Decision", Grant, JoinGrant)
 
 log = make_logger(__name__)
@@ -125,6 +132,7 @@ class SessionAdmission:
     ) -> None:
         self._reactor = reactor
         self._member = member
+        self._role = role
         self._here = f"this {role.value}"
         self._present: dict[AdmittedSession, Login] = {}
         self._review = Review(
@@ -301,7 +309,7 @@ class SessionAdmission:
 
     def _decide(self, login: Login, identity: UserIdentity, session_id: str = "") -> Grant | Denied:
         target = login.target()
-        return self._member.policy.decide(
+        decision = self._member.policy.decide(
             identity,
             login.login,
             target.labels,
@@ -310,3 +318,6 @@ class SessionAdmission:
             login.limits,
             session_id,
         )
+        if self._role is HostRole.PROXY and isinstance(decision, Grant):
+            return UNWATCHED if decision.require_session_join else decision
+        return decision

@@ -170,6 +170,13 @@ class AuditedSession:
         return Deferred.fromCoroutine(self._start(request, channel_number))
 
     async def _start(self, request: ProgramRequest, channel_number: int) -> Any:
+        try:
+            return await self._start_watched(request, channel_number)
+        finally:
+            if self._shared is not None:
+                self._shared.watch.settle(channel_number)
+
+    async def _start_watched(self, request: ProgramRequest, channel_number: int) -> Any:
         name = "subsystem" if request.kind == "subsystem" else "exec"
         fields = {
             "kind": request.kind,
@@ -190,6 +197,9 @@ class AuditedSession:
 
         try:
             self._ending.check()
+            if self._shared is not None:
+                await self._shared.watch.begin(request, channel_number)
+                self._ending.check()  # that may have taken minutes
             grant = self._context.grant
             plan = permitted(grant, request)
             if plan.launched.forced is not None:

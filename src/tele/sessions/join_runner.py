@@ -66,6 +66,11 @@ class JoinRunner:
         self._pending = bytearray()
         self._dropped = 0
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """See :class:`tele.sessions.sharing.Participant`."""
+        return self._avatar.grant.identity.roles
+
     # -- what the client asks for -------------------------------------------------------
     def set_env(self, name: str, value: str) -> bool:
         """See :class:`Runner`: nothing is run, so nothing has an environment."""
@@ -201,12 +206,12 @@ class JoinRunner:
     # -- input ------------------------------------------------------------------------
     def input(self, view: memoryview) -> None:
         """See :class:`Runner`."""
-        if self._sink is not None:
+        if self._sink is not None and not self._session.watch.paused:
             self._typed += len(view)
             self._sink.write(view)
             return
         self._channel.consumed(len(view))
-        if self._over:
+        if self._over or self.mode is JoinMode.PEER:
             return
         keys = bytes(view)
         if self.mode is JoinMode.MODERATOR and END_KEY in keys:

@@ -51,11 +51,15 @@ class AuditedTap:
     @property
     def paused(self) -> bool:
         """Whether the program is not to be read from for now."""
+        if self._shared is not None and self._shared.watch.paused:
+            return True
         return self._tap is not None and bool(self._tap.paused)
 
     def when_resumed(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` once, when it may be read from again."""
-        if self._tap is None:
+        if self._shared is not None and self._shared.watch.paused:
+            self._shared.watch.when_resumed(lambda: self.when_resumed(callback))
+        elif self._tap is None:
             callback()
         else:
             self._tap.when_resumed(callback)
@@ -90,6 +94,11 @@ class AuditedTap:
         self._error += sum(map(len, views))
         if self._tap is not None:
             self._tap.error(*views)
+
+    @property
+    def drops_input(self) -> bool:
+        """Whether what is typed on a terminal must not reach it now."""
+        return self._shared is not None and self._shared.watch.paused
 
     def input(self, view: memoryview) -> None:
         """The client sent this."""

@@ -25,9 +25,10 @@ from tele.errors import Unavailable
 from tele.model.access import Denied, Reason
 from tele.model.addresses import Address
 from tele.model.frame import FrameKind
-from tele.model.joining import JoinMode
+from tele.model.joining import JoinMode, Watcher
 from tele.recording.tee import ConnectionTape
 from tele.sessions.context import ConnectionContext
+from tele.sessions.watch import Watch
 
 #: Bytes of a terminal's last output that are shown to those who join; up to twice as many are kept.
 RECENT: Final = 8 * 1024
@@ -53,6 +54,10 @@ class Participant(Protocol):
     user: str
     remote_addr: tuple[str, int]
     mode: JoinMode
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles of the certificate, as far as they were not taken away."""
 
     def show(self, data: bytes) -> None:
         """The terminal that is shown wrote this."""
@@ -94,6 +99,11 @@ class SharedTerminal:
         self._held: HeldOutput | None = None
         if tap is not None and tap.holds:
             self._held = HeldOutput(tap.hold, self._leaves, _nothing, _nothing)
+
+    @property
+    def watch(self) -> Watch:
+        """Who has to watch the session."""
+        return self._session.watch
 
     @property
     def recent(self) -> bytes:
@@ -160,7 +170,7 @@ class SharedSession:
 
     __slots__ = (
         "_clock", "_context", "_end", "_joins", "_notify", "_tape", "_terminals", "ended", "guests",
-        "participants",
+        "participants", "watch",
     )  # fmt: skip
 
     def __init__(
@@ -183,6 +193,10 @@ class SharedSession:
         #: The connections of those who may.
         self.guests: dict[Guest, None] = {}
         self.ended = False
+        #: Who has to be there.
+        self.watch = Watch(
+            clock, context, self._watchers, lambda: bool(self._terminals), self._tell_on, end
+        )
 
     @property
     def session_id(self) -> str:
@@ -220,6 +234,7 @@ class SharedSession:
         terminal = SharedTerminal(self, program, channel, tap)
         self._terminals.append(terminal)
         self._move()
+        self._clock.callLater(0, self.watch.check)
         if self.participants:
             # The client is told of the program first.
             self._clock.callLater(0, self._announce, channel)
@@ -245,6 +260,17 @@ class SharedSession:
     def _tell(self, text: str) -> None:
         for terminal in self._terminals:
             self._notify(terminal.channel, text)
+        if self.watch.reserved is not None:
+            self._notify(self.watch.reserved, text)
+
+    def _tell_on(self, channel: int | None, text: str) -> None:
+        if channel is None:
+            self._tell(text)
+        else:
+            self._notify(channel, text)
+
+    def _watchers(self) -> list[Watcher]:
+        return [Watcher(each.user, each.roles, each.mode) for each in self.participants]
 
     # -- those who join ---------------------------------------------------------------
     def check_room(self) -> None:
@@ -270,6 +296,7 @@ class SharedSession:
             remote_addr=str(Address(*participant.remote_addr)),
             join=number,
         )
+        self.watch.check()
         return number
 
     def leave(self, participant: Participant, reason: str) -> None:
@@ -279,6 +306,8 @@ class SharedSession:
             return
         self._note(FrameKind.LEAVE, user=participant.user, join=number, reason=reason)
         self._tell(f"{participant.user} has left this session")
+        if not self.ended:
+            self.watch.check()
 
     def end_by(self, participant: Participant) -> None:
         """A moderator ends the session."""
@@ -290,11 +319,13 @@ class SharedSession:
         """The roles that give the session may have changed."""
         for guest in tuple(self.guests):
             guest.decide_again()
+        self.watch.check()
 
     def close(self) -> None:
         """The session has ended."""
         self.ended = True
         self._terminals.clear()
+        self.watch.close()
         for each in tuple(self.participants):
             each.ended()
         for guest in tuple(self.guests):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from tele.model.identity import UserIdentity
+from tele.model.joining import WatchRule
 from tele.model.resources import (
     Conditions,
     LockMode,
@@ -44,6 +45,7 @@ def test_limits_are_said_with_the_role_that_sets_them() -> None:
     """Each with the name of its option."""
     found = explained(
         pin_source_ip=True, max_connections=3, client_idle_timeout=timedelta(minutes=30),
+        require_session_join=(WatchRule("w", ("lead",)),),
         disconnect_expired_cert=True, record=SessionRecording.STRICT, lock=LockMode.STRICT,
     )  # fmt: skip
     said = "\n".join(found.roles[0].why)
@@ -51,5 +53,6 @@ def test_limits_are_said_with_the_role_that_sets_them() -> None:
     for option in (
         "pin_source_ip", "record: strict", "lock: strict", "3 connections (max_connections)",
         "idle for 30m (client_idle_timeout)", "disconnect_expired_cert",
+        "a user with a role of lead watches the session as moderator (require_session_join)",
     ):  # fmt: skip
         assert option in said

@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 
 from tele.errors import InvalidInput
-from tele.model.access import CertificateLimits, Denied, Reason
+from tele.model.access import CertificateLimits, Denied, Grant, Reason
 from tele.model.codec import from_json, to_json
 from tele.model.identity import UserIdentity
 from tele.model.joining import (
@@ -17,6 +17,8 @@ from tele.model.joining import (
     JoinMode,
     JoinRule,
     JoinTarget,
+    Watcher,
+    WatchRule,
     join_login,
     joined_session,
 )
@@ -32,6 +34,7 @@ from tele.model.resources import (
     RoleSpec,
 )
 from tele.model.revocation import UserRevocation
+from tele.rbac.joining import unwatched
 from tele.rbac.policy import Policy
 from tele.rbac.presets import check_role
 
@@ -167,6 +170,47 @@ def test_a_rule_without_effect_is_refused(bad: JoinRule, said: str) -> None:
         check_role(role(bad))
     with pytest.raises(InvalidInput, match="deny: join_sessions: r: another rule has this name"):
         check_role(role(deny=(rule(), rule())))
+
+
+def test_who_has_to_watch() -> None:
+    """One rule of each role, by different users other than the session's, in the right mode."""
+    lead = WatchRule("lead", ("lead-*",))
+    two = WatchRule("two", ("peer",), (OBSERVER, PEER), 2)
+    bob = Watcher("bob", ("lead-1", "peer"), MODERATOR)
+    eve = Watcher("eve", ("peer",), OBSERVER)
+    dan = Watcher("dan", ("peer",), PEER)
+    assert unwatched((), "alice", ()) == ()
+    assert unwatched(((lead,),), "alice", ()) == (lead,)
+    assert unwatched(((lead,),), "alice", (bob,)) == ()
+    assert unwatched(((lead,),), "bob", (bob,)) == (lead,)
+    assert unwatched(((lead,),), "alice", (evolve(bob, mode=OBSERVER),)) == (lead,)
+    assert unwatched(((lead, two),), "alice", (eve, dan)) == ()
+    assert unwatched(((two,),), "alice", (eve, evolve(eve, mode=PEER))) == (two,)
+    assert unwatched(((two,),), "alice", (eve, bob)) == (two,)
+    assert unwatched(((lead,), (two,)), "alice", (bob, eve)) == (two,)
+    assert unwatched(((lead,), (two,)), "alice", (bob, eve, dan)) == ()
+
+
+def test_what_is_watched_forwards_nothing() -> None:
+    """Whichever role allows the login and gives it; the rule is checked when it is written."""
+    watch = WatchRule("w", ("lead",))
+    side = Conditions(logins=("root",), node_labels={"*": ("*",)})
+    options = RoleOptions(require_session_join=(watch,), forward_agent=True, x11_forwarding=True)
+    known = {
+        "watched": Role(Metadata("watched"), RoleSpec(side, options=options)),
+        "free": Role(Metadata("free"), RoleSpec(side, options=RoleOptions(port_forwarding=True))),
+    }
+    who = evolve(BOB, roles=("free", "watched"))
+    grant = Policy(known).decide(who, "root", {}, NOW)
+    assert isinstance(grant, Grant)
+    assert grant.require_session_join == ((watch,),)
+    assert (grant.port_forwarding, grant.agent_forwarding, grant.x11_forwarding) == (False,) * 3
+    assert grant.permit_pty
+    bad = evolve(known["watched"], spec=evolve(
+        known["watched"].spec, options=RoleOptions(require_session_join=(evolve(watch, roles=()),))
+    ))  # fmt: skip
+    with pytest.raises(InvalidInput, match="options: require_session_join: w: it names no roles"):
+        check_role(bad)
 
 
 def test_the_name_of_a_client_that_joins() -> None:

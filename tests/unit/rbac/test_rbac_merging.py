@@ -21,6 +21,7 @@ from tele.model.actions import ForwardRules, TransferRules
 from tele.model.cluster_settings import HostSettings
 from tele.model.host_user import HostUserMode
 from tele.model.identity import UserIdentity
+from tele.model.joining import WatchRule
 from tele.model.resources import (
     Conditions,
     LockMode,
@@ -301,6 +302,7 @@ VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "require_mfa": (True, False),
     "max_connections": (2, 7),
     "valid_times": ((), (TimeWindow(),)),
+    "require_session_join": ((), (WatchRule("a", ("x",)),), (WatchRule("b", ("y",), count=2),)),
 }
 RULES: Final[dict[str, Callable[[list[Any]], Any]]] = {
     "the smallest": min,
@@ -313,6 +315,7 @@ RULES: Final[dict[str, Callable[[list[Any]], Any]]] = {
         values, key=["off", "drop", "keep"].index
     ),
     "``deny`` if one is": lambda values: Handovers.DENY in values,
+    "one rule of each role that has it": lambda values: tuple(dict.fromkeys(filter(None, values))),
     "those of all": lambda values: tuple(sorted({name for each in values for name in each})),
     "each kind that one of them has": lambda values: tuple(
         kind for kind in TraceKind if any(kind in each for each in values)

@@ -20,6 +20,7 @@ from tele.loop import now
 from tele.model.access import Denied, Grant, Reason
 from tele.model.api.members import ClusterState
 from tele.model.identity import HostRole, UserIdentity
+from tele.model.joining import WatchRule
 from tele.model.resources import (
     Conditions,
     Lock,
@@ -327,6 +328,24 @@ def test_a_refusal_names_the_part(world: World) -> None:
     world.reactor.advance(1000 * 3600)
     with pytest.raises(Unavailable, match="the certificate of this proxy has expired"):
         proxy.admit(world.login())
+
+
+def test_a_session_that_has_to_be_watched_ends_at_no_proxy(world: World) -> None:
+    """There nothing can be joined: it does not begin, and ends when its role gets the rule; on a
+    node it is for the session to wait.
+    """
+    proxy = SessionAdmission(world.reactor, world.member, HostRole.PROXY, lambda: None)
+    proxy.review()
+    login = world.login()
+    session: Any = FakeSession(proxy.admit(login), 1)
+    Deferred.fromCoroutine(proxy.enter(session, login))
+    watched = role("ops", require_session_join=(WatchRule("w", ("lead",)),))
+    world.change(roles=(watched,))
+    proxy.review()
+    assert [denied.reason for denied in session.expelled_for] == [Reason.MODERATED]
+    with pytest.raises(AccessDenied, match="require_session_join"):
+        proxy.admit(world.login())
+    assert world.admission.admit(world.login()).require_session_join
 
 
 # -- connections of a user over all hosts ----------------------------------------------

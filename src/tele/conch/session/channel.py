@@ -325,9 +325,10 @@ class SessionChannel(RunnerChannel):
 
     def notice(self, text: str) -> bool:
         """Show the user a message of ours, on the terminal or on standard error; False if no
-        program runs.
+        program runs, and none starts on a terminal.
         """
-        if self._phase is not Phase.RUNNING or not self.is_open:
+        waits = self._phase is Phase.STARTING and self._pty is not None
+        if not (waits or self._phase is Phase.RUNNING) or not self.is_open:
             return False
         line = f"\r\ntele: {text}\r\n".encode()
         if self._pty is None:

@@ -101,12 +101,16 @@ class ProgramRunner(SessionRunner):
     # -- data -------------------------------------------------------------------------
     def input(self, view: memoryview) -> None:
         """See :class:`Runner`. The program reads it while it is observed, in the same turn."""
+        tap = self._program.tap
+        if self._has_terminal and tap is not None and tap.drops_input:
+            self._channel.consumed(len(view))
+            return
         if self._sink is None:
             self._channel.consumed(len(view))
         else:
             self._sink.write(view)
-        if self._program.tap is not None:
-            self._program.tap.input(view)
+        if tap is not None:
+            tap.input(view)
 
     def input_ended(self) -> None:
         """See :class:`Runner`. A terminal has no end of input but its hang-up."""

@@ -70,6 +70,7 @@ class ITap(Interface):
     """Observes the data of a channel. Views are valid during the call only."""
 
     paused = Attribute("bool: whether to read no more from the program for now")
+    drops_input = Attribute("bool: whether what is typed on a terminal must not reach it now")
     wants_typed = Attribute("bool: whether to tell what is typed on a terminal")
 
     holds = Attribute("bool: whether output waits for ``hold``")
