@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from recording_proxy import Proxied, bytes_of, end_programs, facts, read_error, set_mode, settled
-from small_cluster import ME, SmallCluster, set_options, small_cluster
+from small_cluster import ME, SmallCluster, set_options, set_role, small_cluster
 from tele.model.api.hosts import DELETE_HOST
 from tele.model.api.locks import PUT_LOCK, PutLock
 from tele.model.api.paging import ById
 from tele.model.frame import FrameKind
 from tele.model.identity import HostRole
+from tele.model.joining import JoinMode, JoinRule, join_login
 from tele.model.resources import Lock, LockSpec, LockTarget, Metadata, RecordingMode
 from tele.testing import MemoryRecorder
 
@@ -171,6 +172,23 @@ def test_windows_count_for_the_user(proxied: Proxied) -> None:
     assert avatar.window_budget.taken == sum(windows)
     process.kill()
     finish(proxied, process)
+
+
+def test_nothing_is_joined_at_a_proxy(proxied: Proxied) -> None:
+    """By the name of a session, whether it runs or not, and whatever roles allow; of the proxy
+    itself the client reads where to join.
+    """
+    rule = JoinRule("all", ("*",), (JoinMode.PEER,))
+    set_role(proxied.cluster, proxied.node, {"join_sessions": (rule,)})
+    login = join_login("0f1e2d3c-0000-4000-8000-000000000001")
+    words = proxied.cluster.jump_words("alice", proxied.proxy, "web1.small")
+    done = proxied.cluster.run("ssh", "-l", login, *words)
+    assert done.returncode == 255
+    assert b"are recorded by its proxies (session_recording), and cannot be joined" in done.stderr
+    config, jump = words[:2], words[3]
+    done = proxied.cluster.run("ssh", "-l", login, *config, jump)
+    assert done.returncode == 255
+    assert b"join one at its node, with tele join 0f1e2d3c-" in done.stderr
 
 
 # -- the end of access ------------------------------------------------------------------

@@ -23,6 +23,7 @@ from tele.loop import Expiry, now
 from tele.membership.reviewing import Review
 from tele.model import access
 from tele.model.api.members import ClusterState
+from tele.model.joining import joined_session
 from tele.proxy.audit import JumpAudit
 from tele.proxy.jump_avatar import HostRoute, JumpAvatar, JumpContext
 from tele.proxy.user_limits import UserUsage
@@ -92,6 +93,7 @@ class JumpHost:
             raise AccessDenied(refused.message, refused.reason.value)
         expiry = Expiry(self._clock, identity.expires)
         avatar = JumpAvatar(self._context, identity, expiry, credentials.remote_addr)
+        avatar.joins = joined_session(credentials.login)
         avatar.keepalive_interval = self._keepalive(avatar)
         self.present.add(avatar)
         return avatar

@@ -32,6 +32,7 @@ from tele.loop import Expiry
 from tele.model import access
 from tele.model.addresses import Address
 from tele.model.identity import UserIdentity
+from tele.model.joining import join_login
 from tele.model.presence import Host
 from tele.proxy.jump_session import JumpSession
 from tele.proxy.user_limits import UserUsage
@@ -96,6 +97,8 @@ class JumpAvatar(MemberAvatar):
         self.window_budget: WindowBudget | None = context.usage.add_connection(identity.user, self)
         #: See :mod:`tele.conch.transport.keepalive`.
         self.keepalive_interval = 0.0
+        #: The id of the session that the client's user name means, if it means one.
+        self.joins = ""
         #: Whether it is decided that the connection ends.
         self.is_ending = False
         self._context = context
@@ -108,6 +111,16 @@ class JumpAvatar(MemberAvatar):
         self._error = ""
         self.channelLookup = {b"direct-tcpip": _open_direct_tcpip, b"session": JumpSession}
         log_line("connection.start", **self._log_fields)
+
+    @property
+    def usage(self) -> str:
+        """See :class:`tele.proxy.jump_session.NodeAccess`."""
+        if self.joins:
+            return (
+                "a proxy cannot read sessions: join one at its node, with tele join"
+                f" {self.joins}, or ssh -t {join_login(self.joins)}@NODE"
+            )
+        return "this is a proxy: use it with ssh -J, or as tele config sets it up"
 
     @property
     def event_fields(self) -> dict[str, Any]:

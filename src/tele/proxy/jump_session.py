@@ -35,6 +35,10 @@ FAILED_STATUS: Final = 255
 class NodeAccess(Protocol):
     """What a session needs of its avatar."""
 
+    @property
+    def usage(self) -> str:
+        """What a client is told that wants to run something here."""
+
     def find(self, target: str, port: int) -> Host:
         """Return the node that the client names. Raises :class:`TeleError`."""
 
@@ -143,7 +147,7 @@ class JumpSession(RelayChannel):
         """Accept the request, and end with an error: a jump host runs nothing."""
         if not self._goes(Event.REQUESTED):
             return False
-        return self._fail("this is a proxy: use it with ssh -J, or as tele config sets it up")
+        return self._fail(self._nodes.usage)
 
     def _connected(self, stream: StreamEnd) -> bool:
         if not self.is_open:

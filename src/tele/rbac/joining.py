@@ -30,6 +30,12 @@ NOT_HERE: Final = Denied(
     "no such session runs on this node, or no role of yours (join_sessions) lets you join it",
 )
 
+AT_PROXIES: Final = Denied(
+    Reason.RECORDING,
+    "sessions of this cluster are recorded by its proxies (session_recording), and cannot be joined"
+    " there: watch the recording as it grows, with tele play",
+)
+
 
 def decide_join(
     identity: UserIdentity,

@@ -38,7 +38,7 @@ from tele.model.access import Denied, Reason
 from tele.model.addresses import Address
 from tele.model.identity import UserIdentity
 from tele.model.joining import JoinGrant, JoinTarget
-from tele.rbac.joining import NOT_HERE
+from tele.rbac.joining import AT_PROXIES, NOT_HERE
 from tele.reactor import Reactor
 from tele.sessions.admission import RECORD_SECONDS, SessionAdmission
 from tele.sessions.sharing import SharedSession
@@ -228,11 +228,7 @@ class Joins:
         if checked.session:
             raise AccessDenied("the certificate is for a session of a proxy", "certificate")
         if self._member.state.recording.mode.by_proxies:
-            raise AccessDenied(
-                "sessions of this cluster are recorded by its proxies (session_recording), and"
-                " cannot be joined there: watch the recording as it grows, with tele play",
-                Reason.RECORDING.value,
-            )
+            raise AccessDenied(AT_PROXIES.message, AT_PROXIES.reason.value)
         session = self._sessions.get(session_id)
         if session is None:
             raise AccessDenied(NOT_HERE.message, NOT_HERE.reason.value)

@@ -41,6 +41,8 @@ class Stream:
 class World:
     """A session on a connection that records what is sent."""
 
+    usage = "this is a proxy"
+
     def __init__(self) -> None:
         self.sent: list[tuple[Any, ...]] = []
         self.connecting: list[Deferred[Any]] = []

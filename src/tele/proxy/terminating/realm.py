@@ -6,6 +6,7 @@ Invariants:
   knows of the target.
 * No login succeeds before auth has registered the session, for which the user's proof is passed on:
   what this proxy reports and records of other sessions, auth does not believe.
+* Nothing is joined here: what others see of a session would end at this proxy, too.
 * A host that is not in the cluster any more has no users.
 """
 
@@ -20,11 +21,13 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from tele.conch.server.credentials import CertificateCredentials
-from tele.errors import Unavailable
+from tele.errors import AccessDenied, Unavailable
 from tele.model.access import Grant
+from tele.model.joining import joined_session
 from tele.model.presence import Host
 from tele.proxy.terminating.avatar import TargetAvatar
 from tele.proxy.terminating.registration import RegisteredSession
+from tele.rbac.joining import AT_PROXIES
 from tele.sessions.admission import Login, SessionAdmission, Target
 
 Answer = tuple[Any, Any, Callable[[], None]]
@@ -59,6 +62,8 @@ class TargetRealm:
     async def _request(self, credentials: CertificateCredentials, interfaces: Any) -> Answer:
         if IConchUser not in interfaces:
             raise Unavailable("this server has SSH users only")
+        if joined_session(credentials.login):
+            raise AccessDenied(AT_PROXIES.message, AT_PROXIES.reason.value)
         login = Login.of(credentials, self._target)
         self._admission.admit(login)
         registered = await self._register(self._host(), credentials)
