@@ -134,12 +134,19 @@ def test_there_is_no_way_around_it(joining: Joining) -> None:
 
 
 def test_a_role_that_demands_it_later_holds(joining: Joining) -> None:
-    """A session that runs unwatched ends when its role gets the rule; without it nothing waits."""
+    """A session that runs unwatched ends when its role gets the rule, and so does a command without
+    a terminal; without the rule nothing waits.
+    """
     set_role(joining.cluster, joining.node)
     alice, _ = joining.session()
+    command = joining.start("alice", "127.0.0.1", "echo RUNS; exec sleep 1000")
+    command.see(b"RUNS")
     demand(joining)
     status, shown = alice.end()
     assert (status, b"the session is not watched any more" in shown) == (255, True)
+    status, shown = command.end()
+    assert b"only a terminal can be watched" in shown
+    assert status != 0
 
 
 def test_a_client_that_leaves_while_it_waits_starts_nothing(joining: Joining) -> None:

@@ -101,6 +101,8 @@ def _files(grant: Grant, launched: Launched, roles: tuple[RoleGrant, ...]) -> by
 
 def forbidden(grant: Grant, request: ProgramRequest, runs: PermittedProgram) -> str:
     """Return why what ``runs`` for ``request`` may not run by ``grant``, or nothing."""
+    if request.pty is None and grant.require_session_join:
+        return "only a terminal can be watched, as a role demands (require_session_join)"
     try:
         now = permitted(grant, request)
     except AccessDenied as denied:

@@ -195,7 +195,7 @@ class SharedSession:
         self.ended = False
         #: Who has to be there.
         self.watch = Watch(
-            clock, context, self._watchers, lambda: bool(self._terminals), self._tell_on, end
+            clock, context, self._watchers, lambda: len(self._terminals), self._tell_on, end
         )
 
     @property

@@ -34,12 +34,13 @@ class Watch:
     """Who has to watch one session.
 
     :param watchers: those who take part in it.
+    :param terminals: how many of its terminals are open.
     :param tell: shows a text on the terminal of a channel, by its number; without one on all.
     :param end: ends the session.
     """
 
     __slots__ = (
-        "_clock", "_context", "_end", "_has_terminal", "_resuming", "_tell",
+        "_clock", "_context", "_end", "_resuming", "_tell", "_terminals",
         "_waiting", "_watchers", "paused", "reserved",
     )  # fmt: skip
 
@@ -48,14 +49,14 @@ class Watch:
         clock: IReactorTime,
         context: ConnectionContext,
         watchers: Callable[[], Iterable[Watcher]],
-        has_terminal: Callable[[], bool],
+        terminals: Callable[[], int],
         tell: Callable[[int | None, str], None],
         end: Callable[[Denied], None],
     ) -> None:
         self._clock = clock
         self._context = context
         self._watchers = watchers
-        self._has_terminal = has_terminal
+        self._terminals = terminals
         self._tell = tell
         self._end = end
         #: The channel whose terminal waits, or is about to open.
@@ -93,7 +94,7 @@ class Watch:
                 " terminal can be: use ssh -t",
                 Reason.MODERATED.value,
             )
-        if self._has_terminal() or self.reserved is not None:
+        if self._terminals() or self.reserved is not None:
             raise AccessDenied(
                 "a role demands that this session is watched (require_session_join), with one"
                 " terminal at a time",
@@ -125,13 +126,17 @@ class Watch:
     # -- while it lasts -----------------------------------------------------------------
     def check(self) -> None:
         """A participant has come or left, or the rules have changed."""
+        if self.is_required and self._terminals() > 1:
+            text = "the session has to be watched from now on, and has several terminals"
+            self._end(Denied(Reason.MODERATED, text))
+            return
         missing = self._missing() if self.is_required else None
         if missing is None:
             waiting = self._waiting
             if waiting is not None:
                 waiting.callback(None)
             self._resume()
-        elif self._has_terminal():
+        elif self._terminals():
             text, follows = missing
             if follows is OnLeave.TERMINATE:
                 self._end(Denied(Reason.MODERATED, f"the session is not watched any more: {text}"))
