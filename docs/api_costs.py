@@ -42,6 +42,8 @@ WORK: dict[str, str] = {
     "change_password": "two argon2 hashes, two commits",
     "get_mfa": "two look-ups",
     "add_mfa": "one argon2 hash, two look-ups, two or three commits",
+    "begin_webauthn": "one argon2 hash, two look-ups, two or three commits",
+    "add_webauthn": "one signature is checked, one commit",
     "remove_mfa": "one argon2 hash, two look-ups, two or three commits",
     "new_recovery_codes": "one argon2 hash, two look-ups, two or three commits",
     "reset_mfa": "two look-ups, one commit",

@@ -77,10 +77,17 @@ class AccessDenied(TeleError):
 
 
 class SecondFactorNeeded(TeleError):
-    """The password is right, and a second factor has to be shown, too."""
+    """The password is right, and a second factor has to be shown, too.
+
+    ``webauthn`` is what a browser asks a security key of the user, as JSON; empty if there is none.
+    """
 
     kind = "second_factor"
     exit_code = 4
+
+    def __init__(self, message: str, webauthn: str = "") -> None:
+        super().__init__(message)
+        self.webauthn = webauthn
 
 
 class SecondFactorUnset(TeleError):

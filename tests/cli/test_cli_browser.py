@@ -103,6 +103,13 @@ def seen(built: None, cluster: Cluster) -> Iterator[Seen]:
     tele.run("recordings", "export", session["id"], page)
     made = tele.json("users", "add", "guest", "--role", "access", "--login", "guest", "--invite")
     invitation = made["invitation"]
+    tele.run("users", "add", "kai", "--role", "access", "--password-file", secret)
+    settings = cluster.folder / "settings.yaml"
+    settings.write_text(
+        f"{{kind: cluster, version: v1, metadata: {{name: {cluster.name}}},"
+        " spec: {webauthn: {rp_id: localhost}}}"
+    )
+    tele.run("apply", "-f", settings)
     wanted = {
         "modules": str(modules),
         "chromium": chromium,
@@ -117,6 +124,7 @@ def seen(built: None, cluster: Cluster) -> Iterator[Seen]:
         "hostile": {"id": hostile["id"], "end": "no more", "find": "onerror"},
         "file": str(page),
         "invitation": invitation,
+        "keyUser": "kai",
         "pictures": os.environ.get("TELE_PICTURES", ""),
     }  # fmt: skip
     running = subprocess.Popen(
@@ -283,6 +291,20 @@ def test_a_second_factor_in_a_browser(seen: Seen) -> None:
         if each["event"] == "user.login" and each.get("user") == "guest" and "second_factor" in each
     ]  # fmt: skip
     assert sorted(used) == ["recovery", "totp"]
+
+
+def test_a_security_key_in_a_browser(seen: Seen) -> None:
+    """A key is set up, logs in in place of a code, and is removed; each is an event."""
+    found = seen["security_key"]
+    (device,) = found["devices"]
+    assert "security key" in device
+    assert found["faults"] == []
+    events = [
+        each for each in seen.cluster.tele.json("audit", "ls") if each.get("user") == "kai"
+    ]  # fmt: skip
+    logins = [each for each in events if each["event"] == "user.login"]
+    assert [each.get("second_factor", "") for each in logins if each["ok"]] == ["", "webauthn"]
+    assert {"mfa.add", "mfa.challenge", "mfa.delete"} <= {each["event"] for each in events}
 
 
 def test_audit(seen: Seen) -> None:

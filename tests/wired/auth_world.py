@@ -152,7 +152,12 @@ class World:
             users=Users(self.backend, passwords, moment),
             passwords=passwords,
             factors=SecondFactors(
-                self.backend, moment, os.urandom, lambda: state.settings.second_factor
+                self.backend,
+                moment,
+                os.urandom,
+                lambda: state.settings.second_factor,
+                lambda: state.settings.webauthn.rp_id,
+                "c",
             ),
             tokens=Tokens(self.backend, "c", moment, os.urandom),
             issued=IssuedCertificates(self.backend, "c", moment),

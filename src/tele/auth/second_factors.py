@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from tele.auth.passwords import Attempt
 from tele.auth.repository import Repository
 from tele.auth.stored_factors import StoredDevice, StoredFactors, Tried
+from tele.auth.webauthn_keys import CHALLENGE_BYTES, creation_options, request_options
 from tele.errors import AccessDenied, Conflict, NotFound
 from tele.interfaces import Delete, IBackend, Put
 from tele.model.second_factors import NewDevice, SecondFactor, SecondFactorMode
@@ -39,7 +40,11 @@ class Need(Enum):
 
 
 class SecondFactors:
-    """The second factors of a cluster's users; ``mode()`` is the setting of the cluster."""
+    """The second factors of the users of ``cluster``.
+
+    ``mode()`` and ``rp_id()`` are settings of the cluster: whether there are second factors, and
+    the domain of security keys, or nothing if there are none.
+    """
 
     def __init__(
         self,
@@ -47,7 +52,11 @@ class SecondFactors:
         now: Callable[[], datetime],
         entropy: Callable[[int], bytes],
         mode: Callable[[], SecondFactorMode],
+        rp_id: Callable[[], str] = lambda: "",
+        cluster: str = "",
     ) -> None:
+        self._rp_id = rp_id
+        self._cluster = cluster
         self._now = now
         self._entropy = entropy
         self._mode = mode
@@ -83,7 +92,7 @@ class SecondFactors:
 
             def settled(present: StoredFactors | None) -> StoredFactors:
                 outcome, after = (present or StoredFactors()).tried(
-                    factor.code, source, self._now(), device=bool(attempt.device)
+                    factor, source, self._now(), self._rp_id(), device=bool(attempt.device)
                 )
                 tried.append(outcome)
                 return after
@@ -94,7 +103,55 @@ class SecondFactors:
         found: Tried = await self._settling.run(lambda: Deferred.fromCoroutine(settle()))
         return found
 
+    async def challenge(self, user: str) -> str:
+        """Return what a browser asks a security key of ``user``, as JSON, or nothing."""
+        rp_id = self._rp_id()
+        keys = [each for each in (await self.of(user)).keys if each.rp_id == rp_id]
+        if not keys:
+            return ""
+        return request_options(rp_id, await self._challenged(user, ""), keys)
+
+    async def _challenged(self, user: str, session: str) -> bytes:
+        challenge = self._entropy(CHALLENGE_BYTES)
+        await self._repository.change(
+            user,
+            lambda present: (present or StoredFactors()).challenged(
+                challenge, self._now(), session
+            ),
+        )
+        return challenge
+
     # -- setting up -------------------------------------------------------------------
+    async def begin_key(self, user: str, session: str) -> str:
+        """Return what a browser needs to make a security key of ``user``, as JSON.
+
+        ``session`` is the login session that may finish it.
+        """
+        self.check_setup()
+        rp_id = self._rp_id()
+        if not rp_id:
+            raise AccessDenied(
+                "security keys are off in this cluster: webauthn.rp_id of its settings is the"
+                " domain of its pages",
+                "mfa",
+            )
+        present = (await self.of(user)).keys
+        challenge = await self._challenged(user, session)
+        return creation_options(rp_id, self._cluster, user, challenge, present)
+
+    async def add_key(
+        self, user: str, session: str, name: str, answer: str
+    ) -> tuple[StoredDevice, tuple[str, ...]]:
+        """Add the security key that answers :meth:`begin_key`; see :meth:`add`."""
+        self.check_setup()
+        device_id = self._new_id()
+        return await self._added(
+            user,
+            lambda before: before.key_added(
+                name, answer, session, self._rp_id(), device_id, self._now()
+            ),
+        )
+
     def check_setup(self) -> None:
         """Raise :class:`AccessDenied` unless second factors can be set up in this cluster."""
         if self._mode() is SecondFactorMode.OFF:
@@ -116,18 +173,24 @@ class SecondFactors:
     async def add(self, user: str, new: NewDevice) -> tuple[StoredDevice, tuple[str, ...]]:
         """Add a device; returns recovery codes, too, if it is the first."""
         self.check_setup()
-        device_id, codes = self._new_id(), tuple[str, ...]()
+        device_id = self._new_id()
+        return await self._added(user, lambda before: before.added(new, device_id, self._now()))
+
+    async def _added(
+        self, user: str, add: Callable[[StoredFactors], StoredFactors]
+    ) -> tuple[StoredDevice, tuple[str, ...]]:
+        codes = tuple[str, ...]()
 
         def added(present: StoredFactors | None) -> StoredFactors:
             nonlocal codes
             before = present or StoredFactors()
-            after = before.added(new, device_id, self._now())
+            after = add(before)
             if not before.devices:
                 codes, after = after.with_codes(self._entropy)
             return after
 
         after = await self._repository.change(user, added)
-        return after.find(device_id), codes
+        return after.devices[-1], codes
 
     async def remove(self, user: str, named: str, *, forced: bool = False) -> StoredDevice:
         """Remove a device by its id or name; ``forced`` also the last where one is required."""

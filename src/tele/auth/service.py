@@ -334,7 +334,12 @@ class AuthService(Service):
             users=Users(backend, passwords, self._now),
             passwords=passwords,
             factors=SecondFactors(
-                backend, self._now, self._entropy, lambda: state.settings.second_factor
+                backend,
+                self._now,
+                self._entropy,
+                lambda: state.settings.second_factor,
+                lambda: state.settings.webauthn.rp_id,
+                self._cluster,
             ),
             tokens=Tokens(backend, self._cluster, self._now, self._entropy),
             issued=IssuedCertificates(backend, self._cluster, self._now),

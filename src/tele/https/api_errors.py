@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from tele import errors
-from tele.errors import BY_KIND, AccessDenied, BadCertificate, InvalidInput, TeleError
+from tele.errors import (
+    BY_KIND,
+    AccessDenied,
+    BadCertificate,
+    InvalidInput,
+    SecondFactorNeeded,
+    TeleError,
+)
 from tele.model.api.operation import Operation
 from tele.model.codec import encode, from_json, read_json
 
@@ -61,6 +68,8 @@ def encode_error(error: TeleError) -> bytes:
     fields: dict[str, Any] = {"kind": kind, "message": str(error)[:_MESSAGE_LIMIT]}
     if isinstance(error, AccessDenied | BadCertificate):
         fields["reason"] = str(getattr(error.reason, "value", error.reason))
+    if isinstance(error, SecondFactorNeeded) and error.webauthn:
+        fields["webauthn"] = error.webauthn
     return encode({"error": fields})
 
 
@@ -74,6 +83,8 @@ def decode_error(status: int, body: bytes) -> TeleError:
         return TeleError(f"auth answered with status {status} and no explanation")
     if kind == AccessDenied.kind:
         return AccessDenied(message, reason)
+    if kind == SecondFactorNeeded.kind:
+        return SecondFactorNeeded(message, str(fields.get("webauthn", "")))
     return BY_KIND.get(kind, TeleError)(message)
 
 

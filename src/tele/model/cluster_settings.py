@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 from enum import Enum
@@ -36,6 +37,9 @@ _DAY: Final = timedelta(days=1)
 SHORTEST_HOST_LIFETIME: Final = timedelta(hours=1)
 LONGEST_HOST_LIFETIME: Final = timedelta(days=30)
 LONGEST_REJOIN_LIMIT: Final = timedelta(days=365)
+_DOMAIN: Final = re.compile(
+    r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII
+)
 
 
 def text_problem(text: str) -> str:
@@ -149,6 +153,23 @@ class HostCertificates:
                     f" {format_duration(most)}"
                 )
         return ""
+
+
+@frozen
+class WebauthnSettings:
+    """The domain of the pages for which security keys are made; empty: there are none.
+
+    A page at the domain, or below it, may ask for a key; another page gets no answer that is good.
+    """
+
+    rp_id: str = field(default="", validator=AtMost(253))
+
+    @property
+    def problem(self) -> str:
+        """Why this is not supported, or nothing."""
+        if not self.rp_id or _DOMAIN.fullmatch(self.rp_id):
+            return ""
+        return "webauthn.rp_id: a domain in small letters, such as proxy.example.com; no address"
 
 
 @frozen

@@ -18,6 +18,7 @@ from tele.model.cluster_settings import (
     HostSettings,
     PasswordPolicy,
     RecordingsRetention,
+    WebauthnSettings,
 )
 from tele.model.cluster_settings import keepalive_problem as keepalive_problem
 from tele.model.host_user import HostUserMode
@@ -291,7 +292,7 @@ class ClusterSpec:
     """Settings that hold in the whole cluster; see :mod:`tele.model.cluster_settings`.
 
     ``recordings_retention`` None: what the configuration of auth says. ``second_factor`` is whether
-    users log in with one.
+    users log in with one, ``webauthn`` for which pages security keys are made.
     """
 
     session_recording: RecordingSettings = RecordingSettings()
@@ -304,6 +305,7 @@ class ClusterSpec:
     disconnect_expired_cert: bool = field(default=False, metadata=OMITTED)
     host_certificates: HostCertificates = field(default=HostCertificates(), metadata=OMITTED)
     second_factor: SecondFactorMode = field(default=SecondFactorMode.OPTIONAL, metadata=OMITTED)
+    webauthn: WebauthnSettings = field(default=WebauthnSettings(), metadata=OMITTED)
 
     @property
     def for_hosts(self) -> HostSettings:
@@ -321,6 +323,7 @@ class ClusterSpec:
             self.session_recording.problem
             or self.for_hosts.problem
             or self.host_certificates.problem
+            or self.webauthn.problem
             or ("" if retention is None else retention.problem)
         )
 

@@ -1,7 +1,7 @@
 """What is a second factor, when is it asked for, and how does a client show one?
 
 A second factor is what a user has beside the password: an authenticator app that makes codes (TOTP,
-RFC 6238), or a recovery code in its place.
+RFC 6238), a security key or passkey (WebAuthn), or a recovery code in place of these.
 
 Invariants:
 
@@ -23,7 +23,7 @@ from urllib.parse import quote
 from attrs import field, frozen
 
 from tele.errors import InvalidInput
-from tele.model.bounds import AtMost
+from tele.model.bounds import OMITTED, AtMost
 
 #: Digits of a code, and the seconds for which it is the present one.
 DIGITS: Final = 6
@@ -31,10 +31,12 @@ STEP_SECONDS: Final = 30
 #: Bytes of a secret: as long as the hash that codes are made with (RFC 4226, section 4).
 SECRET_BYTES: Final = 20
 LONGEST_SECRET: Final = 64
-#: Authenticator apps of a user, and recovery codes that are made at once.
+#: Devices of a user, and recovery codes that are made at once.
 DEVICES_LIMIT: Final = 10
 RECOVERY_CODES: Final = 8
 NAME_LIMIT: Final = 64
+#: Characters of a browser's answer about a security key.
+ANSWER_LIMIT: Final = 8192
 
 
 class SecondFactorMode(str, Enum):
@@ -53,10 +55,12 @@ class SecondFactorMode(str, Enum):
 class SecondFactor:
     """What a user shows beside the password.
 
-    ``code`` is one of the authenticator app, or a recovery code.
+    ``code`` is one of the authenticator app, or a recovery code. ``webauthn`` is the answer of a
+    security key to the challenge that came with the error, as browsers write it in JSON.
     """
 
-    code: str = field(repr=False, validator=AtMost(64))
+    code: str = field(default="", repr=False, validator=AtMost(64))
+    webauthn: str = field(default="", repr=False, validator=AtMost(ANSWER_LIMIT), metadata=OMITTED)
 
 
 @frozen
@@ -70,7 +74,7 @@ class NewDevice:
 
 @frozen
 class MfaDevice:
-    """A device of a user, without its secret. ``type`` is ``totp``."""
+    """A device of a user, without its secret. ``type`` is ``totp`` or ``webauthn``."""
 
     id: str
     name: str

@@ -6,7 +6,7 @@ import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
-const { modules, chromium: executablePath, url, user, password, recording, program, running, hostile, file, invitation, pictures } = JSON.parse(
+const { modules, chromium: executablePath, url, user, password, recording, program, running, hostile, file, invitation, pictures, keyUser } = JSON.parse(
   readFileSync(0, "utf8"),
 );
 const require = createRequire(join(modules, "package.json"));
@@ -34,7 +34,7 @@ function watched(page) {
     return dialog.dismiss();
   });
   page.on("request", (request) => {
-    if (!request.url().startsWith(url)) seen.foreign.push(request.url());
+    if (!request.url().startsWith(url) && !request.url().startsWith(url.replace("127.0.0.1", "localhost"))) seen.foreign.push(request.url());
     if (request.postData()) seen.sent += 1;
   });
   page.on("websocket", (socket) =>
@@ -289,6 +289,49 @@ await part("invitation", async () => {
   await guest.waitForSelector("tele-second-factors tbody tr");
   found.devices = await guest.locator("tele-second-factors tbody tr").allInnerTexts();
   found.left = await guest.locator("tele-second-factors p").allInnerTexts();
+  await other.close();
+  return found;
+});
+
+await part("security_key", async () => {
+  const other = await browser.newContext({ ignoreHTTPSErrors: true });
+  const owner = watched(await other.newPage());
+  const session = await other.newCDPSession(owner);
+  await session.send("WebAuthn.enable");
+  await session.send("WebAuthn.addVirtualAuthenticator", {
+    options: { protocol: "ctap2", transport: "usb", hasResidentKey: false, hasUserVerification: false, automaticPresenceSimulation: true },
+  });
+  const logIn = async () => {
+    await owner.waitForSelector("input[name=user]");
+    await owner.fill("input[name=user]", keyUser);
+    await owner.fill("input[name=password]", password);
+    await owner.click("form button.primary");
+  };
+  await owner.goto(`${url.replace("127.0.0.1", "localhost")}/`);
+  await logIn();
+  await owner.click("header .user");
+  await owner.click("text=Add a security key");
+  await owner.fill("input[name=password]", password);
+  await owner.click("form button.primary");
+  await owner.waitForSelector(".codes li");
+  const found = { devices: await owner.locator("tele-second-factors tbody tr").allInnerTexts() };
+  await picture(owner, "security_key");
+  await owner.click("text=Log out");
+  await logIn();
+  await owner.waitForSelector("button.key");
+  await picture(owner, "security_key_login");
+  await owner.click("button.key");
+  await owner.waitForFunction(
+    () => document.querySelector("tele-second-factors tbody tr") || document.querySelector(".problem")?.textContent,
+  );
+  found.problem = await owner.locator(".problem").allInnerTexts();
+  await owner.waitForSelector("tele-second-factors tbody tr");
+  await owner.click("text=Remove");
+  await owner.fill("input[name=password]", password);
+  await owner.click("form button.primary");
+  await owner.click("button.key");
+  await owner.waitForFunction(() => document.querySelector("tele-second-factors")?.innerText.includes("your password alone"));
+  found.faults = await faults(owner);
   await other.close();
   return found;
 });

@@ -13,6 +13,8 @@ export class ApiError extends Error {
   constructor(
     readonly kind: string,
     message: string,
+    /** With `second_factor`: what a security key is asked, as JSON; empty if there is none. */
+    readonly webauthn = "",
   ) {
     super(message);
   }
@@ -113,14 +115,16 @@ function encoded(query: Query): string {
 
 function checkStatus(response: Response): void {
   if (response.status < 300) return;
-  let found: { error?: { kind?: unknown; message?: unknown } } = {};
+  let found: { error?: { kind?: unknown; message?: unknown; webauthn?: unknown } } = {};
   try {
     found = JSON.parse(text(response.body));
   } catch {
     // The message below is for all that is not an error of the API.
   }
-  const { kind, message } = found.error ?? {};
-  if (typeof kind === "string" && typeof message === "string") throw new ApiError(kind, message);
+  const { kind, message, webauthn } = found.error ?? {};
+  if (typeof kind === "string" && typeof message === "string") {
+    throw new ApiError(kind, message, typeof webauthn === "string" ? webauthn : "");
+  }
   throw new ApiError("error", `auth answered with status ${response.status}`);
 }
 

@@ -6,10 +6,8 @@ import { Bytes } from "./bytes.js";
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 const SECRET_BYTES = 20;
 
-/** What is shown beside the password. */
-export interface SecondFactor {
-  code: string;
-}
+/** What is shown beside the password: a code, or the answer of a security key. */
+export type SecondFactor = { code: string } | { webauthn: string };
 
 /** An authenticator app to set up, with the code that it shows now. */
 export interface NewDevice {
@@ -65,6 +63,48 @@ export async function addDevice(
   factor: SecondFactor | null,
 ): Promise<string[]> {
   const made = await auth.call<{ recovery_codes: string[] }>("POST", "/v1/mfa", {}, { device, ...proof(password, factor) });
+  return made.recovery_codes;
+}
+
+async function answered(asked: Promise<Credential | null>): Promise<string> {
+  let made: Credential | null;
+  try {
+    made = await asked;
+  } catch (error) {
+    // What browsers say of a key that was not touched is long, and the same for other reasons.
+    if (!(error instanceof DOMException)) throw error;
+    if (error.name === "InvalidStateError") throw new Error("this security key is set up already");
+    throw new Error(`the security key was not used (${error.name}): try again`);
+  }
+  if (made === null) throw new Error("the browser used no security key");
+  return JSON.stringify((made as PublicKeyCredential).toJSON());
+}
+
+function checkKeys(): void {
+  if (!("PublicKeyCredential" in window) || !("parseCreationOptionsFromJSON" in PublicKeyCredential)) {
+    throw new Error("this browser cannot use security keys here");
+  }
+}
+
+/** The answer of a security key to what auth asked. */
+export function askKey(options: string): Promise<string> {
+  checkKeys();
+  const publicKey = PublicKeyCredential.parseRequestOptionsFromJSON(JSON.parse(options));
+  return answered(navigator.credentials.get({ publicKey }));
+}
+
+/** Set up a security key; returns recovery codes with the first device. Throws ApiError. */
+export async function addKey(
+  auth: Authority,
+  name: string,
+  password: string,
+  factor: SecondFactor | null,
+): Promise<string[]> {
+  checkKeys();
+  const begun = await auth.call<{ options: string }>("POST", "/v1/mfa/webauthn", {}, proof(password, factor));
+  const publicKey = PublicKeyCredential.parseCreationOptionsFromJSON(JSON.parse(begun.options));
+  const answer = await answered(navigator.credentials.create({ publicKey }));
+  const made = await auth.call<{ recovery_codes: string[] }>("POST", "/v1/mfa/webauthn/answer", {}, { name, answer });
   return made.recovery_codes;
 }
 

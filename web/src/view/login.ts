@@ -3,7 +3,7 @@
 import { html, nothing } from "lit";
 import { ApiError } from "../net/authority.js";
 import { type Cluster, type LoggedIn, type Login, accept, invitedUser, logIn, pins } from "../net/login.js";
-import { newSecret } from "../net/second_factors.js";
+import { askKey, newSecret } from "../net/second_factors.js";
 import { codeField, recovery, setup } from "./second_factors.js";
 import { Page } from "./page.js";
 
@@ -30,6 +30,9 @@ export class LoginPage extends Page {
   /** A login whose recovery codes are still shown. */
   declare done: LoggedIn | null;
   #secret = "";
+  /** What a security key is asked, and its answer. */
+  #asked = "";
+  #signed = "";
   #user = "";
 
   constructor() {
@@ -55,13 +58,17 @@ export class LoginPage extends Page {
     try {
       const done = await this.#answer(given);
       form.reset();
-      this.needs = this.#secret = "";
+      this.needs = this.#secret = this.#asked = "";
       if (done.codes.length) this.done = done;
       else this.#enter(done.login);
     } catch (error) {
       const kind = error instanceof ApiError ? error.kind : "";
-      if (kind === "second_factor" && this.needs !== "code") this.needs = "code";
-      else if (kind === "second_factor_unset" && this.invitation !== null && this.needs !== "setup") {
+      if (kind === "second_factor" && error instanceof ApiError) {
+        this.#asked = error.webauthn;
+        if (this.needs === "code" && !this.#asked) this.problem = error.message;
+        this.needs = "code";
+        this.requestUpdate();
+      } else if (kind === "second_factor_unset" && this.invitation !== null && this.needs !== "setup") {
         this.needs = "setup";
         this.#secret = newSecret();
         this.#user = invitedUser(String(given.get("code-of-invitation")).trim());
@@ -80,12 +87,24 @@ export class LoginPage extends Page {
 
   #answer(given: FormData): Promise<LoggedIn> {
     const field = (name: string): string => String(given.get(name));
-    const factor = this.needs === "code" ? { code: field("code").trim() } : null;
+    const code = this.needs === "code" ? field("code").trim() : "";
+    const factor = this.#signed ? { webauthn: this.#signed } : code ? { code } : null;
+    this.#signed = "";
     if (this.invitation === null) return logIn(this.cluster, field("user").trim(), field("password"), factor);
     if (field("password") !== field("again")) throw new Error("the two passwords are not the same");
     const shown = field("new-code").replace(/ /g, "");
     const device = this.needs === "setup" ? { name: "phone", secret: this.#secret, code: shown } : null;
     return accept(this.cluster, field("code-of-invitation").trim(), field("password"), factor, device);
+  }
+
+  async #useKey(): Promise<void> {
+    this.problem = "";
+    try {
+      this.#signed = await askKey(this.#asked);
+      this.querySelector<HTMLFormElement>("form")?.requestSubmit();
+    } catch (error) {
+      this.problem = this.failed(error);
+    }
   }
 
   #toggle(): void {
@@ -125,7 +144,7 @@ export class LoginPage extends Page {
         <form @submit=${this.#submit}>
           <h1>${isInvited ? "Set your password for" : "Log in to"} ${this.cluster.cluster}</h1>
           ${this.#fields()}
-          ${this.needs === "code" ? codeField() : nothing}
+          ${this.needs === "code" ? codeField(this.#asked ? () => void this.#useKey() : null) : nothing}
           ${this.needs === "setup" ? setup(this.cluster.cluster, this.#user, this.#secret) : nothing}
           <p class="problem" role="alert">${problem || nothing}</p>
           <button class="primary" ?disabled=${this.isBusy}>${this.isBusy ? "Logging in…" : "Log in"}</button>

@@ -7,6 +7,8 @@ import {
   type Devices,
   type SecondFactor,
   addDevice,
+  addKey,
+  askKey,
   listDevices,
   newCodes,
   newSecret,
@@ -16,11 +18,13 @@ import {
 import { Page, date, printable } from "./page.js";
 
 const BORDER = 4;
+const TYPES: Record<string, string> = { totp: "authenticator app", webauthn: "security key" };
 
-/** The field for a code of an app that is set up, or a recovery code. */
-export const codeField = () => html`
-  <label>Code of your authenticator app, or a recovery code
-    <input name="code" autocomplete="one-time-code" autocapitalize="none" spellcheck="false" required />
+/** The field for a code of an app that is set up, or a recovery code; with `useKey` a button for a key. */
+export const codeField = (useKey: (() => void) | null) => html`
+  ${useKey ? html`<button type="button" class="primary key" @click=${useKey}>Use your security key</button>` : nothing}
+  <label>${useKey ? "Or the code" : "Code"} of your authenticator app, or a recovery code
+    <input name="code" autocomplete="one-time-code" autocapitalize="none" spellcheck="false" />
   </label>
 `;
 
@@ -49,7 +53,7 @@ export const recovery = (codes: readonly string[]) => html`
   <ul class="codes">${codes.map((each) => html`<li><code>${each}</code></li>`)}</ul>
 `;
 
-type Doing = "" | "add" | "codes" | `remove ${string}`;
+type Doing = "" | "add" | "key" | "codes" | `remove ${string}`;
 
 export class SecondFactorsPage extends Page {
   static override properties = {
@@ -60,6 +64,7 @@ export class SecondFactorsPage extends Page {
     isBusy: { state: true },
     codes: { state: true },
     problem: { state: true },
+    asked: { state: true },
   };
   declare cluster: string;
   declare found: Devices | null;
@@ -68,12 +73,15 @@ export class SecondFactorsPage extends Page {
   declare isBusy: boolean;
   declare codes: string[];
   declare problem: string;
+  /** What a security key is asked. */
+  declare asked: string;
   #secret = "";
+  #signed = "";
 
   constructor() {
     super();
     this.found = null;
-    this.doing = this.problem = "";
+    this.doing = this.problem = this.asked = "";
     this.isAsking = this.isBusy = false;
     this.codes = [];
   }
@@ -93,9 +101,9 @@ export class SecondFactorsPage extends Page {
 
   async #begin(doing: Doing): Promise<void> {
     this.doing = doing;
-    this.problem = "";
+    this.problem = this.asked = this.#signed = "";
     this.codes = [];
-    this.isAsking = (this.found?.devices.length ?? 0) > 0 && this.found?.mode !== "off";
+    this.isAsking = this.found?.mode !== "off" && this.found!.devices.some((each) => each.type === "totp");
     if (doing === "add") this.#secret = newSecret();
     await this.updateComplete;
     this.querySelector<HTMLInputElement>("form input")?.focus();
@@ -105,7 +113,8 @@ export class SecondFactorsPage extends Page {
     event.preventDefault();
     const given = new FormData(event.currentTarget as HTMLFormElement);
     const field = (name: string): string => String(given.get(name) ?? "").trim();
-    const factor: SecondFactor | null = this.isAsking ? { code: field("code") } : null;
+    const factor: SecondFactor | null = this.#signed ? { webauthn: this.#signed } : field("code") ? { code: field("code") } : null;
+    this.#signed = "";
     const password = String(given.get("password"));
     this.isBusy = true;
     this.problem = "";
@@ -113,6 +122,8 @@ export class SecondFactorsPage extends Page {
       if (this.doing === "add") {
         const device = { name: field("name"), secret: this.#secret, code: field("new-code").replace(/ /g, "") };
         this.codes = await addDevice(this.auth, device, password, factor);
+      } else if (this.doing === "key") {
+        this.codes = await addKey(this.auth, field("name"), password, factor);
       } else if (this.doing === "codes") {
         this.codes = await newCodes(this.auth, password, factor);
       } else {
@@ -121,23 +132,41 @@ export class SecondFactorsPage extends Page {
       this.doing = this.#secret = "";
       await this.#load();
     } catch (error) {
-      if (error instanceof ApiError && error.kind === "second_factor") this.isAsking = true;
-      this.problem = this.failed(error);
+      if (error instanceof ApiError && error.kind === "second_factor") {
+        this.isAsking = true;
+        this.asked = error.webauthn;
+        if (!this.asked || factor) this.problem = error.message;
+      } else this.problem = this.failed(error);
     } finally {
       this.isBusy = false;
     }
   }
 
+  async #useKey(): Promise<void> {
+    this.problem = "";
+    try {
+      this.#signed = await askKey(this.asked);
+      this.querySelector<HTMLFormElement>("form")?.requestSubmit();
+    } catch (error) {
+      this.problem = this.failed(error);
+    }
+  }
+
   #form() {
     const isAdding = this.doing === "add";
-    const title = isAdding ? "Add an authenticator app" : this.doing === "codes" ? "New recovery codes" : "Remove a device";
+    const titles: Record<string, string> = {
+      add: "Add an authenticator app", key: "Add a security key", codes: "New recovery codes",
+    };
+    const title = titles[this.doing] ?? "Remove a device";
+    const name = isAdding ? "phone" : "security key";
+    const isNamed = isAdding || this.doing === "key";
     return html`
       <form class="narrow" @submit=${this.#submit}>
         <h2>${title}</h2>
-        ${isAdding ? html`<label>Name<input name="name" value="phone" maxlength="64" required /></label>` : nothing}
+        ${isNamed ? html`<label>Name<input name="name" value=${name} maxlength="64" required /></label>` : nothing}
         ${isAdding ? setup(this.cluster, this.found!.user, this.#secret) : nothing}
         <label>Your password<input name="password" type="password" autocomplete="current-password" required /></label>
-        ${this.isAsking ? codeField() : nothing}
+        ${this.isAsking ? codeField(this.asked ? () => void this.#useKey() : null) : nothing}
         <button class="primary" ?disabled=${this.isBusy}>${title}</button>
         <button type="button" @click=${() => (this.doing = "")}>Cancel</button>
       </form>
@@ -160,7 +189,7 @@ export class SecondFactorsPage extends Page {
       (each) => html`
         <tr>
           <th scope="row">${printable(each.name)}</th>
-          <td>${each.type === "totp" ? "authenticator app" : printable(each.type)}</td>
+          <td>${TYPES[each.type] ?? printable(each.type)}</td>
           <td class="when">${date(each.added)}</td>
           <td class="when">${date(each.last_used)}</td>
           <td><button @click=${() => this.#begin(`remove ${each.id}`)}>Remove</button></td>
@@ -178,7 +207,10 @@ export class SecondFactorsPage extends Page {
       ${rows.length ? table : html`<p>There is none: your password alone logs you in.</p>`}
       ${found.mode === "off"
         ? html`<p class="quiet">Second factors are off in this cluster.</p>`
-        : html`<p><button class="primary" @click=${() => this.#begin("add")}>Add an authenticator app</button></p>`}
+        : html`<p>
+            <button class="primary" @click=${() => this.#begin("add")}>Add an authenticator app</button>
+            <button @click=${() => this.#begin("key")}>Add a security key</button>
+          </p>`}
     `;
   }
 }

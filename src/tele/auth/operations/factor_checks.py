@@ -34,7 +34,7 @@ REASONS: Final = {
 
 @frozen
 class Shown:
-    """How a second factor was shown: ``totp``, ``recovery``, or empty if none was needed."""
+    """How a second factor was shown: ``totp``, ``webauthn`` or ``recovery``; empty: not at all."""
 
     how: str = ""
     device: str = ""
@@ -83,7 +83,8 @@ class FactorChecks:
             await self._journal.emit("mfa.challenge", caller, user=user, operation=event)
             raise SecondFactorNeeded(
                 "a second factor is needed: the code of the authenticator app, or a recovery code"
-                " (tele login --otp CODE)"
+                " (tele login --otp CODE); a security key is used in a browser",
+                await self._factors.challenge(user),
             )
         tried = await self._factors.check(user, factor, attempt)
         if tried.outcome is Outcome.GOOD:

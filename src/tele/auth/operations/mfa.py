@@ -14,12 +14,14 @@ from __future__ import annotations
 from tele.auth.authorizer import Authorizer, user_caller
 from tele.auth.guessing import Outcome
 from tele.auth.handlers import Handler, handler
-from tele.auth.journal import Journal
+from tele.auth.journal import TEXT_LIMIT, Journal
 from tele.auth.operations.administration import Administration
 from tele.auth.operations.factor_checks import FactorChecks
 from tele.auth.passwords import Attempt, Passwords
 from tele.auth.second_factors import SecondFactors
+from tele.auth.stored_factors import StoredDevice
 from tele.auth.users import Users
+from tele.auth.webauthn_keys import BadAnswer
 from tele.errors import AccessDenied
 from tele.model.access import Reason
 from tele.model.addresses import host_of, source_network
@@ -56,6 +58,8 @@ class MfaOperations:
         return (
             handler(table.GET_MFA, self.get_mfa),
             handler(table.ADD_MFA, self.add_mfa),
+            handler(table.BEGIN_WEBAUTHN, self.begin_webauthn),
+            handler(table.ADD_WEBAUTHN, self.add_webauthn),
             handler(table.REMOVE_MFA, self.remove_mfa),
             handler(table.NEW_RECOVERY_CODES, self.new_recovery_codes),
             handler(table.RESET_MFA, self.reset_mfa),
@@ -102,8 +106,35 @@ class MfaOperations:
         self._factors.check_setup()
         user = await self._prove(request.password, request.second_factor, caller, "mfa.add")
         device, codes = await self._factors.add(user, request.device)
-        await self._journal.emit("mfa.add", caller, name=user, device=device.name, type="totp")
+        return await self._added(user, device, codes, caller)
+
+    async def _added(
+        self, user: str, device: StoredDevice, codes: tuple[str, ...], caller: Caller
+    ) -> api.MfaAdded:
+        await self._journal.emit("mfa.add", caller, name=user, device=device.name, type=device.type)
         return api.MfaAdded(device.shown, codes)
+
+    async def begin_webauthn(
+        self, request: api.BeginWebauthn, caller: Caller
+    ) -> api.WebauthnOptions:
+        """Return what the caller's browser needs to make a security key."""
+        self._factors.check_setup()
+        user = await self._prove(request.password, request.second_factor, caller, "mfa.add")
+        session = user_caller(caller).login_session
+        return api.WebauthnOptions(await self._factors.begin_key(user, session))
+
+    async def add_webauthn(self, request: api.AddWebauthn, caller: Caller) -> api.MfaAdded:
+        """Set up the caller's security key; the password was shown when it was begun."""
+        identity = user_caller(caller)
+        user, session = identity.user, identity.login_session
+        if not session:
+            raise AccessDenied("a security key is set up by a user who has logged in", "mfa")
+        try:
+            device, codes = await self._factors.add_key(user, session, request.name, request.answer)
+        except BadAnswer as error:
+            await self._journal.emit("mfa.add", caller, ok=False, error=str(error)[:TEXT_LIMIT])
+            raise
+        return await self._added(user, device, codes, caller)
 
     async def remove_mfa(self, request: api.RemoveMfa, caller: Caller) -> Nothing:
         """Remove a device of the caller."""

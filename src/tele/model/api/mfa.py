@@ -5,8 +5,14 @@ from __future__ import annotations
 from attrs import field, frozen
 
 from tele.model.api.operation import Nothing, Operation, Permitted, Users
-from tele.model.bounds import OMITTED
-from tele.model.second_factors import MfaDevice, NewDevice, SecondFactor
+from tele.model.bounds import OMITTED, AtMost
+from tele.model.second_factors import (
+    ANSWER_LIMIT,
+    NAME_LIMIT,
+    MfaDevice,
+    NewDevice,
+    SecondFactor,
+)
 
 
 @frozen
@@ -70,6 +76,29 @@ class RecoveryCodes:
 
 
 @frozen
+class BeginWebauthn:
+    """Begin to set up a security key for the caller; proves password and second factor."""
+
+    password: str = field(repr=False)
+    second_factor: SecondFactor | None = field(default=None, metadata=OMITTED)
+
+
+@frozen
+class WebauthnOptions:
+    """What a browser needs to make the key, as it reads it in JSON; good for five minutes."""
+
+    options: str
+
+
+@frozen
+class AddWebauthn:
+    """Set up the security key that the browser's ``answer`` is of (JSON); ``name`` is for lists."""
+
+    name: str = field(validator=AtMost(NAME_LIMIT))
+    answer: str = field(repr=False, validator=AtMost(ANSWER_LIMIT))
+
+
+@frozen
 class ResetMfa:
     """Remove the ``device`` (id or name) of the user ``name``; empty: all their devices."""
 
@@ -97,6 +126,16 @@ REMOVE_MFA = Operation(
 NEW_RECOVERY_CODES = Operation(
     "new_recovery_codes", "POST", "/v1/mfa/recovery", NewRecoveryCodes, RecoveryCodes, (Users(),),
     "Make new recovery codes", limit=_LIMIT, cost=50,
+)  # fmt: skip
+
+BEGIN_WEBAUTHN = Operation(
+    "begin_webauthn", "POST", "/v1/mfa/webauthn", BeginWebauthn, WebauthnOptions, (Users(),),
+    "Begin to set up a security key for oneself", limit=_LIMIT, cost=50,
+)  # fmt: skip
+
+ADD_WEBAUTHN = Operation(
+    "add_webauthn", "POST", "/v1/mfa/webauthn/answer", AddWebauthn, MfaAdded, (Users(),),
+    "Set up a security key for oneself", limit=_LIMIT, cost=5,
 )  # fmt: skip
 
 RESET_MFA = Operation(
