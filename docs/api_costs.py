@@ -44,6 +44,8 @@ WORK: dict[str, str] = {
     "add_mfa": "one argon2 hash, two look-ups, two or three commits",
     "begin_webauthn": "one argon2 hash, two look-ups, two or three commits",
     "add_webauthn": "one signature is checked, one commit",
+    "certify_mfa_session": "16 decisions about the node; where a second factor is needed two"
+    " look-ups, three commits, one signature",
     "remove_mfa": "one argon2 hash, two look-ups, two or three commits",
     "new_recovery_codes": "one argon2 hash, two look-ups, two or three commits",
     "reset_mfa": "two look-ups, one commit",

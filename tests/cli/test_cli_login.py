@@ -318,6 +318,54 @@ def test_a_second_factor_on_a_terminal(tele: Tele, cluster: Cluster, pin: str) -
     cluster.tele.run("users", "rm", "theo")
 
 
+def test_a_second_factor_for_each_session(
+    tele: Tele, cluster: Cluster, pin: str, tmp_path: Path
+) -> None:
+    """Where a role asks for it, ``tele ssh`` does; without a code nothing logs in there."""
+    own, here = cluster.tele.json("status")["logins"][0], socket.gethostname()
+    role = tmp_path / "role.yaml"
+    role.write_text(
+        "{kind: role, version: v1, metadata: {name: careful}, spec: {options: {require_mfa: true},"
+        " allow: {logins: ['{{internal.logins}}'], node_labels: {'*': '*'}}}}"
+    )
+    cluster.tele.run("apply", "-f", role)
+    cluster.tele.run(
+        "users", "add", "cora", "--role", "careful", "--login", own, "--password-file", "-",
+        stdin=f"{PASSWORD}\n",
+    )  # fmt: skip
+    login = ("login", "--proxy", cluster.listen, "--user", "cora", "--ca-pin", pin)
+    by_file = (*login, "--password-file", _file(tele, PASSWORD))
+    tele.run(*by_file)
+    assert "none is set up" in tele.fails(4, "ssh", here, "true")
+    terminal = Terminal(tele, "mfa", "add")
+    terminal.answer("Your password", PASSWORD)
+    secret = _app(terminal)
+    terminal.type(_code(secret, -1))
+    assert terminal.end() == 0, terminal.seen
+    codes = re.findall(r"^((?:[a-z2-7]{4}-){3}[a-z2-7]{4})\r?$", terminal.seen, re.M)
+    assert "TELE_OTP" in tele.fails(4, "ssh", here, "true")
+    assert "the code is wrong" in tele.fails(4, "ssh", here, "true", TELE_OTP="000000")
+    assert tele.run("ssh", here, "echo in", TELE_OTP=_code(secret)).stdout == "in\n"
+    asked = Terminal(tele, "ssh", "-T", here, "echo $((6*7)) there")
+    asked.answer("Code of your authenticator app", codes[0])
+    assert asked.end() == 0, asked.seen
+    assert "42 there" in asked.seen
+    copied = tmp_path / "copied"
+    tele.run("scp", f"{here}:/etc/hostname", copied, TELE_OTP=codes[1])
+    assert copied.exists()
+    config = tele.home / cluster.name / "ssh_config"
+    plain = subprocess.run(
+        ["ssh", "-F", config, f"{here}.{cluster.name}", "true"],
+        env=tele.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (plain.returncode, "require_mfa" in plain.stderr) == (255, True)
+    assert list((tele.home / cluster.name / "cora-sessions").iterdir())
+    tele.run("logout")
+    assert not (tele.home / cluster.name / "cora-sessions").exists()
+    cluster.tele.run("users", "rm", "cora")
+    cluster.tele.run("rm", "role/careful")
+
+
 def test_a_required_second_factor_comes_with_the_invitation(
     tele: Tele, cluster: Cluster, pin: str, tmp_path: Path
 ) -> None:

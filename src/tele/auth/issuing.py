@@ -262,6 +262,7 @@ class Issuer:
             lifetime=expires - identity.issued,
             traits=identity.traits,
             mfa=identity.mfa,
+            mfa_host=user.mfa_host,
             port_forwarding=grant.port_forwarding,
             agent_forwarding=grant.agent_forwarding,
             x11_forwarding=grant.x11_forwarding,

@@ -59,6 +59,7 @@ from tele.auth.operations.plain_keys import PlainKeyOperations
 from tele.auth.operations.proxying import ProxyingOperations
 from tele.auth.operations.recordings import RecordingOperations
 from tele.auth.operations.rotating import RotatingOperations
+from tele.auth.operations.session_factors import SessionFactors
 from tele.auth.operations.sessions import SessionOperations
 from tele.auth.operations.sshd_hosts import SshdHostOperations
 from tele.auth.passwords import Passwords
@@ -176,6 +177,7 @@ class LocalAuthority:
                 parts.factors, checks, parts.passwords, parts.users, administration, authorizer,
                 journal,
             ),
+            SessionFactors(clock, parts.state, parts.hosts, checks, self._certificates),
             InvitationOperations(
                 parts.users, parts.invitations, self._certificates, journal, parts.factors, checks
             ),

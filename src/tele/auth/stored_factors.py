@@ -170,7 +170,9 @@ class StoredFactors:
         )
         return good, evolve(self, challenges=left)
 
-    def _signed(self, answer: str, now: datetime, rp_id: str) -> tuple[str, str, StoredFactors] | None:
+    def _signed(
+        self, answer: str, now: datetime, rp_id: str
+    ) -> tuple[str, str, StoredFactors] | None:
         """Return how a security key answered, which one, and the factors after it; or None."""
         try:
             challenge, credential = challenge_of(answer), credential_of(answer)

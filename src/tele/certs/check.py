@@ -38,6 +38,8 @@ ROLES: Final = "tele-roles"
 TRAITS: Final = "tele-traits"
 LOGIN_SESSION: Final = "tele-login-session"
 MFA: Final = "tele-mfa"
+#: The id of the host for a session on which the user has shown a second factor.
+MFA_HOST: Final = "tele-mfa-host"
 #: The id of the session for which auth certified a proxy's key.
 SESSION: Final = "tele-session"
 #: In the host certificate of a proxy's key: the host that it answers for, and the proxy.
@@ -80,11 +82,12 @@ class CheckedUser:
     #: Whether it is valid for some addresses of clients only. One for a session of a proxy counts
     #: as such: the proxy has checked the user's own.
     pinned: bool = True
+    mfa_host: str = ""
 
     @property
     def limits(self) -> CertificateLimits:
         """What it withholds from whatever the user's roles allow."""
-        return limits_of(self.extensions, self.force_command, self.pinned)
+        return limits_of(self.extensions, self.force_command, self.pinned, self.mfa_host)
 
 
 @frozen
@@ -139,6 +142,7 @@ def check_user(
         _decode(certificate.extensions.get(TARGET, b"")),
         certificate.serial,
         SOURCE_ADDRESS in critical or bool(session),
+        _decode(certificate.extensions.get(MFA_HOST, b"")),
     )
 
 
@@ -308,7 +312,7 @@ def _user_identity(certificate: Certificate) -> UserIdentity:
 def _own_serial(certificate: Certificate) -> int:
     """Return the serial of the certificate with which the user logged in."""
     of = _decode(certificate.extensions.get(OF_SERIAL, b""))
-    if SESSION not in certificate.extensions or not of:
+    if not {SESSION, MFA_HOST} & certificate.extensions.keys() or not of:
         return certificate.serial
     if not (of.isascii() and of.isdecimal() and len(of) <= 20):
         raise BadCertificate(f"its {OF_SERIAL} is malformed", "option")

@@ -47,6 +47,7 @@ class UserCertificateRequest:
     lifetime: timedelta = USER_LIFETIME
     traits: Mapping[str, tuple[str, ...]] = Factory(dict)
     mfa: bool = False
+    mfa_host: str = ""
     port_forwarding: bool = False
     agent_forwarding: bool = False
     x11_forwarding: bool = False
@@ -91,6 +92,9 @@ def issue_user(
         extensions[check.SESSION] = request.session.encode()
         extensions[check.TARGET] = request.target.encode()
         extensions[check.PROXY] = request.proxy.encode()
+        extensions[check.OF_SERIAL] = str(request.of_serial).encode()
+    if request.mfa_host:
+        extensions[check.MFA_HOST] = request.mfa_host.encode()
         extensions[check.OF_SERIAL] = str(request.of_serial).encode()
     for allowed, name in (
         (request.pty, PERMIT_PTY),

@@ -54,6 +54,7 @@ class CertificateSummary(NamedTuple):
     """Fields of the certificate, for commands that are not to spend time on parsing it.
 
     ``expires`` is in seconds since 1970, and so is ``issued``, the date by auth's clock.
+    ``session_mfa``: some nodes want a second factor for each session.
     """
 
     user: str
@@ -61,6 +62,7 @@ class CertificateSummary(NamedTuple):
     roles: tuple[str, ...]
     expires: float
     issued: float = 0.0
+    session_mfa: bool = False
 
 
 class Files(NamedTuple):
@@ -200,7 +202,8 @@ class Home:
         try:
             logins, roles = tuple(fields["logins"]), tuple(fields["roles"])
             expires, issued = float(fields["expires"]), float(fields.get("issued", 0.0))
-            return CertificateSummary(str(fields["user"]), logins, roles, expires, issued)
+            asks = fields.get("session_mfa") is True
+            return CertificateSummary(str(fields["user"]), logins, roles, expires, issued, asks)
         except (KeyError, TypeError, ValueError):
             raise _damaged(self.files(profile).summary) from None
 

@@ -307,7 +307,9 @@ def store_certificates(
     home.save_profile(profile)
     write_openssh_files(home, profile)
     expires, issued = got.expires.timestamp(), identity.issued.timestamp()
-    summary = CertificateSummary(profile.user, identity.logins, identity.roles, expires, issued)
+    summary = CertificateSummary(
+        profile.user, identity.logins, identity.roles, expires, issued, got.session_mfa
+    )
     home.save_summary(profile, summary)
     problem = None if machine else add_to_agent(files, summary.expires - time.time())
     if problem is not None:
@@ -338,6 +340,7 @@ def _report_login(profile: Profile, summary: CertificateSummary) -> None:
 def logout(everywhere: bool, where: Where) -> None:
     """Remove keys and certificates, also from the ssh-agent."""
     from tele.cli.agent import remove_from_agent
+    from tele.cli.session_factor import remove_session_files
 
     home = Home.find()
     if everywhere and (typed := typed_options("cluster", "proxy", "me")):
@@ -350,6 +353,7 @@ def logout(everywhere: bool, where: Where) -> None:
     for profile in profiles:
         files = home.files(profile)
         remove_from_agent(files)
+        remove_session_files(files)
         for path in (
             files.summary, files.key, files.public, files.certificate, files.tls_key,
             files.tls_certificate,

@@ -103,13 +103,23 @@ def host_key_algorithms(authority_keys: Sequence[str]) -> str:
 def ssh_config(home: Home, profile: Profile) -> str:
     """Return the configuration for one cluster and the user who is logged in."""
     files = home.files(profile)
+    return _own_config(home, profile, files.key, files.certificate)
+
+
+def _own_config(home: Home, profile: Profile, key: Path, certificate: Path) -> str:
+    files = home.files(profile)
     program = [*this_program(), "--home", str(home.path), "proxy", "ssh"]
     command = shlex.join([*program, "--cluster", profile.cluster]).replace("%", "%%")
     if not command.isprintable():
         raise InvalidInput(f"OpenSSH cannot read the path {quoted(home.path)}; set TELE_HOME")
     route = f"ProxyCommand {command} '%r@%h:%p'"
-    paths = (files.key, files.certificate, files.known_hosts)
+    paths = (key, certificate, files.known_hosts)
     return _ssh_config(profile, Login(profile.user, *paths, route, host_keys(files)))
+
+
+def ssh_config_with(home: Home, profile: Profile, key: Path, certificate: Path) -> str:
+    """Return :func:`ssh_config` with another key and certificate for nodes."""
+    return _own_config(home, profile, key, certificate)
 
 
 def _ssh_config(profile: Profile, login: Login) -> str:

@@ -33,8 +33,10 @@ def otp_option() -> Callable[[F], F]:
     """Give a command ``--otp``."""
     return click.option(
         "--otp",
+        envvar="TELE_OTP",
         metavar="CODE",
-        help="The code of your authenticator app, or a recovery code.  [default: asked for]",
+        help="The code of your authenticator app, or a recovery code."
+        "  [env: TELE_OTP; default: asked for]",
     )
 
 
@@ -47,8 +49,8 @@ def with_factor(perform: Callable[[SecondFactor | None], T], otp: str | None) ->
     except SecondFactorNeeded:
         if not sys.stdin.isatty():
             raise SecondFactorNeeded(
-                "a second factor is needed: give --otp CODE, the code of the authenticator app or"
-                " a recovery code"
+                "a second factor is needed: give --otp CODE or TELE_OTP, the code of the"
+                " authenticator app or a recovery code"
             ) from None
         code: str = click.prompt("Code of your authenticator app, or a recovery code", err=True)
         return perform(SecondFactor(code))

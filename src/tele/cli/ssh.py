@@ -238,6 +238,11 @@ def ssh(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
         more = split_options(rest[1:], _SSH_ARGUMENTS)
         _refuse_other_identity(rest[1 : 1 + more], _SSH_ARGUMENTS)
         _warn_wrong_login(summary, [*options, *rest[1 : 1 + more]], rest[0])
+        if summary.session_mfa:
+            from tele.cli.session_factor import session_configuration
+
+            where = (cluster, proxy, user)
+            configuration = session_configuration(profile, rest[0], where) or configuration
     elif not any(each.startswith(("-Q", "-V", "-O")) for each in options):
         raise click.UsageError("no node given; tele ls lists them")
     execute(program, [*configuration, *options, *rest])
@@ -251,13 +256,22 @@ def scp(words: tuple[str, ...], cluster: str | None, proxy: str | None, user: st
 
     Takes all options and arguments of scp(1); [LOGIN@]NODE:PATH is a remote file.
     """
-    program, profile, configuration, _ = ready_for("scp", cluster, proxy, user)
+    program, profile, configuration, summary = ready_for("scp", cluster, proxy, user)
     name = profile.cluster
     count = split_options(words, _SCP_ARGUMENTS)
     options, rest = words[:count], words[count:]
     _refuse_other_identity(options, _SCP_ARGUMENTS)
     find = _labelled((cluster, proxy, user))
-    execute(program, [*configuration, *options, *(_file(word, name, find) for word in rest)])
+    files = [_file(word, name, find) for word in rest]
+    remote = [named for word, named in zip(rest, files, strict=True) if word != named]
+    if summary.session_mfa and remote:
+        from tele.cli.session_factor import session_configuration
+
+        # A certificate is for one node: that of the first remote file.
+        node = remote[0].removeprefix("scp://").partition(":")[0]
+        where = (cluster, proxy, user)
+        configuration = session_configuration(profile, node, where) or configuration
+    execute(program, [*configuration, *options, *files])
 
 
 def _file(word: str, cluster: str, find: Callable[[str], str]) -> str:

@@ -72,7 +72,8 @@ INTERNAL_SFTP: Final = "internal-sftp"
 class CertificateLimits:
     """What a certificate permits of whatever roles allow, and the command that it forces.
 
-    ``pinned``: it is valid for some addresses of clients only.
+    ``pinned``: it is valid for some addresses of clients only. ``mfa_host`` is the id of the host
+    for a session on which a second factor was shown; empty: for none.
     """
 
     permit_pty: bool = True
@@ -81,6 +82,7 @@ class CertificateLimits:
     x11_forwarding: bool = True
     force_command: str | None = None
     pinned: bool = True
+    mfa_host: str = ""
 
 
 @frozen

@@ -47,13 +47,15 @@ class TrustedAuthority:
 class Certificates:
     """The certificates of an identity, SSH and X.509, and the authorities to trust.
 
-    ``ssh`` is one line ``type base64``; ``tls`` is PEM, leaf first.
+    ``ssh`` is one line ``type base64``; ``tls`` is PEM, leaf first. ``session_mfa``: a role of the
+    user asks for a second factor for each session, on some nodes.
     """
 
     ssh: str
     tls: str
     expires: datetime
     authorities: tuple[TrustedAuthority, ...]
+    session_mfa: bool = field(default=False, metadata=OMITTED)
 
 
 def authority_of(

@@ -34,6 +34,7 @@ CODES: Final[Mapping[str, str]] = {
     "mfa.delete": "TM002I",
     "mfa.recovery_codes": "TM003I",
     "mfa.challenge": "TM004I",
+    "mfa.session": "TM005I",
     "role.update": "TR001I",
     "role.delete": "TR002I",
     "lock.create": "TL001I",

@@ -143,8 +143,7 @@ class RoleOptions:
 
     ``client_idle_timeout`` ends a connection without activity, 0 is never; with
     ``disconnect_expired_cert`` one ends with the certificate of its login. None is the cluster's.
-    ``require_mfa`` refuses sessions without a second factor of their own; this version asks for
-    none.
+    ``require_mfa`` refuses sessions for which no second factor of their own was shown.
     ``max_connections`` is how many SSH connections a user has at once, on all hosts.
 
     ``require_session_join``: a terminal opens only while it is watched as one of these rules says,

@@ -23,10 +23,10 @@ PERMIT_X11_FORWARDING: Final = "permit-X11-forwarding"
 
 
 def limits_of(
-    extensions: Collection[str], force_command: str | None, pinned: bool = True
+    extensions: Collection[str], force_command: str | None, pinned: bool = True, mfa_host: str = ""
 ) -> CertificateLimits:
-    """Return the limits of a certificate with these extensions, this critical option, and whether
-    it has ``source-address``.
+    """Return the limits of a certificate with these extensions, this critical option, whether it
+    has ``source-address``, and the host that a second factor was shown for.
     """
     return CertificateLimits(
         permit_pty=PERMIT_PTY in extensions,
@@ -35,4 +35,5 @@ def limits_of(
         x11_forwarding=PERMIT_X11_FORWARDING in extensions,
         force_command=force_command,
         pinned=pinned,
+        mfa_host=mfa_host,
     )

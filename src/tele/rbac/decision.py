@@ -104,7 +104,7 @@ def decide(
             and conditions.allows(role.spec.allow, node_labels, present)
             and _allows_login(role, login, present)
         }
-    refused = obliged(binding, certificate)
+    refused = obliged(binding, certificate, host_id)
     if refused is not None:
         return refused
     denying = roles_of(present, roles, now)
@@ -180,14 +180,16 @@ def _any_of(given: Iterable[bool | None]) -> bool | None:
     return any(said) if said else None
 
 
-def obliged(binding: Mapping[str, RoleOptions], certificate: CertificateLimits) -> Denied | None:
-    """Return why an obligation of roles, by name, is not met; or None."""
+def obliged(
+    binding: Mapping[str, RoleOptions], certificate: CertificateLimits, host_id: str = ""
+) -> Denied | None:
+    """Return why an obligation of roles, by name, is not met on a host; or None."""
     for name, options in sorted(binding.items()):
-        if options.require_mfa:
+        if options.require_mfa and (not host_id or certificate.mfa_host != host_id):
             return Denied(
                 Reason.MFA,
-                f"role {name} requires a second factor for each session (require_mfa), which this"
-                " version of tele does not ask for",
+                f"role {name} requires a second factor for each session (require_mfa): type tele"
+                " login once, then tele ssh, which asks for it",
             )
         if options.pin_source_ip and not certificate.pinned:
             return Denied(

@@ -11,6 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -55,6 +56,7 @@ from tele.model.api.revocation import RevocationList
 from tele.model.authority import AuthorityKind, Certificates
 from tele.model.codec import format_time
 from tele.model.identity import Caller, UserIdentity
+from tele.model.presence import Host
 from tele.model.resources import Metadata, Role, User, UserSpec
 from tele.rbac.decision import locked
 from tele.rbac.logins import LOGINS_TRAIT, check_traits
@@ -65,6 +67,8 @@ log = make_logger(__name__)
 ADMIN_ROLES: Final = ("access", "editor", "auditor")
 LONGEST_SSHD: Final = timedelta(days=366)
 TEXT_LIMIT: Final = 256
+#: How long a certificate for one session is valid: it has to begin within that time.
+MFA_SESSION_LIFETIME: Final = timedelta(minutes=1)
 #: How often the list of revoked certificates is made.
 LIST_EVERY: Final = timedelta(seconds=1)
 
@@ -256,6 +260,8 @@ class CertificateOperations:
         request = self._issuer.user_request(user, self._held(user), ttl, issued, address)
         request = evolve(request, mfa=mfa)
         certificates, serial = self._issuer.user(request, keys, issued)
+        if any(role.spec.options.require_mfa for role in self._held(user)):
+            certificates = evolve(certificates, session_mfa=True)
         await self._note(
             serial,
             _issued(request, issued),
@@ -301,6 +307,40 @@ class CertificateOperations:
         denied = self.refusal(user)
         if denied is not None:
             raise AccessDenied(denied.message, denied.reason.value)
+
+    async def issue_session(
+        self, identity: UserIdentity, public_key: str, host: Host, caller: Caller,
+        shown: Mapping[str, object],
+    ) -> SignedKey:  # fmt: skip
+        """Certify a user's key for one session on ``host``; ``shown`` is how, for the event.
+
+        The caller has checked the second factor. The certificate is of the login session of
+        ``identity``, and so short that it is of no use for another session later.
+        """
+        issued = await self._users.issue_time(identity.user)
+        user = await self._users.user(identity.user)
+        self._check_unlocked(user)
+        await self._users.note_issue(identity.user, issued)
+        address = host_of(caller.remote_addr)
+        wanted = self._issuer.user_request(
+            user, self._held(user), MFA_SESSION_LIFETIME, issued, address
+        )
+        wanted = evolve(
+            wanted,
+            mfa=True,
+            mfa_host=host.id,
+            of_serial=identity.serial,
+            login_session=identity.login_session,
+        )
+        certificate = self._issuer.sign_user(wanted, public_key, issued)
+        expires = issued + wanted.lifetime
+        await self._note(
+            certificate.serial, _issued(wanted, issued), caller, kind="mfa_session",
+            serial=str(certificate.serial), logins=list(certificate.principals), node=host.name,
+            node_id=host.id, key=certificate.key.fingerprint, expires=format_time(expires),
+            **shown,
+        )  # fmt: skip
+        return SignedKey(certificate.line, expires)
 
     # -- users ------------------------------------------------------------------------
     async def whoami(self, request: Nothing, caller: Caller) -> api.WhoAmI:

@@ -93,7 +93,7 @@ class InvitationOperations:
         )  # fmt: skip
         return Accepted(
             certificates.ssh, certificates.tls, certificates.expires, certificates.authorities,
-            made.codes,
+            certificates.session_mfa, made.codes,
         )  # fmt: skip
 
     async def _exchange(self, name: str, request: AcceptInvitation, caller: Caller) -> _Made:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from attrs import field, frozen
 
 from tele.model.api.operation import Nothing, Operation, Permitted, Users
@@ -99,6 +101,30 @@ class AddWebauthn:
 
 
 @frozen
+class CertifyMfaSession:
+    """Certify a key of the caller for one session on a node (name or id).
+
+    Only if a role asks for a second factor there (``require_mfa``).
+    """
+
+    node: str = field(validator=AtMost(255))
+    ssh_public_key: str = field(validator=AtMost(4096))
+    second_factor: SecondFactor | None = field(default=None, metadata=OMITTED)
+
+
+@frozen
+class MfaSession:
+    """A certificate (a line) for a session on a host, which has to begin before ``expires``.
+
+    All are empty if no second factor is needed.
+    """
+
+    certificate: str = ""
+    host_id: str = ""
+    expires: datetime | None = None
+
+
+@frozen
 class ResetMfa:
     """Remove the ``device`` (id or name) of the user ``name``; empty: all their devices."""
 
@@ -136,6 +162,11 @@ BEGIN_WEBAUTHN = Operation(
 ADD_WEBAUTHN = Operation(
     "add_webauthn", "POST", "/v1/mfa/webauthn/answer", AddWebauthn, MfaAdded, (Users(),),
     "Set up a security key for oneself", limit=_LIMIT, cost=5,
+)  # fmt: skip
+
+CERTIFY_MFA_SESSION = Operation(
+    "certify_mfa_session", "POST", "/v1/mfa/session", CertifyMfaSession, MfaSession, (Users(),),
+    "Show a second factor for a session", limit=_LIMIT, cost=5,
 )  # fmt: skip
 
 RESET_MFA = Operation(

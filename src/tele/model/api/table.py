@@ -47,6 +47,7 @@ from tele.model.api.members import WATCH_STATE as WATCH_STATE
 from tele.model.api.mfa import ADD_MFA as ADD_MFA
 from tele.model.api.mfa import ADD_WEBAUTHN as ADD_WEBAUTHN
 from tele.model.api.mfa import BEGIN_WEBAUTHN as BEGIN_WEBAUTHN
+from tele.model.api.mfa import CERTIFY_MFA_SESSION as CERTIFY_MFA_SESSION
 from tele.model.api.mfa import GET_MFA as GET_MFA
 from tele.model.api.mfa import NEW_RECOVERY_CODES as NEW_RECOVERY_CODES
 from tele.model.api.mfa import REMOVE_MFA as REMOVE_MFA
