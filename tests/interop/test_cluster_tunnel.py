@@ -10,6 +10,7 @@ import pytest
 
 import test_cluster_openssh
 from three_processes import Cluster, make_cluster, wait_for
+from web_route import terminal
 
 globals().update(
     {name: test for name, test in vars(test_cluster_openssh).items() if name.startswith("test_")}
@@ -70,3 +71,16 @@ def test_sessions_go_on_without_auth(cluster: Cluster) -> None:
         return b"echo alone" in done.stdout
 
     wait_for(is_reported, "the event of the session", 60)
+
+
+def test_a_page_gets_through(cluster: Cluster, tmp_path: Path) -> None:
+    """The terminal of a page is on the node, with its size; the node is the one that was asked for,
+    and its name is that of its certificate. Another login, or another node, is refused (attack).
+    """
+    found = terminal(cluster, "web1", tmp_path, "stty size; echo on-$((40+2)); exit 5\n")
+    assert "17 91" in found["shown"]
+    assert "on-42" in found["shown"]
+    assert (found["exit"], found["name"]) == ({"status": 5, "signal": ""}, "web1")
+    assert "refused" in terminal(cluster, "web1", tmp_path, "", login="daemon")["refused"]
+    unknown = "6f1f8f0e-2b8f-4c55-9a2e-0d5d0c3a7f11"
+    assert unknown in terminal(cluster, "", tmp_path, "", host_id=unknown)["refused"]

@@ -17,6 +17,7 @@ import pytest
 from own_display import HAS_DISPLAYS, own_authority, x_server
 from sshd_fleet import NAME, NEEDED, Clients, Fleet, answers_while_auth_is_killed, key_of, machine
 from three_processes import BIN, Cluster, free_port, wait_for
+from web_route import terminal
 
 __all__ = ["machine"]
 
@@ -398,3 +399,12 @@ def _is_printed(machine: Fleet, shown: bytes) -> bool:
     assert printed.startswith(f"{NAME},{machine.host},".encode())
     key = shown.split()[-1:]
     return key == printed.split()[2:3] != []
+
+
+def test_a_terminal_of_a_page(machine: Fleet, tmp_path: Path) -> None:
+    """The recording proxy shows it a certificate for the machine, as it does to any client."""
+    with Recorded(machine) as kept:
+        found = terminal(machine.cluster, NAME, tmp_path, "echo page-$((40+2)); exit 5\n")
+        assert "page-42" in found["shown"]
+        assert found["exit"] == {"status": 5, "signal": ""}
+    assert "page-42" in kept.text

@@ -9,11 +9,9 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -26,6 +24,7 @@ import segno
 from attrs import define, field, frozen
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from pages_bundle import bundle as bundled
 from tele.certs.x509 import TlsKey, issue_tls, make_authority
 from tele.model.authority import AuthorityKind
 from tele.model.frame import Frame, FrameKind
@@ -44,8 +43,6 @@ from tele.tape.layout import NO_CHUNK, digest, pack_chunk_2, pack_frames
 from tele.tape.sealed_index import seal_index
 from tele.tape.sealing import make_data_key
 
-ROOT: Final = Path(__file__).parents[2]
-WEB: Final = ROOT / "web"
 CLUSTER: Final = "example"
 NAME: Final = f"auth.{CLUSTER}"
 NOW: Final = datetime.now(UTC)
@@ -293,20 +290,8 @@ TEXTS: Final = [("otpauth://totp/" + "x" * size)[:size] for size in VERSIONS]
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All of it, done once."""
-    if shutil.which("node") is None:
-        pytest.skip("Node.js is not installed")
-    esbuild = WEB / "node_modules" / "esbuild" / "bin" / "esbuild"
-    if not esbuild.is_file():
-        subprocess.run([sys.executable, str(WEB / "tele_build.py")], check=False)
-    if not esbuild.is_file():
-        pytest.skip("the packages of the pages cannot be installed here")
     folder = tmp_path_factory.mktemp("core")
-    bundle = folder / "core.mjs"
-    subprocess.run(
-        ["node", str(esbuild), str(Path(__file__).parent / "web_core" / "core.ts"), "--bundle",
-         "--platform=node", "--format=esm", f"--outfile={bundle}", "--log-level=error"],
-        check=True,
-    )  # fmt: skip
+    bundle = bundled("core", folder)
     running, read = servers(), recording()
     asked: list[dict[str, Any]] = []
     for name, server in running.items():

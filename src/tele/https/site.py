@@ -6,6 +6,7 @@ Invariant: a response has the header fields that it was made with, and no others
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Protocol
 
 from attrs import field, frozen
@@ -30,6 +31,13 @@ class Refusal:
     error: str
 
 
+class StreamTo(Enum):
+    """What a stream of a page is connected to: auth, or the SSH server of this port."""
+
+    AUTH = "auth"
+    SSH = "ssh"
+
+
 @frozen
 class Switch:
     """The connection is no longer HTTP after ``head`` (status 101); ``around(inner)`` is its
@@ -37,6 +45,7 @@ class Switch:
     """
 
     head: bytes
+    to: StreamTo
 
     def around(self, inner: IProtocol) -> IProtocol:
         """Return the protocol of the connection."""
@@ -60,8 +69,8 @@ class Site(Protocol):
         hosts.
         """
 
-    def is_stream(self, path: bytes) -> bool:
-        """Whether a page opens a stream to auth at ``path``."""
+    def stream_at(self, path: bytes) -> StreamTo | None:
+        """Return what a page opens a stream to at ``path``; None if it opens none there."""
 
-    def stream(self, headers: Mapping[bytes, bytes]) -> Switch | Refusal:
+    def stream(self, to: StreamTo, headers: Mapping[bytes, bytes]) -> Switch | Refusal:
         """Decide about a request for a stream."""

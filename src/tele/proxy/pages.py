@@ -5,7 +5,9 @@ Invariants:
 * The proxy's own pages show unauthenticated clients that the proxy is there, and nothing of the
   cluster but what auth tells anyone. They take no body; the handshake, each request head and the
   pause between requests have deadlines.
-* A stream of a page is a relay to auth like any other, and is counted as one.
+* A stream of a page to auth is a relay like any other, and is counted as one; one to SSH is an SSH
+  connection like any other: who logs in, to which node, and how much of the proxy it takes is
+  decided and counted there.
 * Every response has the site's header fields, an error, too.
 """
 
@@ -27,7 +29,7 @@ from tele._version import VERSION
 from tele.https.channel import ApiRequest
 from tele.https.connections import ApiFactory, TlsFactory
 from tele.https.limits import Limits
-from tele.https.site import Headers, Refusal, Site, SiteFile
+from tele.https.site import Headers, Refusal, Site, SiteFile, StreamTo
 from tele.proxy.admission import Slot
 from tele.proxy.demultiplexer import TlsRoute
 
@@ -45,12 +47,20 @@ PAGES: Final = Limits(
 @frozen
 class WebPages:
     """The site for browsers. ``trust()`` are the CAs (PEM) of the cluster's hosts; ``relay`` makes
-    what a stream of a page is connected to.
+    what a stream of a page to auth is connected to, and ``ssh`` the same of one to SSH.
     """
 
     site: Site
     trust: Callable[[], Sequence[str]]
     relay: TlsRoute
+    ssh: Callable[[IAddress], IProtocol | None]
+
+    def inner(self, to: StreamTo, address: IAddress, slot: Slot) -> IProtocol | None:
+        """Return what a stream is connected to. SSH connections are counted by their server."""
+        if to is StreamTo.AUTH:
+            return self.relay(address, slot)
+        slot.release()
+        return self.ssh(address)
 
 
 class Pages:
@@ -103,8 +113,8 @@ class Pages:
             return file
         if path == CLUSTER_PATH:
             return self._web.site.cluster(self._cluster(), self._web.trust())
-        if self._web.site.is_stream(path):
-            return self._web.site.stream(_fields(request))
+        if (to := self._web.site.stream_at(path)) is not None:
+            return self._web.site.stream(to, _fields(request))
         return self._web.site.file(path, _fields(request))
 
     def _answer(self, request: ApiRequest) -> None:
@@ -132,10 +142,12 @@ class Pages:
         )
 
     def _switch(self, request: ApiRequest, switch: Any) -> None:
-        """Connect a page's stream to auth."""
+        """Connect a page's stream to auth, or to SSH."""
         channel = request.channel
         transport = channel.transport
-        inner = None if self._web is None else self._web.relay(transport.getPeer(), transport.slot)
+        inner = None
+        if self._web is not None:
+            inner = self._web.inner(switch.to, transport.getPeer(), transport.slot)
         if inner is None:
             transport.abortConnection()
             return

@@ -75,7 +75,8 @@ def listen_for_clients(
     def trust() -> tuple[str, ...]:
         return tls_authorities(member.authorities)
 
-    web = None if settings.site is None else WebPages(settings.site, trust, relay)
+    site = settings.site
+    web = None if site is None else WebPages(site, trust, relay, ssh.buildProtocol)
     pages = Pages(lambda: cluster, reactor, reach.unreachable_since, lists.get, web)
     tls = settings.https or ServerTls(lambda: member.identity.tls, trust, reactor)
     routes = ProtocolRoutes(

@@ -62,9 +62,18 @@ class StreamTransport:
         """Read it again."""
         self._below.resumeProducing()
 
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Send what is written at once."""
+        self._below.setTcpNoDelay(enabled)
+
     def getPeer(self) -> IAddress:
         """Return the browser's address."""
         address: IAddress = self._below.getPeer()
+        return address
+
+    def getHost(self) -> IAddress:
+        """Return the address that the browser connected to."""
+        address: IAddress = self._below.getHost()
         return address
 
 

@@ -2,8 +2,9 @@
 
 The pages are files; everything that they show comes from auth, over TLS that begins in the browser
 and ends at auth (``web/src/net/tls.ts``). The proxy passes on the bytes of that stream, as it does
-for the command ``tele``. So there is no login at the proxy, no cookie, and nothing that a page of
-another origin could make a browser do in its user's name.
+for the command ``tele``. A terminal speaks SSH in another stream (``web/src/ssh``): to this port's
+SSH server, and through it to a node, as ``ssh -J`` does. So there is no login for browsers, no
+cookie, and nothing that a page of another origin could make a browser do in its user's name.
 
 Invariants:
 
@@ -21,15 +22,18 @@ from typing import Final
 
 from tele._version import VERSION
 from tele.errors import ProtocolError
-from tele.https.site import Headers, Refusal, SiteFile
+from tele.https.site import Headers, Refusal, SiteFile, StreamTo
 from tele.web.built import INDEX, BuiltFile
 from tele.web.connection import WebSocketSwitch
 from tele.web.websocket import VERSION as WEBSOCKET_VERSION
 from tele.web.websocket import accept
 
-#: Where files and the stream to auth are.
+#: Where files and the streams are.
 PREFIX: Final = b"/web/"
-STREAM: Final = b"/web/auth"
+STREAMS: Final[Mapping[bytes, StreamTo]] = {
+    b"/web/auth": StreamTo.AUTH,
+    b"/web/ssh": StreamTo.SSH,
+}
 
 #: The digest is that of no text: xterm.js makes style elements, which stay empty.
 POLICY: Final = b"; ".join((
@@ -94,11 +98,11 @@ class WebSite:
         body = json.dumps({"cluster": name, "version": VERSION, "trust": list(trust)}).encode()
         return SiteFile(body, [(b"content-type", b"application/json"), _NEVER])
 
-    def is_stream(self, path: bytes) -> bool:
+    def stream_at(self, path: bytes) -> StreamTo | None:
         """See :class:`tele.https.site.Site`."""
-        return path == STREAM
+        return STREAMS.get(path)
 
-    def stream(self, headers: Mapping[bytes, bytes]) -> WebSocketSwitch | Refusal:
+    def stream(self, to: StreamTo, headers: Mapping[bytes, bytes]) -> WebSocketSwitch | Refusal:
         """See :class:`tele.https.site.Site`."""
         if headers.get(b"upgrade", b"").lower() != b"websocket" or b"upgrade" not in _tokens(
             headers.get(b"connection", b"")
@@ -115,7 +119,8 @@ class WebSite:
             return Refusal(400, str(error))
         return WebSocketSwitch(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + answer + b"\r\n\r\n"
+            b"Sec-WebSocket-Accept: " + answer + b"\r\n\r\n",
+            to,
         )
 
 

@@ -2,43 +2,14 @@
 // recording. Prints what came of it as JSON.
 
 import { readFileSync } from "node:fs";
-import { connect } from "node:net";
 import { fromBase64, hex, text, utf8 } from "../../../web/src/net/bytes.js";
 import { HttpConnection } from "../../../web/src/net/http.js";
 import { qrCode } from "../../../web/src/net/qr.js";
-import { type Stream, Tls } from "../../../web/src/net/tls.js";
+import { Tls } from "../../../web/src/net/tls.js";
 import { fromPem } from "../../../web/src/net/x509.js";
 import { readChunk } from "../../../web/src/tape/chunk.js";
 import { readIndex } from "../../../web/src/tape/index.js";
-
-function dial(port: number): Promise<Stream> {
-  return new Promise((resolve, reject) => {
-    const socket = connect(port, "127.0.0.1");
-    const parts: Uint8Array[] = [];
-    let waiting: ((data: Uint8Array | null) => void) | null = null;
-    let ended = false;
-    const give = (data: Uint8Array | null) => {
-      const known = waiting;
-      waiting = null;
-      if (known) known(data);
-      else if (data) parts.push(data);
-    };
-    socket.on("data", (data) => give(new Uint8Array(data)));
-    socket.on("close", () => {
-      ended = true;
-      give(null);
-    });
-    socket.on("error", reject);
-    socket.on("connect", () =>
-      resolve({
-        read: () =>
-          parts.length || ended ? Promise.resolve(parts.shift() ?? null) : new Promise((next) => (waiting = next)),
-        write: (data) => void socket.write(data),
-        close: () => void socket.destroy(),
-      }),
-    );
-  });
-}
+import { dial } from "./sockets.js";
 
 const asked = JSON.parse(readFileSync(0, "utf8"));
 const key = asked.key && (await crypto.subtle.importKey("pkcs8", fromBase64(asked.key), { name: "ECDSA", namedCurve: "P-256" }, false, ["sign"]));

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from tele.https.site import Refusal
+from tele.https.site import Refusal, StreamTo
 from tele.web.built import INDEX, BuiltFile, read_built
 from tele.web.connection import WebSocketConnection, WebSocketSwitch
 from tele.web.site import POLICY, WebSite
@@ -97,9 +97,18 @@ def test_the_cluster_as_pages_read_it() -> None:
     assert dict(file.headers)[b"cache-control"] == b"no-store"
 
 
+def test_each_path_has_its_stream() -> None:
+    """One leads to auth, one to SSH; no other path is a stream."""
+    site = WebSite(FILES)
+    assert site.stream_at(b"/web/auth") is StreamTo.AUTH
+    assert site.stream_at(b"/web/ssh") is StreamTo.SSH
+    for path in (b"/web/", b"/web/ssh/", b"/web/ssh/node", b"/ssh", b"/web/main-ABC.js"):
+        assert site.stream_at(path) is None
+
+
 def test_a_stream_for_a_page_of_this_origin() -> None:
     """The answer is that of RFC 6455."""
-    switch = WebSite(FILES).stream(UPGRADE)
+    switch = WebSite(FILES).stream(StreamTo.AUTH, UPGRADE)
     assert isinstance(switch, WebSocketSwitch)
     assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in switch.head
 
@@ -119,12 +128,15 @@ def test_a_stream_for_a_page_of_this_origin() -> None:
         (b"sec-websocket-key", b"short", 400),
     ],
 )
-def test_no_stream_for_others(name: bytes, value: bytes | None, status: int) -> None:
-    """A page of another origin cannot use its reader's address to call auth (attack)."""
+@pytest.mark.parametrize("to", list(StreamTo))
+def test_no_stream_for_others(to: StreamTo, name: bytes, value: bytes | None, status: int) -> None:
+    """A page of another origin cannot use its reader's address to call auth, or to get to the SSH
+    server (attack).
+    """
     headers = {**UPGRADE, name: value} if value is not None else {**UPGRADE}
     if value is None:
         del headers[name]
-    refusal = WebSite(FILES).stream(headers)
+    refusal = WebSite(FILES).stream(to, headers)
     assert isinstance(refusal, Refusal)
     assert refusal.status == status
 
@@ -162,7 +174,7 @@ def masked(data: bytes, opcode: int = Opcode.BINARY) -> bytes:
 
 def connected() -> tuple[Inner, WebSocketConnection, StringTransport]:
     inner, transport = Inner(), StringTransport()
-    made: Any = WebSocketSwitch(b"").around(inner)
+    made: Any = WebSocketSwitch(b"", StreamTo.AUTH).around(inner)
     made.makeConnection(transport)
     return inner, made, transport
 

@@ -55,15 +55,16 @@ export async function fetchCluster(): Promise<Cluster> {
 
 export const pins = (trust: string[]): Promise<string[]> => Promise.all(trust.map(pin));
 
-function dial(): Promise<SocketStream> {
+/** A stream that the proxy connects to auth, or to its SSH server. Throws Unreachable. */
+export function dial(to: "auth" | "ssh"): Promise<SocketStream> {
   const { protocol, host } = window.location;
-  return SocketStream.open(`${protocol === "https:" ? "wss" : "ws"}://${host}/web/auth`);
+  return SocketStream.open(`${protocol === "https:" ? "wss" : "ws"}://${host}/web/${to}`);
 }
 
 /** Auth as `login`, or as nobody in particular. */
 export function authority(cluster: string, trust: string[], login: Login | null): Authority {
   const identity = login && { chain: fromPem(login.tlsCertificate), key: login.tlsKey };
-  return new Authority(dial, { name: `auth.${cluster}`, trust }, identity);
+  return new Authority(() => dial("auth"), { name: `auth.${cluster}`, trust }, identity);
 }
 
 const makeKeys = async (): Promise<CryptoKeyPair> =>

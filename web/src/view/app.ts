@@ -6,6 +6,7 @@ import { html, nothing } from "lit";
 import { keyed } from "lit/directives/keyed.js";
 import { type Authority } from "../net/authority.js";
 import { type Cluster, type Login, authority, fetchCluster, kept, logOut } from "../net/login.js";
+import { takeOpening } from "./opening.js";
 import { Page, date, printable } from "./page.js";
 import "./audit.js";
 import "./login.js";
@@ -87,8 +88,12 @@ export class App extends Page {
   }
 
   override updated(): void {
-    document.title = this.cluster ? `${this.place.page} · ${this.cluster.cluster}` : "tele";
+    // A terminal has a title of its own.
+    if (this.place.page !== "terminal" || this.login === null) {
+      document.title = this.cluster ? `${this.place.page} · ${this.cluster.cluster}` : "tele";
+    }
     if (this.place.page === "recordings" && this.place.id) void import("./player.js");
+    if (this.place.page === "terminal") void import("./terminal.js");
   }
 
   override render() {
@@ -120,7 +125,14 @@ export class App extends Page {
 
   #page() {
     const { page, id, query } = this.place;
-    if (page === "nodes") return html`<tele-nodes .auth=${this.auth}></tele-nodes>`;
+    if (page === "nodes") return html`<tele-nodes .auth=${this.auth} .login=${this.login}></tele-nodes>`;
+    if (page === "terminal" && id) {
+      const as = query.get("login") ?? "";
+      const starts = takeOpening(id, as);
+      return keyed(`${id}/${as}`, html`
+        <tele-terminal .auth=${this.auth} .login=${this.login} .hostId=${id} .as=${as} .starts=${starts}></tele-terminal>
+      `);
+    }
     if (page === "recordings" && id) {
       const at = Number(query.get("t") ?? NaN);
       return keyed(id, html`<tele-player .auth=${this.auth} .recordingId=${id} .at=${at}></tele-player>`);

@@ -1,6 +1,9 @@
 // The nodes that the user may log in to.
 
 import { html, nothing } from "lit";
+import { type Login } from "../net/login.js";
+import { blobOf, loginsOf } from "../ssh/host_certificate.js";
+import { noteOpening } from "./opening.js";
 import { Page, date, printable } from "./page.js";
 
 interface Host {
@@ -16,9 +19,12 @@ interface Host {
 
 const PAGE = 500;
 const REFRESH_MS = 10_000;
+/** Accounts that a row has a link for. */
+const LOGINS = 4;
 
 export class NodesPage extends Page {
-  static override properties = { items: { state: true }, next: { state: true }, filter: { state: true }, problem: { state: true } };
+  static override properties = { login: {}, items: { state: true }, next: { state: true }, filter: { state: true }, problem: { state: true } };
+  declare login: Login;
   declare items: Host[] | null;
   declare next: string;
   declare filter: string;
@@ -96,7 +102,7 @@ export class NodesPage extends Page {
             <div class="scroll" tabindex="0" role="region" aria-label="List of nodes">
               <table>
                 <thead>
-                  <tr><th scope="col">Name</th><th scope="col">State</th><th scope="col">Labels</th><th scope="col">Reached</th></tr>
+                  <tr><th scope="col">Name</th><th scope="col">State</th><th scope="col">Labels</th><th scope="col">Reached</th><th scope="col">Terminal</th></tr>
                 </thead>
                 <tbody>
                   ${shown.map((host) => this.#row(host))}
@@ -106,6 +112,23 @@ export class NodesPage extends Page {
             ${this.items.length === 0 ? html`<p class="quiet">There is no node that your roles let you log in to.</p>` : nothing}
             ${this.next ? html`<button @click=${() => this.#load(true)}>More</button>` : nothing}
           `}
+    `;
+  }
+
+  /** The first accounts of the certificate; the page of a terminal lists all. */
+  get #logins(): string[] {
+    return loginsOf(blobOf(this.login.sshCertificate)).slice(0, LOGINS);
+  }
+
+  #open(host: Host, login: string) {
+    return html`
+      <a
+        class="open"
+        href=${`#/terminal/${encodeURIComponent(host.id)}?login=${encodeURIComponent(login)}`}
+        aria-label=${`Terminal on ${printable(host.name)} as ${printable(login)}`}
+        @click=${() => noteOpening(host.id, login)}
+        >${printable(login)}</a
+      >
     `;
   }
 
@@ -122,6 +145,7 @@ export class NodesPage extends Page {
           )}
         </td>
         <td>${host.mode === "tunnel" ? "tunnel" : host.addresses.map(printable).join(", ")}</td>
+        <td>${isOnline ? this.#logins.map((login) => this.#open(host, login)) : nothing}</td>
       </tr>
     `;
   }
