@@ -23,5 +23,4 @@ try {
 } catch (error) {
   found = { refused: (error as Error).message };
 }
-console.log(JSON.stringify(found));
-process.exit(0);
+process.stdout.write(`${JSON.stringify(found)}\n`, () => process.exit(0));
