@@ -37,6 +37,7 @@ OTHER_BLOCKS: Final = {
         "HAProxy's configuration; tests/interop/test_balancers.py runs HAProxy with one"
     ),
     ("docs/howto/postgresql.rst", "CREATE ROLE tele LOGIN;"): "SQL for an administrator's psql",
+    ("docs/howto/etcd.rst", "etcdctl user add root"): "asks for passwords",
     ("docs/protocols/api.rst", '{"error": '): "an answer of the API",
     ("docs/protocols/audit.rst", "import hashlib, json"): (
         "a function that shows how hashes are made; tests of the audit check the same"
