@@ -99,6 +99,9 @@ ROWS: dict[str, list[str]] = {
     "stream of a page for browsers to auth (WebSocket)": [
         f"a frame of {websocket.FRAME_LIMIT >> 20} MiB",
     ],
+    "stream of a page for browsers to SSH (WebSocket)": [
+        f"a frame of {websocket.FRAME_LIMIT >> 20} MiB",
+    ],
     "TLS for auth, until auth has answered the end of the client's handshake": [
         f"{seconds(tls_routes.HANDSHAKE_SECONDS)} from the decision on",
     ],
