@@ -84,7 +84,7 @@ def imported(modules: Iterable[str]) -> Megabytes:
 
 
 def idle(seconds: float) -> dict[str, Megabytes]:
-    """Return what auth, a proxy and a node take that serve nobody."""
+    """Return what auth, a proxy and a node take that serve no clients."""
     with (
         tempfile.TemporaryDirectory(prefix="tele-memory-") as folder,
         account() as login,

@@ -11,7 +11,7 @@ Invariants:
   the old key is dropped: the latter is valid for as long as a host may be away (:func:`away_of`).
 * After a rotation from a compromised key there is none, of no key before: nothing that only the old
   key says is believed.
-* Nobody is accepted by one at auth: a certificate of a dropped key stays refused.
+* No peer is accepted by one at auth: a certificate of a dropped key stays refused.
 """
 
 from __future__ import annotations

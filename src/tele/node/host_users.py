@@ -186,7 +186,7 @@ class HostUsers:
             await self._apply(account)
         except TeleError as error:
             _log.error("account not changed", login=account.login, error=str(error))
-            # Nobody has more than the roles give.
+            # No user has more than the roles give.
             without = evolve(account.applied or HostUser(), groups=(), sudoers=())
             account.is_applied = False
             await account.lock.run(lambda: self._host_users.ensure(account.login, without))
@@ -202,7 +202,7 @@ class HostUsers:
             self._soon(account, self._release(account))
 
     async def _release(self, account: _Account) -> None:
-        """Nobody is connected: rights end, and an account that is to be dropped is removed."""
+        """No client of the user is connected: rights end, and an account that is to be dropped is removed."""
         busy = await account.lock.run(lambda: Deferred.fromCoroutine(self._release_now(account)))
         if busy and not account.leases and not self._stopped:
             pause = backoff(account.attempts, longest=LONGEST_PAUSE)

@@ -21,7 +21,7 @@ from tele.model.addresses import plain_host
 from tele.rbac.destinations import allows_listening, allows_unresolved
 from tele.spawner.path_patterns import PathRules
 
-#: What a home directory is called where nobody knows it.
+#: What a home directory is called where it is not known.
 HOME: Final = b"/~"
 _LISTENERS: Final = {"localhost": "127.0.0.1", "*": "0.0.0.0"}  # noqa: S104 - a pattern's meaning
 

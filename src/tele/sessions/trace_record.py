@@ -5,7 +5,7 @@ Invariants:
 * Each record is a frame on the recording, if there is one, on the channel of its program and in
   the order in which it happened. A recorder that is behind is waited for, within a bound.
 * Events are limited in rate, each kind, and each way of a hand-over, of its own; the next one has
-  the number of those that were left out. Nobody gets around the recording by filling the audit.
+  the number of those that were left out. No user gets around the recording by filling the audit.
 * A hand-over that a role forbids ends the session, once it is recorded.
 * What is lost is a gap on the recording and an event. With ``record: strict`` it ends the session.
 """

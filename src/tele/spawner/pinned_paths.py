@@ -1,7 +1,7 @@
 """Where does a path lead, and how is what was looked at the same as what is used?
 
 What is at a path is opened without being read (``O_PATH``), the kernel is asked where that is, and
-what is done next is done with what is open: nobody can put a link in its place in between.
+what is done next is done with what is open: no user can put a link in its place in between.
 
 Invariants:
 

@@ -411,7 +411,7 @@ def _counter(connection: psycopg.Connection[Any]) -> tuple[int, int]:
 
 
 def _lock(connection: psycopg.Connection[Any]) -> int:
-    """Return the newest revision; nobody else writes until the end of the transaction."""
+    """Return the newest revision; no other process writes until the end of the transaction."""
     row = connection.execute(_LOCK).fetchone()
     if row is None:
         raise Unavailable("the table tele_counter is empty: restore the store from a backup")

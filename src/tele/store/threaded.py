@@ -110,7 +110,7 @@ class _Worker(threading.Thread):
 
     def work(self, job: Any) -> None:
         function, answer = job
-        if answer.called:  # nobody waits for it any more
+        if answer.called:  # it has timed out
             return
         try:
             result = function(self._session)

@@ -255,7 +255,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir("/")
     with contextlib.suppress(OSError):
-        os.nice(PRIORITY)  # what a session does to the machine keeps nobody from reading of it
+        os.nice(PRIORITY)  # a session that loads the machine does not delay its own record
     for channel in (control, joining):
         channel.set_inheritable(False)
     control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)

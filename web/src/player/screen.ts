@@ -24,7 +24,7 @@ export class TerminalScreen implements Screen {
       fontFamily: "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace",
       screenReaderMode: false,
       theme: { background: "#14161b", foreground: "#e4e6eb", cursor: "#e4e6eb" },
-      // A link that a session showed is text: nobody vouches for where it leads.
+      // A link that a session showed is text: where it leads is not known to be safe.
       linkHandler: { activate: () => undefined },
     });
     this.#terminal.loadAddon(new Unicode11Addon());

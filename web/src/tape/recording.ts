@@ -56,7 +56,7 @@ export interface Source {
   readonly numbers: number[];
   /** Ask for its state again. */
   refresh(): Promise<void>;
-  /** Nobody plays it any more. */
+  /** It is played no more. */
   close(): void;
   /** The screen of a keyframe of its index. */
   keyframe(keyframe: Keyframe): Promise<Bytes>;
@@ -179,7 +179,7 @@ export class Recording implements Source {
     return false;
   }
 
-  /** Nobody plays it any more. */
+  /** It is played no more. */
   close(): void {
     this.#isClosedHere = true;
   }
