@@ -202,7 +202,7 @@ class HostUsers:
             self._soon(account, self._release(account))
 
     async def _release(self, account: _Account) -> None:
-        """No client of the user is connected: rights end, and an account that is to be dropped is removed."""
+        """The user has left: rights end, and an account that is to be dropped is removed."""
         busy = await account.lock.run(lambda: Deferred.fromCoroutine(self._release_now(account)))
         if busy and not account.leases and not self._stopped:
             pause = backoff(account.attempts, longest=LONGEST_PAUSE)
