@@ -217,7 +217,7 @@ def test_twistd_reports_all_mistakes_of_a_file(tele: Tele) -> None:
     done = twistd(tele, "tele-auth", "--config", config)
     assert done.returncode == 2
     assert (
-        f"{config}:3: auth.store: no plugin for mysql; there are memory, postgresql, sqlite"
+        f"{config}:3: auth.store: no plugin for mysql; there are etcd, memory, postgresql, sqlite"
         in done.stderr
     )
     assert f"{config}:3: auth.x: unknown key" in done.stderr
