@@ -155,7 +155,7 @@ await part("hostile", async () => {
   const found = {
     script: await page.evaluate(() => window.script ?? "none"),
     title: await page.title(),
-    shownTitle: await page.innerText(".terminal .title"),
+    shownTitle: await page.innerText(".live-terminal .title"),
     clipboard: await page.evaluate(() => navigator.clipboard.readText()),
     pages: context.pages().length,
   };
@@ -216,14 +216,14 @@ await part("tabs", async () => {
 
 await part("killed", async () => {
   console.error("kill");
-  await page.waitForSelector(".terminal .problem");
-  const found = { problem: await page.innerText(".terminal .problem"), kept: await shown(page) };
+  await page.waitForSelector(".live-terminal .problem");
+  const found = { problem: await page.innerText(".live-terminal .problem"), kept: await shown(page) };
   await picture(page, "terminal_killed");
   for (let tries = 0; ; tries++) {
     await page.click("button.again");
     await page.waitForSelector("text=Connecting", { state: "detached" });
     if (await page.locator("text=Find").count()) break;
-    if (tries > 60) throw new Error(await page.innerText(".terminal"));
+    if (tries > 60) throw new Error(await page.innerText(".live-terminal"));
     await page.waitForTimeout(500);
   }
   await run(page, "echo back-$((9+9))", "back-18");

@@ -184,7 +184,7 @@ export class TerminalPage extends Page {
   override render() {
     const where = printable(this.name || this.hostId);
     return html`
-      <div class="terminal">
+      <div class="live-terminal">
         <div class="head">
           <h1>${this.state === "idle" ? `Terminal on ${where}` : `${printable(this.as)}@${where}`}</h1>
           <span class="quiet title">${printable(this.titled)}</span>
