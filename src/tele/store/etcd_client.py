@@ -5,7 +5,8 @@ Invariants:
 * Who the members are is checked, unless they are on this machine: the store decides who is an
   administrator.
 * A request that changes something is sent once, unless it cannot have been done.
-* A password is in a file, never in the configuration or in an error.
+* A password is in a file that no other user can read, never in the configuration or in an error.
+* A member that accepts no token, however new, is asked twice and not for ever.
 * Nothing here knows the reactor.
 
 Source: etcd's API reference, version 3.4 and later (``rpc.proto``), and its gRPC gateway: keys and
@@ -31,6 +32,7 @@ from urllib.parse import parse_qsl, urlsplit
 from attrs import field, frozen
 
 from tele.errors import InvalidInput, StorageFull, TeleError, Unavailable
+from tele.private_files import read_secret
 
 PORT: Final = 2379
 #: After all members have failed, calls fail at once for so many seconds.
@@ -138,6 +140,7 @@ def _context(words: Mapping[str, str], local: bool) -> ssl.SSLContext | None:
         context = ssl.create_default_context(cafile=words.get("ca"))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if "cert" in words:
+            read_secret(Path(words.get("key", words["cert"])), "store: the private key")
             context.load_cert_chain(words["cert"], words.get("key"))
     except OSError as error:  # ssl's errors are of this kind
         raise InvalidInput(f"store: cannot use the files of ca, cert and key: {error}") from None
@@ -218,18 +221,19 @@ class EtcdClient:
         connection: http.client.HTTPConnection | None = None,
     ) -> dict[str, Any]:
         """Send a request once, or twice if the token had ended: nothing was done then."""
-        while True:
-            had_token = self._token is not None
+        for may_repeat in (True, False):
             status, answer = self._exchange(connection or self._connected(), path, body)
             if status == http.client.OK:
                 return answer
             error = self._refusal(answer)
-            if isinstance(error, Refused) and error.code == _UNAUTHENTICATED and had_token:
+            ended = isinstance(error, Refused) and error.code == _UNAUTHENTICATED
+            if ended and may_repeat and self._token is not None:
                 self._token = connection = None
                 continue
             if isinstance(error, Unavailable):
                 self._next()
             raise error
+        raise AssertionError("the last attempt returns or raises")
 
     def _exchange(
         self, connection: http.client.HTTPConnection, path: str, body: Mapping[str, Any]
@@ -316,7 +320,10 @@ class EtcdClient:
     def _log_in(self, connection: http.client.HTTPConnection, user: str) -> str:
         """Return a token for the user, which requests carry; it ends after five minutes."""
         try:
-            password = Path(self._place.password_file or "").read_text("utf-8").rstrip("\n")
+            secret = read_secret(Path(self._place.password_file or ""), "store: password_file")
+            password = secret.decode().rstrip("\n")
+        except InvalidInput as error:
+            raise Unavailable(str(error)) from None
         except (OSError, UnicodeDecodeError) as error:
             raise Unavailable(f"cannot read the password of the store: {error}") from None
         words = {"name": user, "password": password}

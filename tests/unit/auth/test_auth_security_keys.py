@@ -158,7 +158,7 @@ def test_what_is_no_answer(world: World, answer: str) -> None:
 
 
 def test_a_key_is_set_up_by_the_session_that_began(world: World) -> None:
-    """A challenge for setting up is good once, for one login session, and logs nobody in."""
+    """A challenge for setting up is good once, for one login session, and logs no user in."""
     settings(world)
     world.add_user("alice", "access")
     key = SoftKey()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
@@ -23,7 +26,7 @@ from tele.audit.reading import EVENTS
 from tele.errors import Conflict, InvalidInput, StorageFull, Unavailable
 from tele.interfaces import Change, Delete, Put
 from tele.store.etcd import EtcdBackend
-from tele.store.etcd_client import read_url
+from tele.store.etcd_client import EtcdClient, Refused, read_url
 from tele.store.etcd_session import MOST_CHANGES, PART
 from tele.testing import SettableClock
 
@@ -188,6 +191,7 @@ def test_the_user_of_the_store(turns: Turns, tmp_path: Path) -> None:
     said without the password.
     """
     file = tmp_path / "password"
+    file.touch(0o600)
     file.write_text("right\n")
     with running_etcd(1, "--auth-token-ttl", "1") as etcd:
         for path, body in (
@@ -202,12 +206,53 @@ def test_the_user_of_the_store(turns: Turns, tmp_path: Path) -> None:
             time.sleep(2.5)  # the token's life
             turns.wait(store.commit(Put("/b", b"1")))
             assert len(turns.wait(store.range("/", "0"))) == 2
+        file.chmod(0o644)
+        with pytest.raises(Unavailable, match=r"password_file .*chmod"):
+            EtcdBackend(url, turns)
+        file.chmod(0o600)
         file.write_text("wrong-one")
         with pytest.raises(Unavailable, match="refuses the user root") as error:
             EtcdBackend(url, turns)
         assert "wrong-one" not in str(error.value)
         with pytest.raises(Unavailable, match="refuses"):
             EtcdBackend(etcd.url(), turns)
+
+
+def test_a_member_that_accepts_no_token() -> None:
+    """A member whose users have no token for long is asked again once, with a new one."""
+    asked: list[str] = []
+
+    class Member(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            is_login = self.path.endswith("authenticate")
+            body = b'{"token": "t"}' if is_login else b'{"code": 16, "error": "invalid auth token"}'
+            self.send_response(200 if is_login else 401)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name
+            """Not on standard error."""
+
+    with HTTPServer(("127.0.0.1", 0), Member) as server, NamedTemporaryFile("w") as file:
+        file.write("secret")
+        file.flush()
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        words = f"?user=u&password_file={file.name}"
+        client = EtcdClient(read_url(f"//127.0.0.1:{server.server_port}{words}"), 5.0)
+        try:
+            with pytest.raises(Refused, match="invalid auth token"):
+                client.read("kv/range", {"key": ""})
+        finally:
+            client.close()
+            server.shutdown()
+            thread.join()
+    assert asked == ["/v3/auth/authenticate", "/v3/kv/range"] * 2
 
 
 def test_a_full_etcd(turns: Turns) -> None:

@@ -1,6 +1,6 @@
 // The connection protocol (RFC 4254), as a client: channels with windows, both ways.
 //
-// A channel's window is opened again as its bytes are read, so what nobody reads stays bounded, and stops the sender.
+// A channel's window is opened again as its bytes are read, so what is not read stays bounded, and stops the sender.
 
 import { type Bytes, concat, text } from "../net/bytes.js";
 import type { Stream } from "../net/tls.js";
